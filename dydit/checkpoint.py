@@ -1,0 +1,175 @@
+"""Safe checkpoint files: published PyTorch layouts and training checkpoints in, safetensors in and out.
+
+PyTorch files are read with `weights_only`, so that no code in them runs; `argparse.Namespace`, which the authors'
+training checkpoints hold, is the one class admitted beside tensors and plain containers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import pickle
+import tempfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from dydit.config import DiTConfig
+from dydit.dit import DiT
+from dydit.dydit import DyDiT, is_router_key
+from dydit.errors import InputError
+
+PUBLISHED = {
+    "dydit-xl-2-lambda-0.7": ("heisejiasuo/DyDiT", "new_release_2025_03_26/new_dydit0.7.pt"),
+    "dydit-xl-2-lambda-0.5": ("heisejiasuo/DyDiT", "new_release_2025_03_26/new_dydit0.5.pt"),
+}
+"""Released checkpoints by short name: hub repository and file."""
+
+_KINDS: dict[str, type[DiT]] = {"DiT": DiT, "DyDiT": DyDiT}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A state dict with the text record of its file (empty for files that carry none)."""
+
+    state: dict[str, Tensor]
+    record: dict[str, str] = field(default_factory=dict)
+
+
+def read(source: str | Path, weights: str = "ema") -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        source: a local .safetensors, .pt or .pth file, or a name of `PUBLISHED`, which the hub supplies.
+        weights: which weights of a training checkpoint to take, `ema` or `model`; ignored where the file holds one set.
+
+    Raises:
+        InputError: no such file, truncated, holding code, or holding no weights.
+    """
+    path = _locate(source)
+    if path.suffix == ".safetensors":
+        try:
+            with safe_open(path, framework="pt") as file:
+                return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+    content = _read_pytorch(path)
+    nested = next((content[key] for key in (weights, "ema", "model") if isinstance(content.get(key), Mapping)), content)
+    state = {key: value for key, value in nested.items() if isinstance(value, Tensor)}
+    if not state or len(state) != len(nested):
+        raise InputError(f"{path}: holds no state dict under `ema`, `model` or at its top; give a (Dy)DiT checkpoint")
+    return Checkpoint(state)
+
+
+def load_into(model: DiT, checkpoint: Checkpoint, where: str = "checkpoint") -> list[str]:
+    """Load weights strictly, except that a static DiT may fill a DyDiT.
+
+    Returns:
+        The router keys that a static checkpoint could not fill (they keep their initial, open values); else empty.
+
+    Raises:
+        InputError: a key or a shape differs; the first one is named.
+    """
+    state, own = checkpoint.state, model.state_dict()
+    unfilled = [key for key in own if is_router_key(key)]
+    if not (unfilled and not any(is_router_key(key) for key in state)):
+        unfilled = []
+    for key in own:
+        if key in unfilled:
+            continue
+        if key not in state:
+            raise InputError(f"{where}: key {key} is missing; this is no checkpoint of a {type(model).__name__}")
+        if state[key].shape != own[key].shape:
+            given, wanted = tuple(state[key].shape), tuple(own[key].shape)
+            raise InputError(f"{where}: {key} has shape {given}, the model needs {wanted}; choose the model it was made for")
+    for key in state:
+        if key not in own:
+            raise InputError(f"{where}: unexpected key {key}; this is no checkpoint of a {type(model).__name__}")
+    model.load_state_dict(state, strict=not unfilled)
+    return unfilled
+
+
+def write(path: Path, model: DiT, record: Mapping[str, str] | None = None) -> None:
+    """Write a model as safetensors, whole or not at all, with its kind, configuration and a text record."""
+    metadata = {"kind": type(model).__name__, "config": json.dumps(model.config.kwargs()), **(record or {})}
+    with atomic_path(path) as partial:
+        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial, metadata)
+
+
+def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
+    """Rebuild a model in evaluation mode from a file that `write` made, with its record.
+
+    Raises:
+        InputError: the file does not say which model it holds, or does not fit it.
+    """
+    checkpoint = read(source)
+    try:
+        kind = _KINDS[checkpoint.record["kind"]]
+        config = DiTConfig(**json.loads(checkpoint.record["config"]))
+    except (KeyError, TypeError, json.JSONDecodeError):
+        raise InputError(f"{source}: does not name its model; build the model by name and use `load_into`") from None
+    model = kind(**config.kwargs())
+    load_into(model, checkpoint, str(source))
+    return model.eval(), checkpoint.record
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed onto it on success and removed on failure."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
+    os.close(handle)
+    partial = Path(name)
+    try:
+        yield partial
+        partial.chmod(0o644)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _locate(source: str | Path) -> Path:
+    if str(source) in PUBLISHED:
+        from huggingface_hub import hf_hub_download
+
+        repository, name = PUBLISHED[str(source)]
+        try:
+            return Path(hf_hub_download(repository, name))
+        except Exception as error:  # the hub raises many kinds; a user needs one line
+            raise InputError(
+                f"{source}: cannot fetch {name} from {repository} ({_first_line(error)}); "
+                "download it where there is a network and give its path"
+            ) from None
+    path = Path(source)
+    if not path.is_file():
+        names = ", ".join(PUBLISHED)
+        raise InputError(f"{path}: no such checkpoint file; give a .safetensors or .pt file, or one of {names}")
+    return path
+
+
+def _read_pytorch(path: Path) -> dict[str, object]:
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+            raise InputError(
+                f"{path}: refused, it holds pickled code beside tensors and nothing of it was run; "
+                "use a file of plain tensors or safetensors"
+            ) from None
+        raise InputError(f"{path}: not a whole PyTorch file; fetch it again") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: not a whole PyTorch file ({_first_line(error)}); fetch it again") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: holds a {type(content).__name__}, not a state dict; give a (Dy)DiT checkpoint")
+    return content
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

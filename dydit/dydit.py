@@ -1,0 +1,106 @@
+"""DyDiT (paper, Section 3): DiT whose blocks carry routers; the masked forward that training uses.
+
+The masked forward multiplies by the masks and skips nothing: it defines the function, not the speed.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+
+from dydit.config import DiTConfig
+from dydit.dit import DiT, DiTBlock, modulate
+from dydit.errors import InputError
+from dydit.routing import Routing, TokenRouter, WidthRouter
+
+Masks = tuple[Tensor, Tensor, Tensor]
+
+
+class DyDiTBlock(DiTBlock):
+    """DiT block with two width routers on the timestep embedding and one token router before the MLP."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__(config)
+        width, heads = config.hidden_size, config.num_heads
+        self.attn_rate = WidthRouter(width, heads)
+        self.mlp_rate = WidthRouter(width, heads)
+        self.token_selection = TokenRouter(width, config.token_router_hidden)
+
+    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
+        """Tokens (N, T, C) -> tokens and the masks used: heads (N, H), channel groups (N, H), tokens (N, T).
+
+        `given` masks replace the routers' own.
+        """
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
+        heads = self.attn_rate(t_emb) if given is None else given[0].to(x.dtype)
+        x = x + gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a), heads)
+        channels = self.mlp_rate(t_emb) if given is None else given[1].to(x.dtype)
+        tokens = self.token_selection(x) if given is None else given[2].to(x.dtype)
+        update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
+        return x + tokens[:, :, None] * update, (heads, channels, tokens)
+
+
+class DyDiT(DiT):
+    """Dynamic DiT; keyword arguments are the fields of `DiTConfig`, and the state dict is the published layout.
+
+    Raises:
+        InputError: a configuration no network can be built from, or given routing of another shape.
+    """
+
+    block_type = DyDiTBlock
+
+    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """As `DiT.forward`, with every block routed."""
+        return self.route(x, t, y)[0]
+
+    def complete(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """The complete model: routers ignored, nothing masked (the warm-up term of the paper's training)."""
+        return super().forward(x, t, y)
+
+    def route(self, x: Tensor, t: Tensor, y: Tensor, routing: Routing | None = None) -> tuple[Tensor, Routing]:
+        """Output (N, out_channels, S, S) and the routing that made it.
+
+        Args:
+            x: noisy latents (N, in_channels, S, S).
+            t: original timesteps, int64 (N,).
+            y: labels, int64 (N,).
+            routing: masks to use instead of the routers' own.
+        """
+        if routing is not None:
+            self._check(routing, len(x))
+        tokens, t_emb, c = self.embed(x, t, y)
+        used = []
+        for index, block in enumerate(self.blocks):
+            tokens, masks = block.masked(tokens, c, t_emb, routing.layer(index) if routing else None)
+            used.append(masks)
+        return self.unpatchify(self.final_layer(tokens, c)), Routing.stack(used)
+
+    def router_parameters(self) -> int:
+        """Number of parameters that DyDiT adds to DiT."""
+        return sum(p.numel() for block in self.blocks for router in routers(block) for p in router.parameters())
+
+    def _check(self, routing: Routing, batch: int) -> None:
+        cfg = self.config
+        for name, size in (("heads", cfg.num_heads), ("channels", cfg.num_heads), ("tokens", cfg.tokens)):
+            shape, expected = tuple(getattr(routing, name).shape), (batch, cfg.depth, size)
+            if shape != expected:
+                raise InputError(f"routing.{name} has shape {shape}, the model needs {expected}; rebuild it for this model")
+
+    def _initialise(self) -> None:
+        super()._initialise()
+        for block in self.blocks:
+            for router in routers(block):
+                router.reset()
+
+
+def routers(block: Any) -> tuple[WidthRouter | TokenRouter, ...]:
+    """The three routers of a DyDiT block."""
+    return block.attn_rate, block.mlp_rate, block.token_selection
+
+
+def is_router_key(key: str) -> bool:
+    """Whether a state-dict key belongs to a router, that is, exists in DyDiT but not in DiT."""
+    return key.startswith("blocks.") and key.split(".")[2] in ("attn_rate", "mlp_rate", "token_selection")
+
+

@@ -1,0 +1,118 @@
+"""Routers of DyDiT (paper, Section 3): timestep-wise dynamic width (TDW) and spatial-wise dynamic tokens (SDT).
+
+Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and MLP channel groups).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+TAU = 5.0
+"""Temperature of the Gumbel-sigmoid."""
+WIDTH_BIAS = 15.0
+TOKEN_BIAS = 35.0
+"""Initial router biases: everything open, so that DyDiT starts as the complete DiT."""
+
+
+def gumbel_sigmoid(logits: Tensor, training: bool, tau: float = TAU) -> Tensor:
+    """Binary gate of the same shape and dtype as `logits`, values 0 and 1.
+
+    Training draws Gumbel noise and passes the gradient of the soft gate straight through;
+    evaluation is deterministic: open where sigmoid(logit) > 0.5.
+    """
+    if not training:
+        return (torch.sigmoid(logits) > 0.5).to(logits.dtype)
+    # g1 - g2 of two standard Gumbel variables is one logistic variable.
+    uniform = torch.rand_like(logits).clamp(1e-7, 1 - 1e-7)
+    soft = torch.sigmoid((logits + uniform.log() - (-uniform).log1p()) / tau)
+    return (soft > 0.5).to(logits.dtype) - soft.detach() + soft
+
+
+class WidthRouter(nn.Module):
+    """TDW router: timestep embedding (N, C) -> mask (N, H); the first head or group is always on."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.router = nn.Linear(width, heads - 1)
+
+    def forward(self, t_emb: Tensor) -> Tensor:
+        gate = gumbel_sigmoid(self.router(t_emb), self.training)
+        return torch.cat([gate.new_ones(len(gate), 1), gate], dim=1)
+
+    def reset(self) -> None:
+        """Open every head."""
+        nn.init.constant_(self.router.bias, WIDTH_BIAS)
+
+
+class TokenRouter(nn.Module):
+    """SDT router: tokens (N, T, C) -> mask (N, T); a closed token bypasses the MLP."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.mlp_head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return gumbel_sigmoid(self.mlp_head(x).squeeze(-1), self.training)
+
+    def reset(self) -> None:
+        """Open every token."""
+        nn.init.constant_(self.mlp_head[2].bias, TOKEN_BIAS)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True)
+class Routing:
+    """What every router of a forward pass decided: masks of 0 and 1 in any dtype.
+
+    heads (N, L, H), channels (N, L, H), tokens (N, L, T). In training they carry gradients.
+    """
+
+    heads: Tensor
+    channels: Tensor
+    tokens: Tensor
+
+    @classmethod
+    def stack(cls, layers: Sequence[tuple[Tensor, Tensor, Tensor]]) -> Routing:
+        """From one (head, channel, token) mask triple per block."""
+        heads, channels, tokens = (torch.stack(masks, dim=1) for masks in zip(*layers, strict=True))
+        return cls(heads, channels, tokens)
+
+    def layer(self, index: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Masks (N, H), (N, H), (N, T) of one block."""
+        return self.heads[:, index], self.channels[:, index], self.tokens[:, index]
+
+    @property
+    def head_rate(self) -> Tensor:
+        """Open share of heads, (N, L)."""
+        return self.heads.float().mean(-1)
+
+    @property
+    def channel_rate(self) -> Tensor:
+        """Open share of MLP channel groups, (N, L)."""
+        return self.channels.float().mean(-1)
+
+    @property
+    def token_rate(self) -> Tensor:
+        """Share of tokens that pass the MLP, (N, L)."""
+        return self.tokens.float().mean(-1)
+
+    def shuffled(self, generator: torch.Generator | None = None) -> Routing:
+        """The same rates in random places: the control for what the routers learned.
+
+        Heads and groups 1..H-1 are permuted per block, alike for all images (so one timestep still has one width);
+        tokens are permuted per image and block. Head and group 0 stay on.
+        """
+
+        def permute(mask: Tensor, shape: tuple[int, ...]) -> Tensor:
+            scores = torch.rand(shape, generator=generator).to(mask.device)
+            return mask.gather(-1, scores.argsort(-1).expand_as(mask))
+
+        blocks, heads = self.heads.shape[1:]
+        widths = [
+            torch.cat([mask[..., :1], permute(mask[..., 1:], (1, blocks, heads - 1))], dim=-1)
+            for mask in (self.heads, self.channels)
+        ]
+        return Routing(widths[0], widths[1], permute(self.tokens, tuple(self.tokens.shape)))

@@ -1,0 +1,142 @@
+"""Guided sampling whose every image is a function of (seed, index) alone.
+
+Each image owns a random generator: its label is drawn first, then the initial noise, then one noise tensor a step.
+Batch size, order and process count therefore change nothing but rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from dydit.diffusion import Diffusion, Model, Sampler
+
+Track = Callable[[Iterable[int]], Iterable[int]]
+"""Wraps an iterable to show progress."""
+
+
+def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance on a doubled batch, as DiT publishes it.
+
+    Args:
+        model: the network.
+        x: (2N, C, S, S); only the first half is used, and the second half sees the same images.
+        t: (2N,) timesteps.
+        y: (2N,) labels, then null labels.
+        scale: guidance scale; 1 is no guidance.
+
+    Returns:
+        (2N, 2C, S, S); the noise of the first three channels is guided (all channels of a model with fewer).
+    """
+    half = x[: len(x) // 2]
+    output = model(torch.cat([half, half]), t, y)
+    channels = min(3, x.shape[1])
+    conditional, unconditional = output[:, :channels].chunk(2)
+    eps = unconditional + scale * (conditional - unconditional)
+    return torch.cat([torch.cat([eps, eps]), output[:, channels:]], dim=1)
+
+
+class ImageNoise:
+    """One random generator per image, on the CPU so that every device sees the same numbers."""
+
+    def __init__(self, seed: int, indices: Sequence[int]) -> None:
+        self.generators = [torch.Generator().manual_seed(_mix(seed, index)) for index in indices]
+
+    def labels(self, num_classes: int) -> Tensor:
+        """Uniform labels (N,); call before `normal`."""
+        return torch.cat([torch.randint(num_classes, (1,), generator=g) for g in self.generators])
+
+    def normal(self, shape: Sequence[int]) -> Tensor:
+        """Standard normal noise (N, *shape)."""
+        return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
+
+
+def _mix(seed: int, index: int) -> int:
+    """A 63-bit generator seed; neighbouring pairs land far apart (splitmix64's finaliser)."""
+    mask = (1 << 64) - 1
+    z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & mask
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
+    return (z ^ (z >> 31)) >> 1
+
+
+def denoise(
+    model: Model,
+    diffusion: Diffusion,
+    x: Tensor,
+    y: Tensor,
+    *,
+    noise: Callable[[int], Tensor],
+    sampler: Sampler = "ddpm",
+    scale: float = 1.0,
+    null_label: int | None = None,
+    on_step: Callable[[Tensor], None] | None = None,
+    track: Track = lambda steps: steps,
+) -> Tensor:
+    """Run the reverse process over every step of `diffusion`.
+
+    Args:
+        model: the network; it sees original timesteps.
+        diffusion: the (respaced) schedule.
+        x: initial noise (N, C, S, S).
+        y: labels (N,).
+        noise: k -> the noise (N, C, S, S) of the k-th step taken.
+        sampler: ancestral DDPM, or DDIM with eta = 0, which draws no noise.
+        scale: guidance scale; at 1 the network sees no null labels.
+        null_label: required when `scale` differs from 1.
+        on_step: called with the state after every step.
+        track: progress wrapper over the steps.
+
+    Returns:
+        x_0, (N, C, S, S).
+    """
+    labels = y if null_label is None else torch.cat([y, torch.full_like(y, null_label)])
+    for taken, step in enumerate(track(range(len(diffusion) - 1, -1, -1))):
+        t = torch.full((len(x),), step, device=x.device)
+        seen = diffusion.timestep_map[step].item()
+        if scale == 1.0 or null_label is None:
+            output = model(x, torch.full_like(t, int(seen)), y)
+        else:
+            doubled = torch.full((2 * len(x),), int(seen), device=x.device)
+            output = guided(model, torch.cat([x, x]), doubled, labels, scale)[: len(x)]
+        if sampler == "ddim":
+            x = diffusion.ddim_step(output, x, t)
+        else:
+            x = diffusion.ddpm_step(output, x, t, noise(taken))
+        if on_step is not None:
+            on_step(x)
+    return x
+
+
+@torch.no_grad()
+def generate(
+    model: Model,
+    diffusion: Diffusion,
+    shape: Sequence[int],
+    num_classes: int,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    scale: float,
+    sampler: Sampler = "ddpm",
+    device: torch.device | str = "cpu",
+    track: Track = lambda steps: steps,
+) -> tuple[Tensor, Tensor]:
+    """Images (N, *shape) and their labels (N,) for image indices `indices`; the null label is `num_classes`."""
+    source = ImageNoise(seed, indices)
+    y = source.labels(num_classes).to(device)
+    x = source.normal(shape).to(device)
+    x = denoise(
+        model,
+        diffusion,
+        x,
+        y,
+        noise=lambda _: source.normal(shape).to(device),
+        sampler=sampler,
+        scale=scale,
+        null_label=num_classes,
+        track=track,
+    )
+    return x, y
