@@ -9,12 +9,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import os
 import pickle
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -61,7 +61,8 @@ def read(source: str | Path, weights: str = "ema") -> Checkpoint:
         except (SafetensorError, OSError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
     content = _read_pytorch(path)
-    nested = next((content[key] for key in (weights, "ema", "model") if isinstance(content.get(key), Mapping)), content)
+    sets = [content[key] for key in (weights, "ema", "model") if isinstance(content.get(key), dict)]
+    nested = sets[0] if sets else content
     state = {key: value for key, value in nested.items() if isinstance(value, Tensor)}
     if not state or len(state) != len(nested):
         raise InputError(f"{path}: holds no state dict under `ema`, `model` or at its top; give a (Dy)DiT checkpoint")
@@ -88,7 +89,9 @@ def load_into(model: DiT, checkpoint: Checkpoint, where: str = "checkpoint") -> 
             raise InputError(f"{where}: key {key} is missing; this is no checkpoint of a {type(model).__name__}")
         if state[key].shape != own[key].shape:
             given, wanted = tuple(state[key].shape), tuple(own[key].shape)
-            raise InputError(f"{where}: {key} has shape {given}, the model needs {wanted}; choose the model it was made for")
+            raise InputError(
+                f"{where}: {key} has shape {given}, the model needs {wanted}; choose the model it was made for"
+            )
     for key in state:
         if key not in own:
             raise InputError(f"{where}: unexpected key {key}; this is no checkpoint of a {type(model).__name__}")
@@ -96,11 +99,15 @@ def load_into(model: DiT, checkpoint: Checkpoint, where: str = "checkpoint") -> 
     return unfilled
 
 
-def write(path: Path, model: DiT, record: Mapping[str, str] | None = None) -> None:
-    """Write a model as safetensors, whole or not at all, with its kind, configuration and a text record."""
+def write(path: Path, model: DiT, record: Mapping[str, str] | None = None, dtype: torch.dtype = torch.float32) -> None:
+    """Write a model as safetensors, whole or not at all, with its kind, configuration and a text record.
+
+    `dtype` is the precision of the stored weights; float16 halves the file.
+    """
     metadata = {"kind": type(model).__name__, "config": json.dumps(model.config.kwargs()), **(record or {})}
+    state = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
     with atomic_path(path) as partial:
-        save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial, metadata)
+        save_file(state, partial, metadata)
 
 
 def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
@@ -122,10 +129,9 @@ def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed onto it on success and removed on failure."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
-    os.close(handle)
-    partial = Path(name)
+    """Path beside `path`, with its suffix, to write to: renamed onto `path` on success, removed on failure."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
     try:
         yield partial
         partial.chmod(0o644)
@@ -153,7 +159,7 @@ def _locate(source: str | Path) -> Path:
     return path
 
 
-def _read_pytorch(path: Path) -> dict[str, object]:
+def _read_pytorch(path: Path) -> dict[str, Any]:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)

@@ -64,7 +64,8 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(features, width), nn.SiLU(), nn.Linear(width, width))
 
     def forward(self, t: Tensor) -> Tensor:
-        return self.mlp(timestep_features(t, self.features).to(self.mlp[0].weight.dtype))  # type: ignore[no-any-return]
+        features = timestep_features(t, self.features)
+        return self.mlp(features.to(next(self.mlp.parameters()).dtype))  # type: ignore[no-any-return]
 
 
 class LabelEmbedder(nn.Module):
@@ -199,7 +200,7 @@ class DiT(nn.Module):
         """(N, T, p * p * out) -> (N, out, S, S)."""
         p, grid, out = self.config.patch_size, self.config.grid_size, self.config.out_channels
         patches = patches.reshape(-1, grid, grid, p, p, out)
-        return torch.einsum("nhwpqc->nchpwq", patches).reshape(-1, out, grid * p, grid * p)
+        return patches.permute(0, 5, 1, 3, 2, 4).reshape(-1, out, grid * p, grid * p)
 
     def _initialise(self) -> None:
         """Xavier-uniform linear layers, small normal embeddings, zero modulations and output (DiT paper, 3.2)."""
@@ -207,11 +208,14 @@ class DiT(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
                 nn.init.zeros_(module.bias)
-        nn.init.xavier_uniform_(self.x_embedder.proj.weight.view(self.config.hidden_size, -1))
-        nn.init.zeros_(self.x_embedder.proj.bias)  # type: ignore[arg-type]
-        for layer in (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2]):
+        patches = self.x_embedder.proj
+        nn.init.xavier_uniform_(patches.weight.view(self.config.hidden_size, -1))
+        if patches.bias is not None:
+            nn.init.zeros_(patches.bias)
+        embeddings: tuple[Any, ...] = (self.y_embedder.embedding_table, self.t_embedder.mlp[0], self.t_embedder.mlp[2])
+        for layer in embeddings:
             nn.init.normal_(layer.weight, std=0.02)
-        zeroed = [block.adaLN_modulation[1] for block in self.blocks]
-        for layer in (*zeroed, self.final_layer.adaLN_modulation[1], self.final_layer.linear):
+        zeroed: list[Any] = [block.adaLN_modulation for block in self.blocks] + [self.final_layer.adaLN_modulation]
+        for layer in (*(modulation[1] for modulation in zeroed), self.final_layer.linear):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)

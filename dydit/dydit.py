@@ -72,6 +72,7 @@ class DyDiT(DiT):
         tokens, t_emb, c = self.embed(x, t, y)
         used = []
         for index, block in enumerate(self.blocks):
+            assert isinstance(block, DyDiTBlock)
             tokens, masks = block.masked(tokens, c, t_emb, routing.layer(index) if routing else None)
             used.append(masks)
         return self.unpatchify(self.final_layer(tokens, c)), Routing.stack(used)
@@ -85,7 +86,9 @@ class DyDiT(DiT):
         for name, size in (("heads", cfg.num_heads), ("channels", cfg.num_heads), ("tokens", cfg.tokens)):
             shape, expected = tuple(getattr(routing, name).shape), (batch, cfg.depth, size)
             if shape != expected:
-                raise InputError(f"routing.{name} has shape {shape}, the model needs {expected}; rebuild it for this model")
+                raise InputError(
+                    f"routing.{name} has shape {shape}, the model needs {expected}; rebuild it for this model"
+                )
 
     def _initialise(self) -> None:
         super()._initialise()
@@ -102,5 +105,3 @@ def routers(block: Any) -> tuple[WidthRouter | TokenRouter, ...]:
 def is_router_key(key: str) -> bool:
     """Whether a state-dict key belongs to a router, that is, exists in DyDiT but not in DiT."""
     return key.startswith("blocks.") and key.split(".")[2] in ("attn_rate", "mlp_rate", "token_selection")
-
-

@@ -37,7 +37,9 @@ class Convention:
 MATMUL = Convention("matmul", 0, "matrix products and convolution only")
 DIT_PAPER = Convention("dit-paper", 1, "LayerNorm at 1 per element, without the timestep MLP", timestep_mlp=False)
 DYDIT_PAPER = Convention("dydit-paper", 4, "fvcore with attention unfused: LayerNorm at 4 per element")
-FUSED_BLIND = Convention("fused-blind", 4, "fvcore on fused attention, which it skips without an error", attention=False)
+FUSED_BLIND = Convention(
+    "fused-blind", 4, "fvcore on fused attention, which it skips without an error", attention=False
+)
 CONVENTIONS = (MATMUL, DIT_PAPER, DYDIT_PAPER, FUSED_BLIND)
 
 

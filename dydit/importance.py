@@ -23,11 +23,11 @@ def order_by_importance(model: DiT) -> None:
 def _order_heads(attention: Attention) -> None:
     heads = attention.heads
     qkv, proj = attention.qkv, attention.proj
-    rows = qkv.weight.unflatten(0, (3, heads, -1))  # (3, H, C/H, C)
-    columns = proj.weight.unflatten(1, (heads, -1))  # (C, H, C/H)
+    rows = qkv.weight.reshape(3, heads, -1, qkv.in_features)  # (3, H, C/H, C)
+    columns = proj.weight.reshape(proj.out_features, heads, -1)  # (C, H, C/H)
     order = _falling(rows.square().sum((0, 2, 3)) + columns.square().sum((0, 2)))
     qkv.weight.copy_(rows[:, order].flatten(0, 2))
-    qkv.bias.copy_(qkv.bias.unflatten(0, (3, heads, -1))[:, order].flatten())
+    qkv.bias.copy_(qkv.bias.reshape(3, heads, -1)[:, order].flatten())
     proj.weight.copy_(columns[:, order].flatten(1))
 
 

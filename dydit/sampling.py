@@ -101,10 +101,7 @@ def denoise(
         else:
             doubled = torch.full((2 * len(x),), int(seen), device=x.device)
             output = guided(model, torch.cat([x, x]), doubled, labels, scale)[: len(x)]
-        if sampler == "ddim":
-            x = diffusion.ddim_step(output, x, t)
-        else:
-            x = diffusion.ddpm_step(output, x, t, noise(taken))
+        x = diffusion.ddim_step(output, x, t) if sampler == "ddim" else diffusion.ddpm_step(output, x, t, noise(taken))
         if on_step is not None:
             on_step(x)
     return x

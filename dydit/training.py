@@ -54,7 +54,9 @@ class Recipe:
             if getattr(self, name) < 1:
                 raise InputError(f"recipe: {name} = {getattr(self, name)}; it must be at least 1")
         if self.target_hold >= self.target_reached:
-            raise InputError(f"recipe: target_hold {self.target_hold} must lie before target_reached {self.target_reached}")
+            raise InputError(
+                f"recipe: target_hold {self.target_hold} must lie before target_reached {self.target_reached}"
+            )
 
     def target_at(self, step: int) -> float:
         """FLOPs target at an optimiser step, counted from 0."""
@@ -110,7 +112,8 @@ def train(
     diffusion = Diffusion.linear()
     draws = torch.Generator().manual_seed(recipe.seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=False)
+    decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+    average = AveragedModel(model, multi_avg_fn=decay)
     model.train()
     with torch.random.fork_rng():
         torch.manual_seed(recipe.seed)  # label dropout and gate noise
@@ -124,13 +127,16 @@ def train(
             loss.backward()  # type: ignore[no-untyped-call]
             norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
             if not torch.isfinite(norm):
-                raise InputError(f"training diverged at step {step}: gradient norm {norm.item()}; lower the learning rate")
+                raise InputError(
+                    f"training diverged at step {step}: gradient norm {norm.item()}; lower the learning rate"
+                )
             if norm <= recipe.gradient_limit:
                 optimizer.step()
                 average.update_parameters(model)
             if on_step is not None:
                 on_step(StepLog(step, loss.item(), ratio, norm.item()))
-    averaged: DiT = average.module
+    averaged = average.module
+    assert isinstance(averaged, DiT)
     return averaged.eval()
 
 

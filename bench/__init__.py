@@ -1,0 +1,1 @@
+"""Harnesses that measure DyDiT and judge the measurements against the published numbers."""

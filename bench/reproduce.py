@@ -1,0 +1,67 @@
+"""The main job: measure what can be measured here, and give every published number a row and a verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bench import environment, flops, paper, results, small_scale, small_scale_claims
+from bench.paper import PublishedValue
+from bench.progress import status
+from bench.small_scale import Sampling
+from bench.verdict import SummaryRow
+from dydit.errors import InputError
+
+TIERS = {
+    "smoke": Sampling(images=300, steps=25),
+    "default": Sampling(images=1797, steps=100),
+    "full": Sampling(images=1797, steps=250),
+}
+JUDGED_PAPERS = ("dydit_iclr2025", "dit_iccv2023")
+_REASONS = {
+    "FID": "needs trained ImageNet weights, 50,000 images and reference statistics",
+    "s/image": "needs a timed run on the hardware of the row",
+    "acceleration": "needs a timed run on the hardware of the row",
+    "": "not measured by this version of the suite",
+}
+
+
+def reproduce(out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY) -> list[SummaryRow]:
+    """Run a tier and write flops.csv, quality.csv, summary.csv, their markdown twins and run.json into `out`.
+
+    Raises:
+        InputError: unknown tier, unusable output directory, missing checkpoints; before any long work.
+    """
+    if tier not in TIERS:
+        raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
+    directory = results.prepare_output(out)
+    for variant in small_scale.variants():
+        small_scale.load_stage(variant.stage, checkpoints)
+    sampling = TIERS[tier]
+    record = environment.record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
+    status("FLOPs: closed form, fvcore and torch at true scale")
+    rows = flops.run(directory, tier)
+    study = small_scale_claims.run(sampling, checkpoints)
+    results.write_table(small_scale_claims.quality_table(study), directory, "quality")
+    rows += small_scale_claims.claims(study, tier)
+    rows += unmeasured({row.claim_id for row in rows}, tier)
+    results.write_summary(rows, directory)
+    results.write_run(record, directory)
+    return rows
+
+
+def unmeasured(measured: set[str], tier: str) -> list[SummaryRow]:
+    """A `not run` row, with its reason, for every published number of the judged papers that has none yet."""
+    rows = []
+    for name in JUDGED_PAPERS:
+        for published in paper.load(name):
+            if published.claim_id in measured:
+                continue
+            if published.value is None:
+                rows.append(SummaryRow.not_transcribed(published, tier))
+            else:
+                rows.append(SummaryRow.not_run(published, tier, _reason(published)))
+    return rows
+
+
+def _reason(published: PublishedValue) -> str:
+    return next(reason for start, reason in _REASONS.items() if published.metric.startswith(start))

@@ -1,0 +1,260 @@
+"""The study on handwritten digits: a tiny DiT, DyDiT fine-tuned from it, and the controls, all trained here.
+
+What is trained is fixed by `stages`; every file records the command, commit, seed, data checksum and parent that made
+it, and a file whose record still fits is not made again.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench import digits, environment, features
+from bench.progress import status, track
+from dydit import checkpoint
+from dydit.config import DiTConfig
+from dydit.diffusion import Diffusion
+from dydit.dit import DiT
+from dydit.dydit import DyDiT
+from dydit.errors import InputError
+from dydit.flops import flops_ratio
+from dydit.importance import order_by_importance
+from dydit.sampling import generate
+from dydit.training import Recipe, StepLog, train
+
+CONFIG = DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=96, depth=4, num_heads=6, num_classes=10)
+LAMBDAS = (0.7, 0.5)
+DIRECTORY = features.DIGITS_WEIGHTS.parent
+"""The committed checkpoints."""
+CLASSIFIER = features.DIGITS_WEIGHTS.name
+CLASSIFIER_EPOCHS = 60
+GUIDANCE_SCALE = 1.5
+THREADS = 2
+"""Training fixes the thread count: floating-point sums depend on it."""
+
+_STATIC = Recipe(steps=6000, batch_size=128, seed=1, learning_rate=1e-3, ema_decay=0.999)
+_FINETUNE = Recipe(steps=2000, batch_size=128, seed=2, learning_rate=3e-4, ema_decay=0.997)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One trained model: its file stem, the stage whose weights it starts from, and its recipe."""
+
+    name: str
+    parent: str | None
+    recipe: Recipe
+
+
+def stages(shorten: int = 1) -> tuple[Stage, ...]:
+    """The models in training order; `shorten` divides every step count, for tests.
+
+    Fine-tuning is the paper's recipe scaled down: complete-model warm-up for 15 % of the steps (30k of 200k there),
+    the FLOPs target held and then lowered over the first quarter, EMA, stratified timesteps.
+    """
+    static = dataclasses.replace(_STATIC, steps=max(_STATIC.steps // shorten, 1))
+    control = dataclasses.replace(_FINETUNE, steps=max(_FINETUNE.steps // shorten, 1))
+    dynamic = dataclasses.replace(
+        control,
+        complete_warmup=control.steps * 15 // 100,
+        target_hold=control.steps // 40,
+        target_reached=max(control.steps // 4, 1),
+        gradient_limit=200.0,
+    )
+    return (
+        Stage("dit", None, static),
+        Stage("dit-control", "dit", control),
+        *(Stage(f"dydit-{target}", "dit", dataclasses.replace(dynamic, target=target)) for target in LAMBDAS),
+    )
+
+
+def train_all(directory: Path, shorten: int = 1) -> None:
+    """Train the classifier and every stage into `directory` (safetensors, half precision), in order.
+
+    Files of an earlier, broken-off run with the same recipe, data and parent are kept.
+    """
+    torch.set_num_threads(THREADS)
+    data = digits.load()
+    _train_classifier(directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1))
+    x = digits.to_model(data.images)
+    for stage in stages(shorten):
+        path = directory / f"{stage.name}.safetensors"
+        parent = directory / f"{stage.parent}.safetensors" if stage.parent else None
+        identity = _identity(dataclasses.asdict(stage.recipe), parent)
+        if _is_made(path, identity):
+            status(f"{path.name}: kept, its recipe, data and parent are unchanged")
+            continue
+        model, log = _train_stage(stage, parent, x, data.labels)
+        tail = log[-max(len(log) // 10, 1) :]
+        outcome = {
+            "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
+            "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
+        }
+        checkpoint.write(path, model, identity | provenance() | outcome, dtype=torch.float16)
+        status(f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}")
+
+
+def provenance() -> dict[str, str]:
+    """Command, commit and versions that a trained file records."""
+    record = environment.record()
+    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
+    return {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
+
+
+class RoutedModel:
+    """A DyDiT as a sampling model that keeps the FLOPs ratio of every call.
+
+    With `shuffle` the routers' decisions are moved to random places at the same rates (see `Routing.shuffled`).
+    """
+
+    def __init__(self, model: DyDiT, shuffle: torch.Generator | None = None) -> None:
+        self.model = model
+        self.shuffle = shuffle
+        self.ratios: list[float] = []
+
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        output, routing = self.model.route(x, t, y)
+        if self.shuffle is not None:
+            output, routing = self.model.route(x, t, y, routing.shuffled(self.shuffle))
+        self.ratios.append(flops_ratio(routing, self.model.config).mean().item())
+        return output
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How images are drawn: count, DDPM steps, seed; guidance as in the paper's headline rows."""
+
+    images: int
+    steps: int
+    seed: int = 0
+    batch_size: int = 300
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A model of the study as it is sampled: `stage` names its file."""
+
+    name: str
+    stage: str
+    random_routing: bool = False
+
+
+def variants() -> tuple[Variant, ...]:
+    """All models that the study scores, the static baseline first."""
+    dynamic = [
+        Variant(f"DyDiT lambda={target}{', random routing' if random else ''}", f"dydit-{target}", random)
+        for target in LAMBDAS
+        for random in (False, True)
+    ]
+    return Variant("DiT", "dit"), Variant("DiT fine-tuned equally long", "dit-control"), *dynamic
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), and the achieved FLOPs ratio (None: static)."""
+
+    images: Tensor
+    labels: Tensor
+    flops_ratio: float | None
+
+
+def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
+    """A trained model of the study.
+
+    Raises:
+        InputError: its file is missing or broken.
+    """
+    path = directory / f"{stage}.safetensors"
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train the study with `nox -s small_scale` or restore the file")
+    return checkpoint.load_model(path)[0]
+
+
+def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY) -> Samples:
+    """Draw guided digits from one model; image k is the same for every model but for what the network makes of it."""
+    model = load_stage(variant.stage, directory)
+    shuffle = torch.Generator().manual_seed(sampling.seed) if variant.random_routing else None
+    network: Any = RoutedModel(model, shuffle) if isinstance(model, DyDiT) else model
+    diffusion = Diffusion.linear().respaced(sampling.steps)
+    shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
+    batches = [
+        range(start, min(start + sampling.batch_size, sampling.images))
+        for start in range(0, sampling.images, sampling.batch_size)
+    ]
+    steps = iter(track(range(sampling.steps * len(batches)), f"sampling {variant.name}"))
+
+    def advance(inner: Iterable[int]) -> Iterable[int]:
+        for step in inner:
+            next(steps, None)
+            yield step
+
+    drawn = [
+        generate(
+            network,
+            diffusion,
+            shape,
+            CONFIG.num_classes,
+            batch,
+            seed=sampling.seed,
+            scale=GUIDANCE_SCALE,
+            track=advance,
+        )
+        for batch in batches
+    ]
+    next(steps, None)  # closes the bar
+    ratio = None
+    if isinstance(network, RoutedModel):
+        weights = torch.tensor([float(len(batch)) for batch in batches for _ in range(sampling.steps)])
+        ratio = float((torch.tensor(network.ratios) * weights).sum() / weights.sum())
+    return Samples(
+        images=digits.to_uint8(torch.cat([images for images, _ in drawn])),
+        labels=torch.cat([labels for _, labels in drawn]),
+        flops_ratio=ratio,
+    )
+
+
+def _train_classifier(path: Path, data: digits.Digits, epochs: int) -> None:
+    identity = _identity({"epochs": epochs, "seed": 0}, None)
+    if _is_made(path, identity):
+        status(f"{path.name}: kept, its recipe and data are unchanged")
+        return
+    bar: Callable[[range], Iterable[int]] = lambda epochs: track(epochs, "digits classifier")  # noqa: E731
+    model = features.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
+    features.save_digits_classifier(model, path, identity | provenance())
+
+
+def _train_stage(stage: Stage, parent: Path | None, x: Tensor, labels: Tensor) -> tuple[DiT, list[StepLog]]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.recipe.seed)
+        model = (DiT if stage.recipe.target is None else DyDiT)(**CONFIG.kwargs())
+    if parent is not None:
+        checkpoint.load_into(model, checkpoint.read(parent), str(parent))
+        order_by_importance(model)
+    log: list[StepLog] = []
+    bar = lambda steps: track(steps, f"training {stage.name}", total=stage.recipe.steps)  # noqa: E731
+    return train(model, x, labels, stage.recipe, track=bar, on_step=log.append), log
+
+
+def _identity(recipe: dict[str, Any], parent: Path | None) -> dict[str, str]:
+    """What decides the content of a trained file: recipe and seed, data, parent, network."""
+    return {
+        "recipe": json.dumps(recipe, sort_keys=True),
+        "seed": str(recipe["seed"]),
+        "data": "scikit-learn digits",
+        "data_sha256": digits.checksum(),
+        "network": json.dumps(CONFIG.kwargs(), sort_keys=True),
+        "parent_sha256": features.file_sha256(parent) if parent else "",
+    }
+
+
+def _is_made(path: Path, identity: dict[str, str]) -> bool:
+    if not path.is_file():
+        return False
+    record = checkpoint.read(path).record
+    return all(record.get(key) == value for key, value in identity.items())

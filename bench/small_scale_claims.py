@@ -1,0 +1,197 @@
+"""Scores of the study on digits and the paper's claims judged at that scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bench import digits, features, metrics, paper, quality
+from bench.progress import track
+from bench.small_scale import DIRECTORY, GUIDANCE_SCALE, LAMBDAS, Sampling, Variant, sample, variants
+from bench.verdict import Claim, SummaryRow, Tolerance
+
+EXTRACTOR = "digits-cnn"
+STATIC, CONTROL = (variant.name for variant in variants()[:2])
+RATIO_TOLERANCE = Tolerance.symmetric(0.02, "what the FLOPs loss is asked to reach at this scale")
+RESAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Score:
+    """One variant's metrics, its FID interval, its features (N, 64) and its achieved FLOPs ratio (None: static)."""
+
+    quality: quality.Quality
+    interval: tuple[float, float]
+    features: Tensor
+    flops_ratio: float | None
+
+
+@dataclass(frozen=True)
+class Study:
+    """Scores of every variant, features of the real digits, and how the samples were drawn."""
+
+    scores: Mapping[str, Score]
+    reference: Tensor
+    floor: quality.Quality
+    sampling: Sampling
+
+    def fid_ratio(self, name: str, baseline: str) -> tuple[float, float, float]:
+        """FID(name) / FID(baseline) with a 95 % interval; images of equal index are resampled together."""
+        pair = (self.scores[name].features.numpy(), self.scores[baseline].features.numpy())
+        return metrics.bootstrap_fid_ratio(*pair, self.reference.numpy(), resamples=RESAMPLES)
+
+
+def run(sampling: Sampling, directory: Path = DIRECTORY) -> Study:
+    """Sample and score every variant.
+
+    Raises:
+        InputError: a checkpoint or the extractor's weights are missing.
+    """
+    weights = directory / features.DIGITS_WEIGHTS.name
+    features.extractor(EXTRACTOR).weights(weights)
+    real = digits.load().images
+    reference = _features(real, weights)
+    scores = {}
+    for variant in track(variants(), "small-scale study"):
+        scores[variant.name] = _score(variant, sampling, directory, weights, real, reference)
+    halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(sampling.seed))].chunk(2)
+    floor = quality.evaluate(halves[0], halves[1], extractor=EXTRACTOR, weights=weights)
+    return Study(scores, reference, floor, sampling)
+
+
+def quality_table(study: Study) -> pd.DataFrame:
+    """One row per variant and metric (quality.csv); the last rows compare two halves of the real digits."""
+    drawn = {
+        "steps": study.sampling.steps,
+        "guidance_scale": GUIDANCE_SCALE,
+        "seed": study.sampling.seed,
+    }
+    rows: list[dict[str, Any]] = []
+    for name, score in study.scores.items():
+        for row in score.quality.rows():
+            low, high = score.interval if row["metric"] == _fid_name() else (None, None)
+            rows.append({"model": name, "dataset": "digits", **row, "low": low, "high": high} | drawn)
+        if score.flops_ratio is not None:
+            rows.append(
+                {"model": name, "dataset": "digits", "metric": "FLOPs ratio", "value": score.flops_ratio} | drawn
+            )
+    floor = [{"model": "real digits, half against half", "dataset": "digits", **row} for row in study.floor.rows()]
+    columns = ("model", "dataset", "metric", "value", "low", "high", "n_samples", "n_reference")
+    frame = pd.DataFrame(rows + floor)
+    return frame[[*columns, *(column for column in frame.columns if column not in columns)]]
+
+
+def claims(study: Study, tier: str) -> list[SummaryRow]:
+    """The paper's claims at this scale: FLOPs reached, quality kept, routing learned, and the missing control."""
+    rows = []
+    for target in LAMBDAS:
+        name = f"DyDiT lambda={target}"
+        rows += [
+            _reached(study, name, target, tier),
+            _against_static(study, name, target, tier),
+            _against_random(study, name, target, tier),
+            _against_control(study, name, target, tier),
+        ]
+    return rows
+
+
+def _score(
+    variant: Variant, sampling: Sampling, directory: Path, weights: Path, real: Tensor, reference: Tensor
+) -> Score:
+    samples = sample(variant, sampling, directory)
+    generated = _features(samples.images, weights)
+    return Score(
+        quality=quality.evaluate(samples.images, real, extractor=EXTRACTOR, weights=weights),
+        interval=metrics.bootstrap_fid(generated.numpy(), reference.numpy(), resamples=RESAMPLES),
+        features=generated,
+        flops_ratio=samples.flops_ratio,
+    )
+
+
+def _features(images: Tensor, weights: Path) -> Tensor:
+    layer = features.extractor(EXTRACTOR).features_layer
+    return quality.extract(images, [layer], extractor=EXTRACTOR, weights=weights)[layer]
+
+
+def _fid_name() -> str:
+    return features.extractor(EXTRACTOR).metric("FID")
+
+
+def _reached(study: Study, name: str, target: float, tier: str) -> SummaryRow:
+    claim = Claim(
+        f"digits-flops-ratio-{target}",
+        "DyDiT, Section 3.4",
+        f"digits, {name}",
+        "FLOPs of the blocks relative to static (claimed by the masks)",
+        "",
+        target,
+    )
+    measured = study.scores[name].flops_ratio
+    assert measured is not None  # only static variants have none
+    note = f"mean over {study.sampling.steps} DDPM steps, both guidance branches"
+    return SummaryRow.judged(claim, measured, RATIO_TOLERANCE, tier, f"quality.csv: {name}, FLOPs ratio", note)
+
+
+def _against_static(study: Study, name: str, target: float, tier: str) -> SummaryRow:
+    """Table 8 gives DyDiT-S / DiT-S: the smallest model of the paper is the nearest to this one."""
+    dynamic, static = (_table8(f"DyDiT-S lambda={target}"), _table8("DiT-S static lambda=1.0"))
+    note = "published ratio: DyDiT-S / DiT-S on ImageNet"
+    return _fid_claim(study, name, STATIC, f"digits-fid-static-{target}", dynamic / static, tier, note)
+
+
+def _against_control(study: Study, name: str, target: float, tier: str) -> SummaryRow:
+    """The paper compares DyDiT-XL with a DiT-XL that was not trained further; here the baseline was."""
+    dynamic, static = (_table8(f"DyDiT-XL lambda={target}"), _table8("DiT-XL static lambda=1.0"))
+    extra, _, _ = study.fid_ratio(CONTROL, STATIC)
+    note = (
+        "published ratio: DyDiT-XL / DiT-XL without further training; measured against the static model fine-tuned for "
+        f"the same steps, whose own FID is {extra:.3f} of the static model's"
+    )
+    return _fid_claim(study, name, CONTROL, f"digits-fid-control-{target}", dynamic / static, tier, note)
+
+
+def _against_random(study: Study, name: str, target: float, tier: str) -> SummaryRow:
+    random_row, learned_row = (
+        paper.find("dydit_iclr2025", table="Table 3 (ablation)", row=row, metric="FID", dataset=_TABLE3_AVERAGE)
+        for row in ("I with random router", "I: TDW only")
+    )
+    assert random_row.value is not None
+    assert learned_row.value is not None
+    published = random_row.value / learned_row.value
+    ratio, low, high = study.fid_ratio(f"{name}, random routing", name)
+    claim = Claim(
+        f"digits-fid-random-{target}",
+        "DyDiT, Table 3",
+        f"digits, {name}: random / learned routing",
+        f"{_fid_name()} ratio",
+        "x",
+        published,
+    )
+    tolerance = Tolerance(published - 1.1, float("inf"), "claim in words: learned routing is better by more than 10 %")
+    note = f"95 % interval {low:.3f} to {high:.3f}; random places at the learned rates, not trained for"
+    return SummaryRow.judged(claim, ratio, tolerance, tier, f"quality.csv: {name}", note)
+
+
+def _fid_claim(
+    study: Study, name: str, baseline: str, claim_id: str, published: float, tier: str, note: str
+) -> SummaryRow:
+    ratio, low, high = study.fid_ratio(name, baseline)
+    claim = Claim(claim_id, "DyDiT, Table 8", f"digits, {name} / {baseline}", f"{_fid_name()} ratio", "x", published)
+    tolerance = Tolerance.symmetric(0.25, "another data set and model size: the direction and rough size are the claim")
+    interval = f"95 % interval {low:.3f} to {high:.3f} of the measured ratio"
+    return SummaryRow.judged(claim, ratio, tolerance, tier, f"quality.csv: {name}; {baseline}", f"{interval}; {note}")
+
+
+_TABLE3_AVERAGE = "ImageNet+Food+Artbench+Cars+Birds average of 5"
+
+
+def _table8(row: str) -> float:
+    value = paper.find("dydit_iclr2025", table="Table 8", row=row, metric="FID-50K").value
+    assert value is not None  # Table 8 is complete
+    return value

@@ -1,0 +1,77 @@
+"""What the project runs, by name.
+
+All sessions share one environment, because torch alone takes 5 GB on disk. The session `environment` builds it with pip
+and every other session requires it; pip runs again only when pyproject.toml has changed.
+"""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.sessions = ["lint", "tests"]
+
+ROOT = Path(__file__).parent
+
+
+@nox.session(venv_backend="virtualenv", reuse_venv=True, default=False)
+def environment(session: nox.Session) -> None:
+    """Install the project and its tools, unless the environment is up to date."""
+    stamp = Path(session.virtualenv.location) / "installed-from"
+    # The folder counts too: an editable install in a copied tree would still point at the original.
+    wanted = hashlib.sha256((ROOT / "pyproject.toml").read_bytes() + str(ROOT).encode()).hexdigest()
+    if stamp.exists() and stamp.read_text() == wanted:
+        return
+    stamp.unlink(missing_ok=True)  # An install that breaks off leaves no claim behind.
+    # Not session.install, which is silent: this takes minutes. Nothing comes back when nox was told not to install.
+    if session.run_install("python", "-m", "pip", "install", "-e", ".[dev]"):
+        stamp.write_text(wanted)
+
+
+def python(session: nox.Session, *args: str) -> None:
+    """Run python with these arguments in the shared environment."""
+    location = session.cache_dir.parent / "environment"
+    scripts = sysconfig.get_path("scripts", "venv", {"base": str(location.absolute())})
+    session.run(f"{scripts}/python", *args)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def reproduce(session: nox.Session) -> None:
+    """Measure, compare with the paper, write tables and a verdict per claim."""
+    python(session, "-m", "bench", "reproduce", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def small_scale(session: nox.Session) -> None:
+    """Retrain the small models of the study on digits from nothing."""
+    python(session, "-m", "bench", "small-scale", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def report(session: nox.Session) -> None:
+    """Write the report from the tables in results/."""
+    python(session, "-m", "bench", "report", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def tests(session: nox.Session) -> None:
+    """Run the tests and hold the line coverage of dydit."""
+    python(session, "-m", "pytest", "--cov=dydit", "--cov-fail-under=90", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def bench(session: nox.Session) -> None:
+    """Run the timed benchmarks."""
+    # pytest-benchmark refuses the two together; without timing, each benchmark runs once as a plain test.
+    only = [] if "--benchmark-disable" in session.posargs else ["--benchmark-only"]
+    python(session, "-m", "pytest", "bench", *only, "--benchmark-group-by=group", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and types."""
+    python(session, "-m", "ruff", "check")
+    python(session, "-m", "ruff", "format", "--check")
+    python(session, "-m", "mypy")
