@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 Inputs = tuple[Tensor, ...]
 
 _ELEMENTWISE = (
-    "add sub rsub mul div neg abs exp log log1p sqrt rsqrt pow cos sin tanh sigmoid silu relu gelu clamp where "
+    "add addcmul sub rsub mul div neg abs exp log log1p sqrt rsqrt pow cos sin tanh sigmoid silu relu gelu clamp where "
     "gt ge lt le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not masked_fill "
     "softmax _softmax _safe_softmax sum mean max min amax amin any all cumsum"
 )
@@ -85,8 +85,7 @@ def attention_products(query: Sequence[int], key: Sequence[int], value: Sequence
 def fvcore_count(model: nn.Module, inputs: Inputs, *, as_it_comes: bool = False) -> Count:
     """MACs by fvcore, whose convention counts matrix products, convolution and LayerNorm at 4 per element.
 
-    `as_it_comes` is fvcore without our formulas and without the check: it skips fused attention, and counts the
-    reordering of patches, an einsum of one operand, as products.
+    `as_it_comes` is fvcore without our formula and without the check: it skips fused attention.
 
     Raises:
         UnknownOperator: an operator has no formula and is not free.
@@ -100,7 +99,6 @@ def fvcore_count(model: nn.Module, inputs: Inputs, *, as_it_comes: bool = False)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
         if not as_it_comes:
             analysis.set_op_handle("aten::scaled_dot_product_attention", _fvcore_attention)
-            analysis.set_op_handle("aten::einsum", _fvcore_einsum)
         with torch.no_grad(), _ConvolutionOffMeta():
             counted = analysis.by_operator()
             unknown = {name for name in analysis.unsupported_ops() if not _is_free(name, "aten::")}
@@ -159,13 +157,6 @@ def _fvcore_attention(inputs: list[Any], outputs: list[Any]) -> int:
     from fvcore.nn.jit_handles import get_shape
 
     return attention_products(*(get_shape(value) for value in inputs[:3]))
-
-
-def _fvcore_einsum(inputs: list[Any], outputs: list[Any]) -> Any:
-    """As fvcore, except that an einsum of one operand only reorders it."""
-    from fvcore.nn.jit_handles import einsum_flop_jit
-
-    return 0 if len(list(inputs[1].node().inputs())) == 1 else einsum_flop_jit(inputs, outputs)
 
 
 def _torch_attention(

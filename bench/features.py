@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import digits
+from dydit import checkpoint
 from dydit.errors import InputError
 
 DIGITS_WEIGHTS = Path(__file__).resolve().parents[1] / "reference_stats" / "digits" / "digits_cnn.safetensors"
@@ -127,15 +127,7 @@ def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def save_digits_classifier(model: DigitsClassifier, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the weights as safetensors with how they were made as metadata; the file appears whole or not at all."""
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        save_file(model.state_dict(), beside, metadata=dict(metadata))
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    checkpoint.write_tensors(path, model.state_dict(), metadata)
 
 
 def load_digits_classifier(path: Path) -> DigitsClassifier:

@@ -33,27 +33,29 @@ COLUMNS = (
     "published_gmacs",
     "published_source",
     "block_ratio",
+    "published_block_ratio",
     "note",
 )
-
-_REORDERING = "an einsum that only reorders patches"
 
 
 def run(
     directory: Path,
     tier: str = "default",
-    models: Iterable[tuple[str, int]] = MODELS,
-    claimed: Sequence[Claimed] = (),
+    *,
+    models: Sequence[str] | None = None,
     lambdas: Sequence[float] | None = None,
+    claimed: Sequence[Claimed] = (),
 ) -> list[SummaryRow]:
     """Count, write `flops`, `flops_by_operator`, `parameters` and `flops_findings` as tables, and judge.
+
+    `models` are names, by default all of both papers; a name is counted at every resolution that the papers print.
 
     Raises:
         InputError: an unknown model or a lambda outside (0, 1], before anything is counted.
     """
     for value in lambdas or ():
         check_lambda(value)
-    measured = measure_all(models)
+    measured = measure_all(MODELS if not models else _printed_resolutions(models))
     results.write_table(flops_table(measured, claimed, lambdas), directory, "flops")
     results.write_table(operator_table(measured), directory, "flops_by_operator")
     results.write_table(parameters_table(measured), directory, "parameters")
@@ -67,8 +69,8 @@ def flops_table(
     """`flops.csv`: one row per network, lambda, counter and convention.
 
     `what` is `static`; `executed` (the masked forward: everything runs), `target` (blocks at lambda exactly) or
-    `claimed` (masks of a trained checkpoint). `block_ratio` is the ratio of the blocks, in a row with a published
-    dynamic value the one that the value implies. `lambdas` replaces those of the DyDiT paper.
+    `claimed` (masks of a trained checkpoint). `block_ratio` is the share of the blocks' MACs that is left, and
+    `published_block_ratio` the one that the published value implies. `lambdas` replaces those of the DyDiT paper.
 
     Raises:
         InputError: a lambda outside (0, 1].
@@ -117,6 +119,13 @@ def parameters_table(measured: Sequence[Measured]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "resolution", "trained_m", "with_position_table_m", "published"])
 
 
+def _printed_resolutions(models: Iterable[str]) -> list[tuple[str, int]]:
+    chosen: list[tuple[str, int]] = []
+    for name in dict.fromkeys(models):
+        chosen += [entry for entry in MODELS if entry[0] == name] or [(name, 256)]
+    return chosen
+
+
 def _row(network: Measured | Claimed, convention: Convention, total: float, **cells: Any) -> dict[str, Any]:
     routers = width_router_macs(network.config) + token_router_macs(network.config)
     return {
@@ -136,20 +145,17 @@ def _published(network: Measured | Claimed, convention: Convention, target: floa
         return {}
     cells: dict[str, Any] = {"published_gmacs": value.value, "published_source": value.paper_table}
     if target is not None and value.value is not None:
-        cells["block_ratio"] = implied_ratio(network.config, value.value * GIGA, convention)
+        cells["published_block_ratio"] = implied_ratio(network.config, value.value * GIGA, convention)
     return cells
 
 
 def _whole_rows(network: Measured) -> list[dict[str, Any]]:
     what = "executed" if network.dynamic else "static"
-    counts = [("closed form", convention, network.closed_form.total(convention), "") for convention in CONVENTIONS]
-    for name, convention, count in network.counted:
-        difference = count.total - network.closed_form.total(convention)
-        note = f"{difference:+.0f} MACs beside the closed form: {_REORDERING}" if difference else ""
-        counts.append((name, convention, count.total, note))
+    counts = [("closed form", convention, network.closed_form.total(convention)) for convention in CONVENTIONS]
+    counts += [(name, convention, count.total) for name, convention, count in network.counted]
     return [
-        _row(network, convention, total, what=what, counter=name, note=note, **_published(network, convention))
-        for name, convention, total, note in counts
+        _row(network, convention, total, what=what, counter=name, **_published(network, convention))
+        for name, convention, total in counts
     ]
 
 

@@ -86,12 +86,7 @@ def measure_checkpoint(
         if number < 1:
             raise InputError(f"{field} = {number}; it must be at least 1")
     diffusion = Diffusion.linear().respaced(steps)
-    weights = checkpoint.read(source)
-    with torch.device(device):
-        network = DyDiT(**config.kwargs()).eval()
-    if checkpoint.load_into(network, weights, str(source)):
-        raise InputError(f"{source}: a static DiT, it holds no routers; give a trained DyDiT checkpoint")
-    per_step = _run(network, diffusion, images, seed, batch_size, device)
+    per_step = _run(_load(source, config, device), diffusion, images, seed, batch_size, device)
     return Claimed(
         model=name,
         resolution=resolution if isinstance(model, str) else config.input_size * VAE_DOWNSAMPLING,
@@ -105,6 +100,15 @@ def measure_checkpoint(
         ratio=statistics.fmean(ratio for _, ratio in per_step),
         ratio_by_step=tuple(ratio for _, ratio in per_step),
     )
+
+
+def _load(source: str | Path, config: DiTConfig, device: str) -> DyDiT:
+    weights = checkpoint.read(source)
+    with torch.device(device):
+        network = DyDiT(**config.kwargs()).eval()
+    if checkpoint.load_into(network, weights, str(source)):
+        raise InputError(f"{source}: a static DiT, it holds no routers; give a trained DyDiT checkpoint")
+    return network
 
 
 def _run(

@@ -13,7 +13,7 @@ from bench.flops_checkpoint import Claimed
 from bench.flops_count import GIGA, Measured, implied_ratio
 from bench.paper import PublishedValue
 from bench.verdict import SummaryRow, Tolerance
-from dydit.flops import CONVENTIONS, DIT_PAPER, DYDIT_PAPER, FUSED_BLIND, Convention
+from dydit.flops import CONVENTIONS, DIT_PAPER, DYDIT_PAPER, Convention
 
 PAPERS: Mapping[str, Convention] = {"dit_iccv2023": DIT_PAPER, "dydit_iclr2025": DYDIT_PAPER}
 """Published tables by name, with the convention that their FLOPs follow."""
@@ -82,7 +82,7 @@ def findings(measured: Sequence[Measured]) -> list[str]:
     found += _unmet_findings(measured)
     found += [_parameters_finding(measured), _ratio_finding(measured)]
     for network in measured:
-        own = network.closed_form.total(DYDIT_PAPER) / GIGA
+        own = network.fvcore.total / GIGA
         label = f"{network.model} at {network.resolution}"
         if network.dynamic:
             static = _static_total(network) / GIGA
@@ -147,7 +147,7 @@ def _find(measured: Sequence[Measured], about: Subject) -> Measured | None:
 def _cut_note(value: PublishedValue, result: float) -> str:
     unit = 10.0**-value.decimals
     if value.value is not None and math.isclose(math.floor(result / unit) * unit, value.value):
-        return f"the printed digits are {result:.{value.decimals + 2}f} cut off, not rounded"
+        return f"{result:.{value.decimals + 2}f}, cut off instead of rounded, would print as {value.printed}"
     return ""
 
 
@@ -231,8 +231,8 @@ def _ratio_finding(measured: Sequence[Measured]) -> str:
     mean = sum(gap for gap, _, _ in gaps) / len(gaps)
     _, ratio, value = max(gaps, key=lambda item: item[0])
     return (
-        f"{value.paper_table}: the printed GMACs of {len(gaps)} dynamic rows imply block ratios that differ from lambda "
-        f"by {mean:.3f} on average, at most in {value.row}: {value.printed} G implies {ratio:.3f}"
+        f"{value.paper_table}: the printed GMACs of {len(gaps)} dynamic rows imply block ratios that differ from "
+        f"lambda by {mean:.3f} on average, at most in {value.row}: {value.printed} G implies {ratio:.3f}"
     )
 
 

@@ -41,7 +41,7 @@ MODELS: tuple[tuple[str, int], ...] = (
 class Measured:
     """What the counters say of one network, batch 1, on the meta device.
 
-    `fvcore_as_it_comes` is fvcore without our formulas, blind to fused attention. `parameters` are the trained ones;
+    `fvcore_as_it_comes` is fvcore without our formula, blind to fused attention. `parameters` are the trained ones;
     `position_table` is the number of elements of the fixed sine/cosine table, which is not among them.
     """
 

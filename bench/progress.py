@@ -5,18 +5,13 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.text import Text
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 T = TypeVar("T")
-
-
-class _Rate(ProgressColumn):
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.completed / task.elapsed:.3g} items/s" if task.elapsed and task.completed else "")
 
 
 def track(iterable: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
@@ -27,8 +22,7 @@ def track(iterable: Iterable[T], description: str, total: float | None = None) -
     if not sys.stderr.isatty():
         yield from iterable
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=_console()) as progress:
+    with _progress() as progress:
         yield from progress.track(iterable, total=total, description=description)
 
 
@@ -37,7 +31,28 @@ def status(message: str) -> None:
     print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
 
 
+def _progress() -> Progress:
+    # Imported here: a bare machine that only times has no rich, and shows no bar.
+    from rich import progress
+    from rich.text import Text
+
+    class Rate(progress.ProgressColumn):
+        def render(self, task: progress.Task) -> Text:
+            return Text(f"{task.completed / task.elapsed:.3g} items/s" if task.elapsed and task.completed else "")
+
+    return progress.Progress(
+        progress.TextColumn("{task.description}"),
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        Rate(),
+        progress.TimeRemainingColumn(),
+        console=_console(),
+    )
+
+
 @functools.cache
 def _console() -> Console:
     # One console for all bars, so that a bar inside another stands below it.
+    from rich.console import Console
+
     return Console(stderr=True)

@@ -11,6 +11,7 @@ import pandas as pd
 from bench import environment, results
 from bench.verdict import VERDICTS, SummaryRow
 from dydit.errors import InputError
+from dydit.files import atomic_path
 
 README = environment.ROOT / "README.md"
 BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
@@ -60,7 +61,7 @@ def update_readme(directory: Path, check: bool = False, readme: Path = README) -
     if wanted == text:
         return True
     if not check:
-        with results.atomic_path(readme) as partial:
+        with atomic_path(readme) as partial:
             partial.write_text(wanted, encoding="utf-8")
     return False
 

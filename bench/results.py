@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 import math
 import os
 import tempfile
-import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ import pandas as pd
 
 from bench.verdict import SummaryRow
 from dydit.errors import InputError
+from dydit.files import atomic_path
 
 SCHEMA_VERSION = 1
 """Version of the files below; to be raised when a column or key changes its meaning."""
@@ -46,18 +45,6 @@ def prepare_output(path: str | Path) -> Path:
     return directory
 
 
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Path beside `path`, with its suffix, to write to: renamed to `path` on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_table(frame: pd.DataFrame, directory: Path, name: str) -> Path:
     """Write `name.csv`, at full precision, and `name.md`, for reading; missing cells are empty. Returns the CSV."""
     csv_path = directory / f"{name}.csv"
@@ -71,9 +58,9 @@ def to_markdown(frame: pd.DataFrame) -> str:
     """The frame as a markdown table: six significant digits, numbers to the right, missing cells empty."""
     cells = frame.astype(object).map(_markdown_cell)
     cells.columns = pd.Index([_markdown_cell(column) for column in frame.columns])
-    # tabulate takes no alignment for a table without rows.
-    alignment = ["right" if pd.api.types.is_numeric_dtype(kind) else "left" for kind in frame.dtypes]
-    return cells.to_markdown(index=False, disable_numparse=True, colalign=alignment if len(frame) else None)
+    rule = ["---:" if pd.api.types.is_numeric_dtype(kind) else ":---" for kind in frame.dtypes]
+    lines = [list(cells.columns), rule, *cells.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def read_table(directory: Path, name: str) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from dydit.dydit import DyDiT
 from dydit.errors import InputError
 from dydit.flops import flops_ratio
 from dydit.importance import order_by_importance
+from dydit.routing import Routing
 from dydit.sampling import generate
 from dydit.training import Recipe, StepLog, train
 
@@ -79,7 +80,15 @@ def train_all(directory: Path, shorten: int = 1) -> None:
 
     Files of an earlier, broken-off run with the same recipe, data and parent are kept.
     """
+    before = torch.get_num_threads()
     torch.set_num_threads(THREADS)
+    try:
+        _train_all(directory, shorten)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _train_all(directory: Path, shorten: int) -> None:
     data = digits.load()
     _train_classifier(directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1))
     x = digits.to_model(data.images)
@@ -107,23 +116,33 @@ def provenance() -> dict[str, str]:
     return {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
 
 
-class RoutedModel:
-    """A DyDiT as a sampling model that keeps the FLOPs ratio of every call.
+Rates = tuple[float, float, float]
 
-    With `shuffle` the routers' decisions are moved to random places at the same rates (see `Routing.shuffled`).
+
+class RoutedModel:
+    """A DyDiT as a sampling model that keeps batch size, FLOPs ratio and rates of every call.
+
+    `replace` makes other masks of the routers' own, to be used instead.
     """
 
-    def __init__(self, model: DyDiT, shuffle: torch.Generator | None = None) -> None:
+    def __init__(self, model: DyDiT, replace: Callable[[Routing], Routing] | None = None) -> None:
         self.model = model
-        self.shuffle = shuffle
-        self.ratios: list[float] = []
+        self.replace = replace
+        self.calls: list[tuple[int, float, Rates]] = []
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         output, routing = self.model.route(x, t, y)
-        if self.shuffle is not None:
-            output, routing = self.model.route(x, t, y, routing.shuffled(self.shuffle))
-        self.ratios.append(flops_ratio(routing, self.model.config).mean().item())
+        if self.replace is not None:
+            output, routing = self.model.route(x, t, y, self.replace(routing))
+        self.calls.append((len(x), flops_ratio(routing, self.model.config).mean().item(), routing.rates))
         return output
+
+    def means(self) -> tuple[float, Rates]:
+        """FLOPs ratio and rates over all images and steps."""
+        weights = torch.tensor([float(rows) for rows, _, _ in self.calls])
+        values = torch.tensor([(ratio, *rates) for _, ratio, rates in self.calls])
+        ratio, heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
+        return ratio, (heads, groups, tokens)
 
 
 @dataclass(frozen=True)
@@ -138,30 +157,42 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Variant:
-    """A model of the study as it is sampled: `stage` names its file."""
+    """A model of the study as it is sampled: `stage` names its file.
+
+    `routing` is `learned`; `random`, at the learned run's overall rates; or `shuffled`, at its rates in every block and
+    step, so that only the places are random.
+    """
 
     name: str
     stage: str
-    random_routing: bool = False
+    routing: Literal["learned", "random", "shuffled"] = "learned"
+
+
+_SUFFIXES: dict[Literal["learned", "random", "shuffled"], str] = {
+    "learned": "",
+    "random": ", random routing",
+    "shuffled": ", shuffled routing",
+}
 
 
 def variants() -> tuple[Variant, ...]:
     """All models that the study scores, the static baseline first."""
     dynamic = [
-        Variant(f"DyDiT lambda={target}{', random routing' if random else ''}", f"dydit-{target}", random)
+        Variant(f"DyDiT lambda={target}{suffix}", f"dydit-{target}", routing)
         for target in LAMBDAS
-        for random in (False, True)
+        for routing, suffix in _SUFFIXES.items()
     ]
     return Variant("DiT", "dit"), Variant("DiT fine-tuned equally long", "dit-control"), *dynamic
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), and the achieved FLOPs ratio (None: static)."""
+    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), achieved FLOPs ratio and rates (None: static)."""
 
     images: Tensor
     labels: Tensor
     flops_ratio: float | None
+    rates: Rates | None
 
 
 def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
@@ -176,11 +207,13 @@ def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
     return checkpoint.load_model(path)[0]
 
 
-def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY) -> Samples:
-    """Draw guided digits from one model; image k is the same for every model but for what the network makes of it."""
+def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, rates: Rates | None = None) -> Samples:
+    """Draw guided digits from one model; image k has the same label and noise whatever the model.
+
+    `rates` are those of the learned run, which `random` routing needs.
+    """
     model = load_stage(variant.stage, directory)
-    shuffle = torch.Generator().manual_seed(sampling.seed) if variant.random_routing else None
-    network: Any = RoutedModel(model, shuffle) if isinstance(model, DyDiT) else model
+    network: Any = RoutedModel(model, _replacement(variant, sampling, rates)) if isinstance(model, DyDiT) else model
     diffusion = Diffusion.linear().respaced(sampling.steps)
     shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
     batches = [
@@ -208,15 +241,23 @@ def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY) ->
         for batch in batches
     ]
     next(steps, None)  # closes the bar
-    ratio = None
-    if isinstance(network, RoutedModel):
-        weights = torch.tensor([float(len(batch)) for batch in batches for _ in range(sampling.steps)])
-        ratio = float((torch.tensor(network.ratios) * weights).sum() / weights.sum())
+    ratio, used = network.means() if isinstance(network, RoutedModel) else (None, None)
     return Samples(
         images=digits.to_uint8(torch.cat([images for images, _ in drawn])),
         labels=torch.cat([labels for _, labels in drawn]),
         flops_ratio=ratio,
+        rates=used,
     )
+
+
+def _replacement(variant: Variant, sampling: Sampling, rates: Rates | None) -> Callable[[Routing], Routing] | None:
+    generator = torch.Generator().manual_seed(sampling.seed)
+    if variant.routing == "shuffled":
+        return lambda routing: routing.shuffled(generator)
+    if variant.routing == "random":
+        assert rates is not None, "random routing needs the learned run's rates"
+        return lambda routing: routing.random(rates, generator)
+    return None
 
 
 def _train_classifier(path: Path, data: digits.Digits, epochs: int) -> None:

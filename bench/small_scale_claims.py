@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench import digits, features, metrics, paper, quality
 from bench.progress import track
-from bench.small_scale import DIRECTORY, GUIDANCE_SCALE, LAMBDAS, Sampling, Variant, sample, variants
+from bench.small_scale import DIRECTORY, GUIDANCE_SCALE, LAMBDAS, Rates, Sampling, Variant, sample, variants
 from bench.verdict import Claim, SummaryRow, Tolerance
 
 EXTRACTOR = "digits-cnn"
@@ -24,12 +24,13 @@ RESAMPLES = 100
 
 @dataclass(frozen=True)
 class Score:
-    """One variant's metrics, its FID interval, its features (N, 64) and its achieved FLOPs ratio (None: static)."""
+    """One variant's metrics, FID interval, features (N, 64), and achieved FLOPs ratio and rates (None: static)."""
 
     quality: quality.Quality
     interval: tuple[float, float]
     features: Tensor
     flops_ratio: float | None
+    rates: Rates | None
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,12 @@ def run(sampling: Sampling, directory: Path = DIRECTORY) -> Study:
     features.extractor(EXTRACTOR).weights(weights)
     real = digits.load().images
     reference = _features(real, weights)
-    scores = {}
+    scores: dict[str, Score] = {}
+    rates: dict[str, Rates | None] = {}
     for variant in track(variants(), "small-scale study"):
-        scores[variant.name] = _score(variant, sampling, directory, weights, real, reference)
+        score = _score(variant, sampling, directory, weights, real, reference, rates.get(variant.stage))
+        scores[variant.name] = score
+        rates.setdefault(variant.stage, score.rates)  # the learned run stands first
     halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(sampling.seed))].chunk(2)
     floor = quality.evaluate(halves[0], halves[1], extractor=EXTRACTOR, weights=weights)
     return Study(scores, reference, floor, sampling)
@@ -95,22 +99,30 @@ def claims(study: Study, tier: str) -> list[SummaryRow]:
         rows += [
             _reached(study, name, target, tier),
             _against_static(study, name, target, tier),
-            _against_random(study, name, target, tier),
+            _against_random(study, name, target, tier, "random", "at the learned overall rates"),
+            _against_random(study, name, target, tier, "shuffled", "at the learned rates of every block and step"),
             _against_control(study, name, target, tier),
         ]
     return rows
 
 
 def _score(
-    variant: Variant, sampling: Sampling, directory: Path, weights: Path, real: Tensor, reference: Tensor
+    variant: Variant,
+    sampling: Sampling,
+    directory: Path,
+    weights: Path,
+    real: Tensor,
+    reference: Tensor,
+    rates: Rates | None,
 ) -> Score:
-    samples = sample(variant, sampling, directory)
+    samples = sample(variant, sampling, directory, rates)
     generated = _features(samples.images, weights)
     return Score(
         quality=quality.evaluate(samples.images, real, extractor=EXTRACTOR, weights=weights),
         interval=metrics.bootstrap_fid(generated.numpy(), reference.numpy(), resamples=RESAMPLES),
         features=generated,
         flops_ratio=samples.flops_ratio,
+        rates=samples.rates,
     )
 
 
@@ -156,7 +168,7 @@ def _against_control(study: Study, name: str, target: float, tier: str) -> Summa
     return _fid_claim(study, name, CONTROL, f"digits-fid-control-{target}", dynamic / static, tier, note)
 
 
-def _against_random(study: Study, name: str, target: float, tier: str) -> SummaryRow:
+def _against_random(study: Study, name: str, target: float, tier: str, routing: str, rates: str) -> SummaryRow:
     random_row, learned_row = (
         paper.find("dydit_iclr2025", table="Table 3 (ablation)", row=row, metric="FID", dataset=_TABLE3_AVERAGE)
         for row in ("I with random router", "I: TDW only")
@@ -164,17 +176,17 @@ def _against_random(study: Study, name: str, target: float, tier: str) -> Summar
     assert random_row.value is not None
     assert learned_row.value is not None
     published = random_row.value / learned_row.value
-    ratio, low, high = study.fid_ratio(f"{name}, random routing", name)
+    ratio, low, high = study.fid_ratio(f"{name}, {routing} routing", name)
     claim = Claim(
-        f"digits-fid-random-{target}",
+        f"digits-fid-{routing}-{target}",
         "DyDiT, Table 3",
-        f"digits, {name}: random / learned routing",
+        f"digits, {name}: {routing} / learned routing",
         f"{_fid_name()} ratio",
         "x",
         published,
     )
     tolerance = Tolerance(published - 1.1, float("inf"), "claim in words: learned routing is better by more than 10 %")
-    note = f"95 % interval {low:.3f} to {high:.3f}; random places at the learned rates, not trained for"
+    note = f"95 % interval {low:.3f} to {high:.3f}; random places {rates}, not trained for"
     return SummaryRow.judged(claim, ratio, tolerance, tier, f"quality.csv: {name}", note)
 
 

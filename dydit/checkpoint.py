@@ -7,11 +7,10 @@ training checkpoints hold, is the one class admitted beside tensors and plain co
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import pickle
-import uuid
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from dydit.config import DiTConfig
 from dydit.dit import DiT
 from dydit.dydit import DyDiT, is_router_key
 from dydit.errors import InputError
+from dydit.files import atomic_path
 
 PUBLISHED = {
     "dydit-xl-2-lambda-0.7": ("heisejiasuo/DyDiT", "new_release_2025_03_26/new_dydit0.7.pt"),
@@ -53,12 +53,15 @@ def read(source: str | Path, weights: str = "ema") -> Checkpoint:
     Raises:
         InputError: no such file, truncated, holding code, or holding no weights.
     """
+    if weights not in ("ema", "model"):
+        raise InputError(f"weights {weights!r}: choose ema or model")
     path = _locate(source)
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {}))  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+                record = json.loads((file.metadata() or {}).get("record", "{}"))
+                return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, record)  # noqa: SIM118
+        except (SafetensorError, OSError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
     content = _read_pytorch(path)
     sets = [content[key] for key in (weights, "ema", "model") if isinstance(content.get(key), dict)]
@@ -104,10 +107,16 @@ def write(path: Path, model: DiT, record: Mapping[str, str] | None = None, dtype
 
     `dtype` is the precision of the stored weights; float16 halves the file.
     """
-    metadata = {"kind": type(model).__name__, "config": json.dumps(model.config.kwargs()), **(record or {})}
-    state = {key: value.to(dtype).contiguous() for key, value in model.state_dict().items()}
+    named = {**(record or {}), "kind": type(model).__name__, "config": json.dumps(model.config.kwargs())}
+    write_tensors(path, {key: value.to(dtype) for key, value in model.state_dict().items()}, named)
+
+
+def write_tensors(path: Path, state: Mapping[str, Tensor], record: Mapping[str, str]) -> None:
+    """Write tensors as safetensors with a text record, whole or not at all; equal content gives equal bytes."""
+    # One metadata entry: safetensors writes several in random order.
+    metadata = {"record": json.dumps(dict(record), sort_keys=True)}
     with atomic_path(path) as partial:
-        save_file(state, partial, metadata)
+        save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata)
 
 
 def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
@@ -125,19 +134,6 @@ def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
     model = kind(**config.kwargs())
     load_into(model, checkpoint, str(source))
     return model.eval(), checkpoint.record
-
-
-@contextlib.contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """Path beside `path`, with its suffix, to write to: renamed onto `path` on success, removed on failure."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.chmod(0o644)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _locate(source: str | Path) -> Path:
@@ -161,16 +157,17 @@ def _locate(source: str | Path) -> Path:
 
 def _read_pytorch(path: Path) -> dict[str, Any]:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
+            warnings.simplefilter("ignore")  # advice about unsafe loading, which nobody should follow
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported" in str(error) or "weights_only" in str(error).lower():
+        if "Unsupported operand" not in str(error):  # that is what bytes of no pickle look like
             raise InputError(
                 f"{path}: refused, it holds pickled code beside tensors and nothing of it was run; "
                 "use a file of plain tensors or safetensors"
             ) from None
         raise InputError(f"{path}: not a whole PyTorch file; fetch it again") from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # damaged bytes raise many kinds; a user needs one line
         raise InputError(f"{path}: not a whole PyTorch file ({_first_line(error)}); fetch it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a state dict; give a (Dy)DiT checkpoint")

@@ -42,7 +42,16 @@ class DiTConfig:
     learn_sigma: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("input_size", "patch_size", "in_channels", "hidden_size", "depth", "num_heads", "num_classes"):
+        for name in (
+            "input_size",
+            "patch_size",
+            "in_channels",
+            "hidden_size",
+            "depth",
+            "num_heads",
+            "num_classes",
+            "mlp_hidden",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"config: {name} = {getattr(self, name)}; it must be at least 1")
         for whole, part in (

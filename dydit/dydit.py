@@ -30,13 +30,17 @@ class DyDiTBlock(DiTBlock):
     def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
         """Tokens (N, T, C) -> tokens and the masks used: heads (N, H), channel groups (N, H), tokens (N, T).
 
-        `given` masks replace the routers' own.
+        `given` masks replace the routers' own; the routers run all the same, so that both cost alike.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
-        heads = self.attn_rate(t_emb) if given is None else given[0].to(x.dtype)
+        heads = self.attn_rate(t_emb)
+        channels = self.mlp_rate(t_emb)
+        if given is not None:
+            heads, channels = given[0].to(x.dtype), given[1].to(x.dtype)
         x = x + gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a), heads)
-        channels = self.mlp_rate(t_emb) if given is None else given[1].to(x.dtype)
-        tokens = self.token_selection(x) if given is None else given[2].to(x.dtype)
+        tokens = self.token_selection(x)
+        if given is not None:
+            tokens = given[2].to(x.dtype)
         update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
         return x + tokens[:, :, None] * update, (heads, channels, tokens)
 

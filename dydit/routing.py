@@ -99,6 +99,28 @@ class Routing:
         """Share of tokens that pass the MLP, (N, L)."""
         return self.tokens.float().mean(-1)
 
+    @property
+    def rates(self) -> tuple[float, float, float]:
+        """Overall rates (heads, channel groups, tokens); groups x tokens is the MLP's share, to which FLOPs go."""
+        groups = self.channel_rate.mean().item()
+        return self.head_rate.mean().item(), groups, (self.channel_rate * self.token_rate).mean().item() / groups
+
+    def random(self, rates: tuple[float, float, float], generator: torch.Generator | None = None) -> Routing:
+        """Random masks of the same shape at the given overall rates, the same in every block.
+
+        Head and group 0 stay on, and all images share the widths; tokens are drawn for each image.
+        """
+
+        def draw(mask: Tensor, rate: float, images: int) -> Tensor:
+            drawn = torch.rand(images, *mask.shape[1:], generator=generator) < rate
+            return drawn.to(mask).expand_as(mask).clone()
+
+        units = self.heads.shape[-1]
+        head_rate, group_rate = ((rate * units - 1) / max(units - 1, 1) for rate in rates[:2])
+        heads, channels = draw(self.heads, head_rate, 1), draw(self.channels, group_rate, 1)
+        heads[..., 0] = channels[..., 0] = 1
+        return Routing(heads, channels, draw(self.tokens, rates[2], len(self.tokens)))
+
     def shuffled(self, generator: torch.Generator | None = None) -> Routing:
         """The same rates in random places: the control for what the routers learned.
 

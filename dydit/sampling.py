@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dydit.diffusion import Diffusion, Model, Sampler
+from dydit.errors import InputError
 
 Track = Callable[[Iterable[int]], Iterable[int]]
 """Wraps an iterable to show progress."""
@@ -91,7 +92,12 @@ def denoise(
 
     Returns:
         x_0, (N, C, S, S).
+
+    Raises:
+        InputError: guidance without a null label.
     """
+    if scale != 1.0 and null_label is None:
+        raise InputError(f"guidance scale {scale} needs the null label; give the model's class count, or scale 1")
     labels = y if null_label is None else torch.cat([y, torch.full_like(y, null_label)])
     for taken, step in enumerate(track(range(len(diffusion) - 1, -1, -1))):
         t = torch.full((len(x),), step, device=x.device)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from bench import digits, features
+from dydit import checkpoint
 from dydit.errors import InputError
 
 
@@ -102,8 +102,7 @@ def test_saved_weights_come_back_with_their_metadata(weights: Path) -> None:
     model = features.load_digits_classifier(weights)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in load_file(weights).items())
-    with safe_open(weights, "pt") as file:
-        assert file.metadata() == {"seed": "0"}
+    assert checkpoint.read(weights).record == {"seed": "0"}
     assert [path.name for path in weights.parent.iterdir()] == [weights.name]
     assert features.file_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
 

@@ -82,17 +82,17 @@ def test_markdown_is_for_reading(tmp_path: Path) -> None:
         {"a|b": ["x|y", "two\nlines"], "v": [118.6891234, math.nan], "n": [1.186e11, 3.0], "i": [7, 8], "o": [None, 1]}
     )
     assert results.to_markdown(frame).splitlines() == [
-        r"| a\|b      |       v |            n |   i |   o |",
-        "|:----------|--------:|-------------:|----:|----:|",
-        r"| x\|y      | 118.689 | 118600000000 |   7 |     |",
-        "| two lines |         |            3 |   8 |   1 |",
+        r"| a\|b | v | n | i | o |",
+        "| :--- | ---: | ---: | ---: | ---: |",
+        r"| x\|y | 118.689 | 118600000000 | 7 |  |",
+        "| two lines |  | 3 | 8 | 1 |",
     ]
 
 
 def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
     results.write_table(pd.DataFrame({"a": [], "b": []}), tmp_path, "empty")
     assert list(results.read_table(tmp_path, "empty").columns) == ["a", "b"]
-    assert (tmp_path / "empty.md").read_text().startswith("| a   | b   |")
+    assert (tmp_path / "empty.md").read_text().startswith("| a | b |")
 
 
 def test_floats_come_back_to_the_last_bit(tmp_path: Path) -> None:

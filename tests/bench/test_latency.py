@@ -1,0 +1,143 @@
+"""The latency harness: what is timed, how it is compared, what it refuses. No assertion about speed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import breakdown, device_memory, latency, results, timing
+from bench.latency import Options
+from bench.timing import Budget, Timed
+from dydit import InputError, model_config
+
+QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
+COLUMNS = {
+    *("model", "lambda", "batch", "device", "dtype", "engine", "ms_median", "ms_q25", "ms_q75", "images_per_s"),
+    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "limit", "efficiency", "published_speedup", "routing"),
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("latency")
+    options = Options(
+        models=["DyDiT-S/2"], lambdas=[0.5, 0.3], batch=[1, 2], profiles=["even"], run_steps=1, budget=QUICK
+    )
+    latency.run(options, directory)
+    return directory
+
+
+def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None:
+    table = results.read_table(ran, "latency")
+    assert set(table.columns) >= COLUMNS
+    assert (table["model"] == "DiT-S/2").all()
+    counts = table.groupby(["batch", "engine"]).size()
+    for batch in (1, 2):
+        assert counts[batch].to_dict() == {"static": 1, "masked": 2, "realised": 2}
+    half = table[(table["engine"] == "realised") & (table["lambda"] == 0.5)]
+    assert half["flops_ratio"].to_numpy() == pytest.approx(3.16 / 6.07, abs=0.01)
+    assert (half["published_speedup"] == 1.54).all()
+    assert half["routing"].str.startswith("synthetic routing").all()
+    np.testing.assert_allclose(table["limit"], 1 / table["flops_ratio"])
+    np.testing.assert_allclose(table["efficiency"], table["speedup"] / table["limit"])
+    np.testing.assert_allclose(table["images_per_s"], table["batch"] / table["ms_median"] * 1e3)
+    assert (table.loc[table["engine"] == "masked", "flops_ratio"] > 1).all()
+    assert (table["s_per_image_basis"] == "from 1 steps").all()
+
+
+def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
+    samples = results.read_run(ran)["samples"]
+    assert len(samples) == 2 * 5
+    assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
+    best = results.read_table(ran, "latency_best")
+    assert len(best) == 4
+    np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
+
+
+def test_engines_agree_on_what_they_compute() -> None:
+    options = Options(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
+    static, dynamic = latency.build("DiT-S/2", options)
+    found = latency.cases("DiT-S/2", static, dynamic, 2, options)
+    given = latency.inputs(static, 1, options)
+    masked, realised = (found[key].model(*given) for key in ("masked 0.5", "realised 0.5 even"))
+    torch.testing.assert_close(realised, masked, rtol=1e-4, atol=1e-4 * masked.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(found["static"].model(*given), static(*given), rtol=1e-4, atol=1e-4)
+
+
+def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breakdown, "REPEATS", 1)
+    options = Options(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
+    table = latency.run_profile(options, tmp_path)
+    for engine in ("static", "realised"):
+        rows = table[table["engine"] == engine].set_index("part")
+        assert rows["share"].sum() == pytest.approx(1.0)
+        routed = {"token routing", "gather"}
+        assert {part for part in breakdown.PARTS if rows.loc[part, "ms"] > 0} >= set(breakdown.PARTS) - routed
+        assert (rows.loc["token routing", "ms"] > 0) == (engine == "realised")
+        assert rows.loc["rest", "share"] < 0.5
+
+
+def test_rounds_take_turns_and_the_first_call_is_apart() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = timing.in_turns(calls, Budget(seconds=0.0, least=3, most=3, warmup=1), torch.device("cpu"), "")
+    assert "".join(order) == "abc" + "abc" + "abc" + "bca" + "cab"
+    assert all(len(timed.rounds_ms) == 3 for timed in times.values())
+
+
+def test_a_ratio_is_paired_and_its_interval_holds_it() -> None:
+    rng = np.random.default_rng(0)
+    drift = rng.uniform(1, 3, size=40)  # hits both alike
+    slow = Timed(0.0, tuple(2 * drift * rng.uniform(0.99, 1.01, 40)))
+    fast = Timed(0.0, tuple(drift * rng.uniform(0.99, 1.01, 40)))
+    ratio, low, high = timing.speedup(slow, fast)
+    assert low <= ratio <= high
+    assert ratio == pytest.approx(2.0, abs=0.01) and high - low < 0.02
+
+
+def test_peak_memory_sees_an_allocation() -> None:
+    footprint = device_memory.measure(lambda: torch.ones(64 * 2**20 // 4).sum(), torch.device("cpu"))
+    assert footprint.peak_mib == pytest.approx(64, abs=0.1)
+    assert footprint.energy_j is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ["DiT-Q/2"]}, "nearest names"),
+        ({"lambdas": [1.5]}, r"\(0, 1\]"),
+        ({"batch": [0]}, "batch"),
+        ({"dtype": "fp8"}, "fp32, bf16"),
+        ({"device": "tpu"}, "use cpu or cuda"),
+        ({"profiles": ["odd"]}, "even, width-heavy"),
+        ({"run_steps": 0}, "1 to 250"),
+    ],
+)
+def test_bad_input_is_refused_before_work(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        Options(**({"models": ["DiT-S/2"]} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without CUDA")
+def test_a_missing_cuda_device_is_refused() -> None:
+    with pytest.raises(InputError, match="no CUDA device; use --device cpu"):
+        Options(models=["DiT-S/2"], device="cuda")
+
+
+def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_memory, "_cpu_has_bf16", lambda: False)
+    with pytest.raises(InputError, match="use --dtype fp32"):
+        Options(models=["DiT-S/2"], dtype="bf16")
+
+
+def test_a_batch_that_memory_does_not_hold_names_the_largest_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = model_config("DiT-XL/2")
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(device_memory, "available", lambda _: device_memory.needed(config, 3, torch.float32))
+    device_memory.check_fits("DiT-XL/2", config, 3, cpu, torch.float32)
+    with pytest.raises(InputError, match="the largest batch that fits is 3"):
+        device_memory.check_fits("DiT-XL/2", config, 8, cpu, torch.float32)

@@ -1,0 +1,57 @@
+"""The README's table is generated from a summary, and its staleness is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from bench import environment, report, results
+from bench.verdict import Claim, SummaryRow, Tolerance
+from dydit import InputError
+
+TOLERANCE = Tolerance.symmetric(0.005, "printed to 2 decimals")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    claim = Claim("a", "Paper, Table 1", "DiT", "FLOPs", "G", 6.07)
+    rows = [
+        SummaryRow.judged(claim, 6.0691, TOLERANCE, "smoke", "flops.csv"),
+        SummaryRow.not_run(Claim("b", "Paper, Table 1", "DiT", "FID", "", 2.27), "smoke", "no weights"),
+    ]
+    results.write_summary(rows, tmp_path)
+    results.write_run(environment.record(), tmp_path)
+    return tmp_path
+
+
+def test_only_judged_rows_are_shown_and_all_are_counted(run: Path) -> None:
+    text = report.overview(results.read_summary(run))
+    assert "| Paper, Table 1 | DiT | FLOPs (G) | 6.07 | 6.0691 | ±0.005 | reproduced |" in text
+    assert "FID" not in text
+    assert "2 published numbers and claims: 1 reproduced, 0 deviates, 1 not run." in text
+
+
+def test_the_readme_is_written_once_and_then_up_to_date(run: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    assert not report.update_readme(run, check=True, readme=readme)
+    assert "old" in readme.read_text()
+    assert not report.update_readme(run, readme=readme)
+    assert report.update_readme(run, check=True, readme=readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "reproduced" in text
+
+
+def test_a_readme_without_markers_is_refused(run: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n")
+    with pytest.raises(InputError, match="markers"):
+        report.update_readme(run, readme=readme)
+
+
+def test_the_committed_readme_shows_committed_results() -> None:
+    directories = [
+        path.parent for path in (environment.ROOT / "results").glob("*/summary.csv") if "local" not in str(path)
+    ]
+    assert any(report.update_readme(directory, check=True) for directory in directories)
