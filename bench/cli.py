@@ -70,14 +70,21 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--threads", type=int, help="CPU threads")
     latency.add_argument("--seconds", type=float, default=30.0, help="time to spend on one model and batch")
     latency.add_argument("--run-steps", type=int, default=5, help="sampling steps measured for s/image; 250 is all")
+    latency.add_argument("--graphs", action="store_true", help="capture static and realised forwards as CUDA graphs")
     latency.add_argument("--profile", action="store_true", help="break a forward into its parts instead of timing runs")
     latency.add_argument("--seed", type=int, default=0, help="of weights, inputs and routing")
+
+    quality = command("quality", _quality, "FID, IS, precision and recall of a set of images")
+    quality.add_argument("--samples", required=True, metavar="FILE", help=".npz with arr_0, uint8 (N, H, W, C)")
+    quality.add_argument("--reference", required=True, metavar="FILE", help=".npz as above, or digits")
+    quality.add_argument("--extractor", default="digits-cnn", help="digits-cnn or inception-v3-compat")
+    quality.add_argument("--weights", type=Path, metavar="FILE", help="the extractor's weights, if not committed")
 
     small = command("small-scale", _small_scale, "train the digits study from nothing", LOCAL / "small-scale")
     small.add_argument("--shorten", type=int, default=1, metavar="N", help="divide every step count, for a trial")
 
     report = command("report", _report, "write the main table of README.md from a run", out=None)
-    report.add_argument("--results", type=Path, required=True, help="directory with summary.csv and run.json")
+    report.add_argument("--results", type=Path, help="directory with summary.csv and run.json; the committed one else")
     report.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is out of date")
     return parser
 
@@ -130,6 +137,7 @@ def _latency(options: argparse.Namespace) -> None:
         seed=options.seed,
         threads=options.threads,
         run_steps=options.run_steps,
+        graphs=options.graphs,
         budget=timing.Budget(seconds=options.seconds),
     )
     directory = results.prepare_output(options.out)
@@ -139,6 +147,22 @@ def _latency(options: argparse.Namespace) -> None:
     frame = latency.run(chosen, directory)
     shown = ["model", "lambda", "batch", "engine", "profile", "ms_median", "speedup", "limit", "efficiency"]
     print(results.to_markdown(frame[[*shown, "published_speedup"]]))
+
+
+def _quality(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from bench import environment, features, images, quality, results
+
+    features.extractor(options.extractor).weights(options.weights)
+    samples, reference = images.load(options.samples), images.load(options.reference)
+    directory = results.prepare_output(options.out)
+    record = environment.record()
+    score = quality.evaluate(samples, reference, extractor=options.extractor, weights=options.weights)
+    frame = pd.DataFrame([{"samples": options.samples, "reference": options.reference} | row for row in score.rows()])
+    results.write_table(frame, directory, "quality")
+    results.write_run(record, directory)
+    print(results.to_markdown(frame[["metric", "value", "n_samples", "n_reference"]]))
 
 
 def _small_scale(options: argparse.Namespace) -> None:
@@ -153,7 +177,7 @@ def _small_scale(options: argparse.Namespace) -> None:
 def _report(options: argparse.Namespace) -> int:
     from bench import report
 
-    current = report.update_readme(options.results, check=options.check)
+    current = report.update_readme(options.results or report.committed_run(), check=options.check)
     if options.check and not current:
         print("README.md does not show these results; run `nox -s report`", file=sys.stderr)
     return int(options.check and not current)

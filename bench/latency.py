@@ -33,9 +33,9 @@ from dydit.flops import DYDIT_PAPER, MATMUL, macs
 from dydit.routing import Routing
 from dydit.sampling import denoise
 
-ENGINES = ("static", "masked", "realised")
 STEPS = 250
 TIMESTEP = 500
+Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -57,6 +57,7 @@ class Options:
     seed: int = 0
     threads: int | None = None
     run_steps: int = 5
+    graphs: bool = False
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
@@ -74,6 +75,8 @@ class Options:
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         device_memory.check_device(self.device, DTYPES[self.dtype])
+        if self.graphs and torch.device(self.device).type != "cuda":
+            raise InputError("graphs: CUDA graphs need --device cuda; leave --graphs out")
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Case:
     engine: str
     row: Row | None
     profile: str
-    model: Callable[[Tensor, Tensor, Tensor], Tensor]
+    model: Forward
     executed_ratio: float
 
 
@@ -262,7 +265,7 @@ def cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Options) -
     """Static once; masked once a lambda (its cost is the same for all masks); realised once a lambda and profile."""
     config = static.config
     whole = macs(config).total(MATMUL)
-    found = {"static": Case("static", None, "", Engine(static), 1.0)}
+    found = {"static": Case("static", None, "", _engine(options, static), 1.0)}
     for row in published_rows(name, config, options.lambdas):
         for number, profile in enumerate(options.profiles):
             drawn = synthetic.draw(config, row.block_ratio, profile, rows, options.seed)
@@ -271,13 +274,23 @@ def cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Options) -
                 everything = macs(config, dynamic=True).total(MATMUL) / whole
                 found[f"masked {row.target}"] = Case("masked", row, profile, _masked(dynamic, routing), everything)
             plan = WidthPlan.constant(routing, range(1000))
-            engine = Engine(dynamic, plan, routing.tokens.bool())
+            engine = _engine(options, dynamic, plan, routing.tokens.bool())
             ratio = macs(config, routing).total(MATMUL) / whole
             found[f"realised {row.target} {profile}"] = Case("realised", row, profile, engine, ratio)
     return found
 
 
-def _masked(model: DyDiT, routing: Routing) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+def _engine(options: Options, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None) -> Forward:
+    """The engine, static and dynamic with the same graph setting."""
+    engine = Engine(model, plan, tokens)
+    if not options.graphs:
+        return engine
+    from dydit.graphs import GraphedForward
+
+    return GraphedForward(engine)
+
+
+def _masked(model: DyDiT, routing: Routing) -> Forward:
     @torch.inference_mode()
     def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         return model.route(x, t, y, routing)[0]
@@ -360,5 +373,6 @@ def _table_row(
         "rounds": len(timed.rounds_ms),
         "peak_mib": extra.peak_mib,
         "energy_j": extra.energy_j,
+        "graphs": options.graphs and case.engine != "masked",
         "routing": f"synthetic routing, {row.source}, seed {options.seed}" if row else "none",
     }

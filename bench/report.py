@@ -39,6 +39,19 @@ def overview(rows: Sequence[SummaryRow]) -> str:
     return f"{results.to_markdown(frame)}\n\n{len(rows)} published numbers and claims: {totals}."
 
 
+def committed_run(directory: Path = environment.ROOT / "results") -> Path:
+    """The one run under results/ that has a summary, apart from `local`.
+
+    Raises:
+        InputError: none or several.
+    """
+    runs = sorted(path.parent for path in directory.glob("*/summary.csv") if path.parent.name != "local")
+    if len(runs) != 1:
+        names = ", ".join(run.name for run in runs) or "none"
+        raise InputError(f"results: runs with a summary: {names}; choose one with --results DIR")
+    return runs[0]
+
+
 def update_readme(directory: Path, check: bool = False, readme: Path = README) -> bool:
     """Put the overview of `directory` between README's markers; True if it stood there already.
 

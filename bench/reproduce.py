@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from bench import environment, flops, paper, results, small_scale, small_scale_claims
+from bench.flops_checkpoint import Claimed, measure_checkpoint
 from bench.paper import PublishedValue
 from bench.progress import status
 from bench.small_scale import Sampling
 from bench.verdict import SummaryRow
+from dydit import checkpoint
 from dydit.errors import InputError
 
 TIERS = {
@@ -29,17 +33,19 @@ def reproduce(out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY) -
     """Run a tier and write flops.csv, quality.csv, summary.csv, their markdown twins and run.json into `out`.
 
     Raises:
-        InputError: unknown tier, unusable output directory, missing checkpoints; before any long work.
+        InputError: unknown tier, unusable output directory, missing checkpoints (in tier `full` those that the authors
+            released, too); before any long work.
     """
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
     directory = results.prepare_output(out)
     for variant in small_scale.variants():
         small_scale.load_stage(variant.stage, checkpoints)
+    claimed = _released() if tier == "full" else []
     sampling = TIERS[tier]
     record = environment.record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
     status("FLOPs: closed form, fvcore and torch at true scale")
-    rows = flops.run(directory, tier)
+    rows = flops.run(directory, tier, claimed=claimed)
     study = small_scale_claims.run(sampling, checkpoints)
     results.write_table(small_scale_claims.quality_table(study), directory, "quality")
     rows += small_scale_claims.claims(study, tier)
@@ -47,6 +53,15 @@ def reproduce(out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY) -
     results.write_summary(rows, directory)
     results.write_run(record, directory)
     return rows
+
+
+def _released() -> list[Claimed]:
+    """What the masks of the authors' released checkpoints claim over a whole sampling run; meant for a GPU."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [
+        measure_checkpoint(name, "DyDiT-XL/2", target=float(name.rsplit("-", 1)[1]), device=device)
+        for name in checkpoint.PUBLISHED
+    ]
 
 
 def unmeasured(measured: set[str], tier: str) -> list[SummaryRow]:

@@ -140,40 +140,58 @@ class MlpWeights:
         return (self.fc1.numel() + self.fc2.numel()) * self.fc1.element_size()
 
 
+Slices = AttentionWeights | MlpWeights
+
+
 class SliceCache:
-    """Weights by (block, mask), the least recently used dropped when the copies would exceed `limit` bytes."""
+    """Weights by (block, mask), their copies bounded to `limit` bytes.
+
+    The least recently used give way, but never to a slice of the same forward: dropping what the next forward needs
+    first would copy everything anew each time. What does not fit is copied for one use.
+    """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
         self.misses = 0
-        self._entries: OrderedDict[tuple[str, int, bytes], AttentionWeights | MlpWeights] = OrderedDict()
+        self._forward = 0
+        self._entries: OrderedDict[tuple[str, int, bytes], tuple[int, Slices]] = OrderedDict()
+
+    def next_forward(self) -> None:
+        """Slices used before this call may give way to those used after it."""
+        self._forward += 1
 
     def attention(self, index: int, attention: Attention, mask: Tensor) -> AttentionWeights:
+        """Slices of one block's attention; the whole weights, uncopied, when everything is open."""
         found = self._get(("attention", index, _key(mask)), mask, lambda: AttentionWeights.take(attention, mask))
         assert isinstance(found, AttentionWeights)
         return found
 
     def mlp(self, index: int, mlp: Mlp, mask: Tensor) -> MlpWeights:
+        """Slices of one block's MLP; the whole weights, uncopied, when everything is open."""
         found = self._get(("mlp", index, _key(mask)), mask, lambda: MlpWeights.take(mlp, mask))
         assert isinstance(found, MlpWeights)
         return found
 
-    def _get(
-        self, key: tuple[str, int, bytes], mask: Tensor, take: Callable[[], AttentionWeights | MlpWeights]
-    ) -> AttentionWeights | MlpWeights:
+    def _get(self, key: tuple[str, int, bytes], mask: Tensor, take: Callable[[], Slices]) -> Slices:
         if key in self._entries:
-            self._entries.move_to_end(key)
-            return self._entries[key]
+            _, weights = self._entries.pop(key)
+            self._entries[key] = (self._forward, weights)
+            return weights
         weights = take()
         if mask.all():  # views cost nothing
             return weights
         self.misses += 1
-        self.bytes += weights.copied_bytes
-        self._entries[key] = weights
-        while self.bytes > self.limit and len(self._entries) > 1:
-            _, dropped = self._entries.popitem(last=False)
+        while self._entries and self.bytes + weights.copied_bytes > self.limit:
+            oldest = next(iter(self._entries))
+            last_used, dropped = self._entries[oldest]
+            if last_used == self._forward:
+                return weights
+            del self._entries[oldest]
             self.bytes -= dropped.copied_bytes
+        if weights.copied_bytes <= self.limit:
+            self.bytes += weights.copied_bytes
+            self._entries[key] = (self._forward, weights)
         return weights
 
 
@@ -188,6 +206,8 @@ class Engine:
         tokens: bool (N, L, T) token masks to use instead of the SDT routers' own decisions (the routers still run,
             so that a timed forward pays for them); for synthetic routing.
         memory_share: bound on copied weights relative to the model's own memory.
+        kernels: how the MLP skips tokens, "triton" or "dense" (see kernels.py); by default "triton" on a CUDA device,
+            and on the CPU a gather by torch, which asks the host for the token count.
 
     Raises:
         InputError: model in training mode, plan missing or made for another model.
@@ -199,6 +219,7 @@ class Engine:
         plan: WidthPlan | None = None,
         tokens: Tensor | None = None,
         memory_share: float = MEMORY_SHARE,
+        kernels: str | None = None,
     ) -> None:
         if model.training:
             raise InputError("engine: the model is in training mode, where gates are random; call model.eval() first")
@@ -209,6 +230,7 @@ class Engine:
         self.model = model
         self.plan = plan
         self.tokens = tokens
+        self.update = _update_function(kernels, model.pos_embed.device)
         own = sum(p.numel() * p.element_size() for p in model.parameters())
         self.cache = SliceCache(int(memory_share * own))
 
@@ -221,22 +243,24 @@ class Engine:
         """
         steps = sorted(set(t.tolist())) if self.plan is not None else [0]
         if len(steps) == 1:
-            return self._run(x, t, y, steps[0], self.tokens)
+            return self.run(x, t, y, steps[0], self.tokens)
         output: Tensor | None = None
         for step in steps:
             rows = (t == step).nonzero().squeeze(1)
-            part = self._run(x[rows], t[rows], y[rows], step, None if self.tokens is None else self.tokens[rows])
+            part = self.run(x[rows], t[rows], y[rows], step, None if self.tokens is None else self.tokens[rows])
             output = part.new_empty(len(x), *part.shape[1:]) if output is None else output
             output[rows] = part
         assert output is not None
         return output
 
-    def _run(self, x: Tensor, t: Tensor, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, t: Tensor, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
+        """One forward in which every image is at timestep `step`; on CUDA it never waits for the device."""
         model, config = self.model, self.model.config
         if tokens is not None and tuple(tokens.shape) != (len(x), config.depth, config.tokens):
             wanted = (len(x), config.depth, config.tokens)
             raise InputError(f"engine: token masks of shape {tuple(tokens.shape)}, the batch needs {wanted}")
         widths = self.plan.at(step) if self.plan is not None else None
+        self.cache.next_forward()
         with span("embedding"):
             hidden, _, c = model.embed(x, t, y)
             condition = F.silu(c)
@@ -252,7 +276,7 @@ class Engine:
                 if tokens is not None:
                     chosen = tokens[:, index]
                 weights = self.cache.mlp(index, block.mlp, widths[1][index])
-                update_selected(hidden, chosen, weights, modulation[3:])
+                self.update(hidden, chosen, weights, modulation[3:])
             else:
                 update_all(hidden, MlpWeights.take(block.mlp, _OPEN), modulation[3:])
         with span("final layer"):
@@ -315,6 +339,14 @@ def update_selected(hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulat
         for image, rows in enumerate(spans):
             out[rows].mul_(gate[image])
         flat.index_add_(0, index, out)
+
+
+def _update_function(kernels: str | None, device: torch.device) -> Callable[..., object]:
+    from dydit.kernels import update_function  # here, since kernels.py builds on this file
+
+    if kernels is None and device.type != "cuda":
+        return update_selected
+    return update_function(kernels or "triton")
 
 
 def _modulations(layer: nn.Module, condition: Tensor) -> tuple[Tensor, ...]:

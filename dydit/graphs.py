@@ -84,11 +84,11 @@ class GraphedForward:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for _ in range(2):
-                engine._run(*inputs, step, engine.tokens)
+                engine.run(*inputs, step, engine.tokens)
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-            output = engine._run(*inputs, step, engine.tokens)
+            output = engine.run(*inputs, step, engine.tokens)
         return _Captured(graph, inputs, output, weights)
 
     def _weights(self, step: int) -> list[AttentionWeights | MlpWeights]:
@@ -97,6 +97,7 @@ class GraphedForward:
         if engine.plan is None:
             return []
         heads, channels = engine.plan.at(step)
+        engine.cache.next_forward()
         for _ in range(2):
             misses, weights = engine.cache.misses, list[AttentionWeights | MlpWeights]()
             for index, block in enumerate(engine.model.blocks):

@@ -75,6 +75,17 @@ def test_strict_turns_a_deviation_into_status_1(
     assert {row.verdict for row in results.read_summary(tmp_path)} == {"reproduced", "deviates"} | {"not run"}
 
 
+def test_the_full_tier_asks_for_the_released_checkpoints_first(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def offline(*_: object) -> None:
+        raise OSError("no route to the hub")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", offline)
+    assert run(monkeypatch, "reproduce", "--tier", "full", "--out", str(tmp_path)) == 2
+    assert "heisejiasuo/DyDiT" in capsys.readouterr().err
+
+
 def test_help_works_in_a_process_of_its_own() -> None:
     done = subprocess.run([sys.executable, "-m", "bench", "--help"], capture_output=True, text=True, check=True)
     for command in ("reproduce", "flops", "small-scale", "report"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +143,24 @@ def test_a_batch_that_memory_does_not_hold_names_the_largest_that_does(monkeypat
     device_memory.check_fits("DiT-XL/2", config, 3, cpu, torch.float32)
     with pytest.raises(InputError, match="the largest batch that fits is 3"):
         device_memory.check_fits("DiT-XL/2", config, 8, cpu, torch.float32)
+
+
+def test_runs_with_torch_numpy_and_pandas_alone(tmp_path: Path) -> None:
+    """A bare GPU machine has nothing else installed."""
+    program = """
+import builtins, sys
+ABSENT = "rich fvcore safetensors huggingface_hub torch_fidelity diffusers sklearn scipy datasets".split()
+real = builtins.__import__
+def bare(name, *rest):
+    if name.split(".")[0] in ABSENT:
+        raise ModuleNotFoundError(name)
+    return real(name, *rest)
+builtins.__import__ = bare
+from bench import cli
+cli.main(sys.argv[1:])
+"""
+    arguments = ["latency", "--models", "DiT-S/2", "--lambdas", "0.5", "--batch", "1", "--profiles", "even"]
+    arguments += ["--seconds", "0", "--run-steps", "1", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "latency.csv").is_file()

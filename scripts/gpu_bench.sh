@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Times everything on one GPU in under 9 minutes: gpu_bench.sh OUT_DIR
+# Needs torch, numpy and pandas alone; run it from anywhere in a checkout. Each part is bounded and leaves its tables.
+set -uo pipefail
+out=$(realpath -m "${1:?usage: gpu_bench.sh OUT_DIR}")
+cd "$(dirname "$0")/.."
+python=${PYTHON:-python3}
+failed=0
+
+part() { # name, seconds it may take, arguments of `python -m bench latency`
+    local name=$1 limit=$2
+    shift 2
+    echo "== $name"
+    timeout "$limit" "$python" -m bench latency --device cuda --out "$out/$name" "$@" || { failed=1; echo "$name: failed or cut off"; }
+}
+
+part xl-bf16 150 --models DiT-XL/2 --dtype bf16 --batch 32 64 --profiles even --seconds 8
+part small-bf16 90 --models DiT-S/2 DiT-B/2 --dtype bf16 --batch 32 128 --profiles even --seconds 4
+part profiles-bf16 60 --models DiT-XL/2 --lambdas 0.5 --dtype bf16 --batch 32 --seconds 6
+part batch1-graphs 80 --models DiT-S/2 DiT-B/2 DiT-XL/2 --lambdas 0.5 --dtype bf16 --batch 1 4 --profiles even --graphs --seconds 3
+part xl-fp32 60 --models DiT-XL/2 --lambdas 0.5 --dtype fp32 --batch 16 --profiles even --seconds 6
+part xl-512 50 --models DiT-XL/2 --lambdas 0.5 --dtype bf16 --batch 8 --resolution 512 --profiles even --seconds 5
+part parts-xl 30 --models DiT-XL/2 --lambdas 0.5 --dtype bf16 --batch 32 --profiles even --profile
+exit "$failed"
