@@ -66,11 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     latency.add_argument("--profiles", nargs="+", metavar="P", help="even, width-heavy, token-heavy; all by default")
     latency.add_argument("--device", default="cpu", help="cpu or cuda")
     latency.add_argument("--dtype", default="fp32", help="fp32 or bf16")
-    latency.add_argument("--resolution", type=int, default=256, help="pixels: 256 or 512")
+    latency.add_argument("--resolution", nargs="+", type=int, default=[256], help="pixels, such as 256 512")
     latency.add_argument("--threads", type=int, help="CPU threads")
     latency.add_argument("--seconds", type=float, default=30.0, help="time to spend on one model and batch")
     latency.add_argument("--run-steps", type=int, default=5, help="sampling steps measured for s/image; 250 is all")
     latency.add_argument("--graphs", action="store_true", help="capture static and realised forwards as CUDA graphs")
+    latency.add_argument("--diffusers", action="store_true", help="time diffusers' DiT with the same weights, too")
     latency.add_argument("--profile", action="store_true", help="break a forward into its parts instead of timing runs")
     latency.add_argument("--seed", type=int, default=0, help="of weights, inputs and routing")
 
@@ -124,28 +125,43 @@ def _flops(options: argparse.Namespace) -> int:
 
 
 def _latency(options: argparse.Namespace) -> None:
-    from bench import latency, results, synthetic, timing
+    from bench import latency, latency_cases, results, synthetic, timing
 
-    chosen = latency.Options(
-        models=options.models,
-        lambdas=options.lambdas,
-        batch=options.batch,
-        device=options.device,
-        dtype=options.dtype,
-        profiles=options.profiles or synthetic.PROFILES,
-        resolution=options.resolution,
-        seed=options.seed,
-        threads=options.threads,
-        run_steps=options.run_steps,
-        graphs=options.graphs,
-        budget=timing.Budget(seconds=options.seconds),
-    )
+    plans = [
+        latency_cases.Options(
+            models=options.models,
+            lambdas=options.lambdas,
+            batch=options.batch,
+            device=options.device,
+            dtype=options.dtype,
+            profiles=options.profiles or synthetic.PROFILES,
+            resolution=resolution,
+            seed=options.seed,
+            threads=options.threads,
+            run_steps=options.run_steps,
+            graphs=options.graphs,
+            diffusers=options.diffusers,
+            budget=timing.Budget(seconds=options.seconds),
+        )
+        for resolution in options.resolution
+    ]
     directory = results.prepare_output(options.out)
     if options.profile:
-        print(results.to_markdown(latency.run_profile(chosen, directory)))
+        print(results.to_markdown(latency.run_profile(plans[0], directory)))
         return
-    frame = latency.run(chosen, directory)
-    shown = ["model", "lambda", "batch", "engine", "profile", "ms_median", "speedup", "limit", "efficiency"]
+    frame = latency.run(plans, directory)
+    shown = [
+        "model",
+        "resolution",
+        "lambda",
+        "batch",
+        "engine",
+        "profile",
+        "ms_median",
+        "speedup",
+        "limit",
+        "efficiency",
+    ]
     print(results.to_markdown(frame[[*shown, "published_speedup"]]))
 
 

@@ -14,8 +14,8 @@ import torch
 
 from bench.timing import synchronise
 from dydit.config import DiTConfig
-from dydit.engine import MEMORY_SHARE
 from dydit.errors import InputError
+from dydit.slices import MEMORY_SHARE
 
 MIB = 2**20
 ENERGY_SECONDS = 1.0

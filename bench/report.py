@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -62,7 +63,7 @@ def update_readme(directory: Path, check: bool = False, readme: Path = README) -
     if BEGIN not in text or END not in text:
         raise InputError(f"{readme.name}: markers {BEGIN} and {END} not found; put them where the table belongs")
     record = results.read_run(directory)
-    where = environment.portable(str(directory))
+    where = os.path.relpath(directory, readme.parent)
     source = (
         f"From [{where}/summary.csv]({where}/summary.csv), made by `{record['command']}` at commit "
         f"{str(record['commit'])[:12]} on {environment.machine_name(record)}."

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from bench import latency, timing
-from bench.latency import Case, Options
+from bench import latency_cases, timing
+from bench.latency_cases import Case, Options
 from dydit.diffusion import Diffusion
 from dydit.dydit import DyDiTBlock
 from dydit.sampling import denoise
@@ -23,8 +23,13 @@ def timed(request: pytest.FixtureRequest) -> Iterator[tuple[str, int, dict[str, 
     """Model name, batch, cases by name, and a guided batch of inputs (2 x batch rows)."""
     name, batch = request.param
     options = Options(models=[name], lambdas=[0.5], batch=[batch], profiles=["even"])
-    static, dynamic = latency.build(name, options)
-    yield name, batch, latency.cases(name, static, dynamic, 2 * batch, options), latency.inputs(static, batch, options)
+    static, dynamic = latency_cases.build(name, options)
+    yield (
+        name,
+        batch,
+        latency_cases.cases(name, static, dynamic, 2 * batch, options),
+        latency_cases.inputs(static, batch, options),
+    )
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -41,7 +46,7 @@ def test_forward(benchmark: Any, timed: Any, case: str) -> None:
 def test_sampling_step(benchmark: Any, timed: Any, case: str) -> None:
     name, batch, cases, (x, _, y) = timed
     benchmark.group = f"{name}, batch {batch}, guided DDPM step"
-    whole = Diffusion.linear().respaced(latency.STEPS)
+    whole = Diffusion.linear().respaced(latency_cases.STEPS)
     one = Diffusion(whole.betas[:1], whole.timestep_map[:1])
 
     def step() -> torch.Tensor:
@@ -58,7 +63,7 @@ def test_sampling_step(benchmark: Any, timed: Any, case: str) -> None:
 def test_router_pass(benchmark: Any) -> None:
     """Both width routers and the token router of one block of DyDiT-S/2 on two images."""
     benchmark.group = "routers of one block, DyDiT-S/2"
-    _, dynamic = latency.build("DiT-S/2", Options(models=["DiT-S/2"]))
+    _, dynamic = latency_cases.build("DiT-S/2", Options(models=["DiT-S/2"]))
     block = dynamic.blocks[0]
     assert isinstance(block, DyDiTBlock)
     t_emb, tokens = torch.randn(2, 384), torch.randn(2, 256, 384)
@@ -75,10 +80,10 @@ def test_baseline_beside_diffusers(benchmark: Any) -> None:
     from bench.diffusers_twin import to_diffusers
 
     options = Options(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"])
-    static, dynamic = latency.build("DiT-S/2", options)
-    ours = latency.cases("DiT-S/2", static, dynamic, 4, options)["static"].model
+    static, dynamic = latency_cases.build("DiT-S/2", options)
+    ours = latency_cases.cases("DiT-S/2", static, dynamic, 4, options)["static"].model
     theirs = to_diffusers(static)
-    x, t, y = latency.inputs(static, 2, options)
+    x, t, y = latency_cases.inputs(static, 2, options)
 
     def other() -> torch.Tensor:
         with torch.inference_mode():

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from dydit.dydit import DyDiTBlock
-from dydit.engine import AttentionWeights, Engine, MlpWeights
+from dydit.engine import Engine
 from dydit.errors import InputError
+from dydit.slices import AttentionWeights, MlpWeights
 
 Key = tuple[torch.Size, torch.dtype, bytes]
 """Shape and dtype of the latents, and the open widths."""

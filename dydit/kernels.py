@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dydit.engine import MlpWeights, update_all
+from dydit.engine import update_all
 from dydit.errors import InputError
+from dydit.slices import MlpWeights
 
 Update = Callable[[Tensor, Tensor, MlpWeights, tuple[Tensor, ...]], object]
 """(hidden (N, T, C), chosen bool (N, T), weights, (shift, 1 + scale, gate)) -> anything; updates hidden in place."""

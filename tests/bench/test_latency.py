@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench import breakdown, device_memory, latency, results, timing
-from bench.latency import Options
+from bench import breakdown, device_memory, latency, latency_cases, results, timing
+from bench.latency_cases import Options
 from bench.timing import Budget, Timed
 from dydit import InputError, model_config
 
@@ -28,7 +28,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = Options(
         models=["DyDiT-S/2"], lambdas=[0.5, 0.3], batch=[1, 2], profiles=["even"], run_steps=1, budget=QUICK
     )
-    latency.run(options, directory)
+    latency.run([options], directory)
     return directory
 
 
@@ -61,9 +61,9 @@ def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
 
 def test_engines_agree_on_what_they_compute() -> None:
     options = Options(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
-    static, dynamic = latency.build("DiT-S/2", options)
-    found = latency.cases("DiT-S/2", static, dynamic, 2, options)
-    given = latency.inputs(static, 1, options)
+    static, dynamic = latency_cases.build("DiT-S/2", options)
+    found = latency_cases.cases("DiT-S/2", static, dynamic, 2, options)
+    given = latency_cases.inputs(static, 1, options)
     masked, realised = (found[key].model(*given) for key in ("masked 0.5", "realised 0.5 even"))
     torch.testing.assert_close(realised, masked, rtol=1e-4, atol=1e-4 * masked.abs().max().item())
     with torch.no_grad():

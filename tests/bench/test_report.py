@@ -51,7 +51,17 @@ def test_a_readme_without_markers_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_the_committed_readme_shows_committed_results() -> None:
-    directories = [
-        path.parent for path in (environment.ROOT / "results").glob("*/summary.csv") if "local" not in str(path)
-    ]
-    assert any(report.update_readme(directory, check=True) for directory in directories)
+    assert report.update_readme(report.committed_run(), check=True)
+
+
+def test_the_committed_run_is_the_only_one_with_a_summary(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none"):
+        report.committed_run(tmp_path)
+    for name in ("local", "machine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.csv").touch()
+    assert report.committed_run(tmp_path) == tmp_path / "machine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.csv").touch()
+    with pytest.raises(InputError, match="machine, other"):
+        report.committed_run(tmp_path)

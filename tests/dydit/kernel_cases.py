@@ -17,9 +17,10 @@ from torch import Tensor
 from dydit import engine, kernels
 from dydit.config import DiTConfig
 from dydit.dit import DiTBlock, Mlp
-from dydit.engine import Engine, MlpWeights, WidthPlan
+from dydit.engine import Engine
 from dydit.graphs import GraphedForward
 from dydit.kernels import Tile
+from dydit.slices import MlpWeights, WidthPlan
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"

@@ -9,9 +9,10 @@ from torch import Tensor
 from bench.flops_count import executed_macs
 from dydit import DiT, DyDiT, InputError, Routing
 from dydit.diffusion import Diffusion
-from dydit.engine import Engine, WidthPlan
+from dydit.engine import Engine
 from dydit.flops import MATMUL, macs
 from dydit.sampling import generate
+from dydit.slices import WidthPlan
 
 CONFIG = dict(input_size=8, patch_size=2, in_channels=4, hidden_size=48, depth=3, num_heads=4, num_classes=10)
 DEPTH, HEADS, TOKENS = 3, 4, 16

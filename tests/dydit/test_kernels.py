@@ -20,8 +20,9 @@ import torch
 import dydit
 from dydit import DiT, engine, kernels
 from dydit.dit import Mlp
-from dydit.engine import Engine, MlpWeights
+from dydit.engine import Engine
 from dydit.graphs import GraphedForward
+from dydit.slices import MlpWeights
 
 Refusal = Callable[..., AbstractContextManager[None]]
 ROOT = Path(__file__).parents[2]
