@@ -17,7 +17,7 @@ from dydit.errors import InputError
 
 TIERS = {
     "smoke": Sampling(images=300, steps=25),
-    "default": Sampling(images=1797, steps=100),
+    "default": Sampling(images=1797, steps=50),
     "full": Sampling(images=1797, steps=250),
 }
 JUDGED_PAPERS = ("dydit_iclr2025", "dit_iccv2023")

