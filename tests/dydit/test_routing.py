@@ -166,3 +166,13 @@ def test_every_place_is_equally_likely_after_shuffling() -> None:
     shuffled = Routing(mask, mask, mask).shuffled(torch.Generator().manual_seed(0))
     torch.testing.assert_close(shuffled.heads[..., 1:].mean((0, 1)), torch.full((4,), 0.5), rtol=0, atol=0.07)
     torch.testing.assert_close(shuffled.tokens.mean((0, 1)), torch.full((5,), 0.6), rtol=0, atol=0.07)
+
+
+def test_random_masks_meet_the_rates_and_share_their_widths() -> None:
+    rates = (0.6, 0.4, 0.3)
+    routing = Routing.random((2, 400, 6, 64), rates, torch.Generator().manual_seed(0))
+    assert routing.rates == pytest.approx(rates, abs=0.02)
+    for mask in (routing.heads, routing.channels):
+        assert (mask[..., 0] == 1).all()
+        assert torch.equal(mask[0], mask[1])
+    assert not torch.equal(routing.tokens[0], routing.tokens[1])
