@@ -97,7 +97,7 @@ def denoise(
         InputError: guidance without a null label.
     """
     if scale != 1.0 and null_label is None:
-        raise InputError(f"guidance scale {scale} needs the null label; give the model's class count, or scale 1")
+        raise InputError(f"guidance scale {scale} needs a null_label; give the model's class count, or scale 1")
     labels = y if null_label is None else torch.cat([y, torch.full_like(y, null_label)])
     for taken, step in enumerate(track(range(len(diffusion) - 1, -1, -1))):
         t = torch.full((len(x),), step, device=x.device)
