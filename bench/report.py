@@ -31,6 +31,7 @@ def overview(rows: Sequence[SummaryRow]) -> str:
                 "measured": _short(row.measured),
                 "tolerance": row.tolerance.split(" (")[0],
                 "verdict": row.verdict,
+                "evidence": row.evidence,
             }
             for row in judged
         ]

@@ -27,7 +27,7 @@ def run(tmp_path: Path) -> Path:
 
 def test_only_judged_rows_are_shown_and_all_are_counted(run: Path) -> None:
     text = report.overview(results.read_summary(run))
-    assert "| Paper, Table 1 | DiT | FLOPs (G) | 6.07 | 6.0691 | ±0.005 | reproduced |" in text
+    assert "| Paper, Table 1 | DiT | FLOPs (G) | 6.07 | 6.0691 | ±0.005 | reproduced | flops.csv |" in text
     assert "FID" not in text
     assert "2 published numbers and claims: 1 reproduced, 0 deviates, 1 not run." in text
 
