@@ -122,6 +122,11 @@ class Engine:
 
 def attend(hidden: Tensor, weights: AttentionWeights, modulation: tuple[Tensor, ...]) -> None:
     """Add gated attention of the open heads to tokens (N, T, C), in place."""
+    size = _rows(hidden, hidden.shape[1] * len(weights.qkv))
+    if len(hidden) > size:
+        for part, *vectors in zip(_parts(hidden, size), *(_parts(m, size) for m in modulation), strict=True):
+            attend(part, weights, tuple(vectors))
+        return
     shift, scale, gate = modulation
     n, tokens, _ = hidden.shape
     with span("norm"):
@@ -190,8 +195,26 @@ def _normalise(x: Tensor) -> Tensor:
 
 def _mlp(x: Tensor, weights: MlpWeights) -> Tensor:
     with span("MLP"):
-        hidden = F.linear(x, weights.fc1, weights.fc1_bias)
-        return F.linear(F.gelu(hidden, approximate="tanh"), weights.fc2, weights.fc2_bias)
+        flat = x.reshape(-1, x.shape[-1])
+        out = torch.empty_like(flat)
+        size = _rows(x, len(weights.fc1))
+        for part, target in zip(_parts(flat, size), _parts(out, size), strict=True):
+            hidden = F.linear(part, weights.fc1, weights.fc1_bias)
+            torch.addmm(weights.fc2_bias, F.gelu(hidden, approximate="tanh"), weights.fc2.t(), out=target)
+        return out.view_as(x)
+
+
+def _parts(x: Tensor, size: int) -> list[Tensor]:
+    return [x[start : start + size] for start in range(0, len(x), size)]
+
+
+def _rows(x: Tensor, width: int) -> int:
+    """How many rows of `width` elements to compute at once: all on a GPU, `_CHUNK` elements' worth on the CPU."""
+    return len(x) * x.shape[1] if x.is_cuda else max(_CHUNK // width, 1)
+
+
+_CHUNK = 2**22
+"""Elements of an intermediate on the CPU: larger ones leave the caches, and the allocator returns their pages."""
 
 
 def span(name: str) -> contextlib.AbstractContextManager[object]:
