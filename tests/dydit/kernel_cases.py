@@ -71,6 +71,12 @@ def expected(problem: Case) -> Tensor:
     return exact
 
 
+@pytest.fixture(autouse=True)
+def without_gradients() -> Iterator[None]:
+    with torch.no_grad():
+        yield
+
+
 def agree(out: Tensor, problem: Case) -> None:
     """Float32 to 1e-5, bfloat16 to a few of its roundings; tokens that were not chosen bit by bit.
 
