@@ -80,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     quality.add_argument("--reference", required=True, metavar="FILE", help=".npz as above, or digits")
     quality.add_argument("--extractor", default="digits-cnn", help="digits-cnn or inception-v3-compat")
     quality.add_argument("--weights", type=Path, metavar="FILE", help="the extractor's weights, if not committed")
+    quality.add_argument("--interval", action="store_true", help="95 %% interval of the FID; slow for 2,048 features")
 
     small = command("small-scale", _small_scale, "train the digits study from nothing", LOCAL / "small-scale")
     small.add_argument("--shorten", type=int, default=1, metavar="N", help="divide every step count, for a trial")
@@ -176,6 +177,9 @@ def _quality(options: argparse.Namespace) -> None:
     record = environment.record()
     score = quality.evaluate(samples, reference, extractor=options.extractor, weights=options.weights)
     frame = pd.DataFrame([{"samples": options.samples, "reference": options.reference} | row for row in score.rows()])
+    if options.interval:
+        interval = quality.fid_interval(samples, reference, extractor=options.extractor, weights=options.weights)
+        frame.loc[frame["metric"].str.startswith("FID["), ["low", "high"]] = interval
     results.write_table(frame, directory, "quality")
     results.write_run(record, directory)
     print(results.to_markdown(frame[["metric", "value", "n_samples", "n_reference"]]))

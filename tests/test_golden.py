@@ -14,9 +14,11 @@ from torch import Tensor
 
 from bench import metrics
 from dydit import DiT, DyDiT, Routing, model_config
-from dydit.diffusion import Diffusion
+from dydit.diffusion import Diffusion, Model
+from dydit.engine import Engine
 from dydit.flops import flops_loss, flops_ratio
 from dydit.sampling import denoise, guided
+from dydit.slices import WidthPlan
 
 DIRECTORY = Path(os.environ.get("DYDIT_GOLDEN", Path(__file__).parent / "golden"))
 FILES = sorted(DIRECTORY.glob("*.npz"))
@@ -40,8 +42,8 @@ class Golden:
         model.load_state_dict(self.state, strict=True)
         return model.eval()
 
-    def guided(self, model: DiT, t: Tensor) -> Tensor:
-        x, null = self["x"], torch.full_like(self["y"], model.config.num_classes)
+    def guided(self, model: Model, t: Tensor) -> Tensor:
+        x, null = self["x"], torch.full_like(self["y"], self.meta["config"]["num_classes"])
         scale = self.meta["cfg_scale"]
         return guided(model, torch.cat([x, x]), torch.cat([t, t]), torch.cat([self["y"], null]), scale)
 
@@ -77,6 +79,9 @@ def check_dydit(golden: Golden) -> None:
     close(out, golden["same_t_out"])
     same_mask(routing.tokens, golden["same_t_token_mask"])
     close(golden.guided(model, golden["same_t"]), golden["same_t_out_cfg"])
+    engine = Engine(model, WidthPlan.from_routers(model, golden["same_t"].tolist()))
+    close(engine(x, golden["same_t"], y), golden["same_t_out"])
+    close(golden.guided(engine, golden["same_t"]), golden["same_t_out_cfg"])
 
 
 def check_sampler(golden: Golden) -> None:

@@ -50,11 +50,24 @@ def test_the_quality_command_scores_a_file_against_the_digits(tmp_path: Path) ->
     half = digits.load().images[::2].permute(0, 2, 3, 1).numpy()
     samples = write(tmp_path / "samples.npz", half)
     with pytest.raises(SystemExit) as done:
-        cli.main(["quality", "--samples", str(samples), "--reference", "digits", "--out", str(tmp_path / "out")])
+        cli.main(
+            [
+                "quality",
+                "--samples",
+                str(samples),
+                "--reference",
+                "digits",
+                "--interval",
+                "--out",
+                str(tmp_path / "out"),
+            ]
+        )
     assert done.value.code == 0
     table = results.read_table(tmp_path / "out", "quality").set_index("metric")
     assert table.loc["precision[digits-cnn]", "value"] == 1.0
-    assert 0 < table.loc["FID[digits-cnn]", "value"] < 20
+    fid = table.loc["FID[digits-cnn]"]
+    assert 0 <= fid["low"] < fid["value"] < fid["high"] and fid["value"] < 20
+    assert table.drop("FID[digits-cnn]")["low"].isna().all()
     assert (table["n_samples"] == len(half)).all()
 
 
