@@ -89,11 +89,6 @@ class DiTConfig:
         return int(self.hidden_size * self.mlp_ratio)
 
     @property
-    def group_size(self) -> int:
-        """Hidden MLP channels in one of the `num_heads` channel groups."""
-        return self.mlp_hidden // self.num_heads
-
-    @property
     def token_router_hidden(self) -> int:
         return max(self.hidden_size // 16, 1)
 

@@ -25,7 +25,7 @@ def test_a_name_gives_the_published_shape(name: str, size: str, patch: int) -> N
     assert (config.mlp_ratio, config.num_classes, config.class_dropout_prob) == (4.0, 1000, 0.1)
     assert config.tokens == (32 // patch) ** 2
     assert config.head_dim * config.num_heads == config.hidden_size
-    assert config.group_size * config.num_heads == config.mlp_hidden == 4 * config.hidden_size
+    assert config.mlp_hidden == 4 * config.hidden_size
     assert config.token_router_hidden == config.hidden_size // 16
 
 
