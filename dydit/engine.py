@@ -185,8 +185,15 @@ def _update_function(kernels: str | None, device: torch.device) -> Callable[...,
 def _modulations(layer: nn.Module, condition: Tensor) -> tuple[Tensor, ...]:
     """Six (N, 1, C): shift, 1 + scale and gate of attention, then of the MLP."""
     linear = layer[1]  # type: ignore[index]
-    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = linear(condition)[:, None].chunk(6, dim=-1)
+    out = linear(condition) if condition.is_cuda else _few_rows(condition, linear)
+    shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = out[:, None].chunk(6, dim=-1)
     return shift_a, scale_a + 1, gate_a, shift_m, scale_m + 1, gate_m
+
+
+def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(x)` for few rows, where reading the weights is the cost: weights on the left stream up to 4x faster."""
+    parts = x.split(4) if len(x) <= 12 else (x,)
+    return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
 
 
 def _normalise(x: Tensor) -> Tensor:
