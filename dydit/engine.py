@@ -185,6 +185,7 @@ def _update_function(kernels: str | None, device: torch.device) -> Callable[...,
 def _modulations(layer: nn.Module, condition: Tensor) -> tuple[Tensor, ...]:
     """Six (N, 1, C): shift, 1 + scale and gate of attention, then of the MLP."""
     linear = layer[1]  # type: ignore[index]
+    assert isinstance(linear, nn.Linear)
     out = linear(condition) if condition.is_cuda else _few_rows(condition, linear)
     shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = out[:, None].chunk(6, dim=-1)
     return shift_a, scale_a + 1, gate_a, shift_m, scale_m + 1, gate_m
