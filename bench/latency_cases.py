@@ -175,7 +175,8 @@ def _diffusers(static: DiT) -> Forward:
     """The static model as diffusers runs it, with the same weights."""
     from bench.diffusers_twin import to_diffusers
 
-    twin = to_diffusers(static).to(static.pos_embed.device, static.pos_embed.dtype)
+    # nn.Module's own `to`: diffusers' prints a warning at every change of dtype.
+    twin = torch.nn.Module.to(to_diffusers(static), static.pos_embed.device, static.pos_embed.dtype)
 
     @torch.inference_mode()
     def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
