@@ -116,6 +116,30 @@ def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
     return joined[[*columns, "speedup_at_best", "efficiency_at_best", "published_speedup", "routing"]]
 
 
+def growth(frame: pd.DataFrame) -> pd.DataFrame:
+    """How the realised speed-up and its efficiency change with tokens, batch and allocation profile, sorted by them."""
+    rows = frame[frame["engine"] == "realised"].copy()
+    sides = {
+        (name, pixels): model_config(name, pixels).tokens
+        for name, pixels in zip(rows["model"], rows["resolution"], strict=True)
+    }
+    rows["tokens"] = [sides[pair] for pair in zip(rows["model"], rows["resolution"], strict=True)]
+    order = ["model", "device", "dtype", "lambda", "tokens", "batch", "profile"]
+    measured = ["ms_median", "speedup", "speedup_low", "speedup_high", "limit", "efficiency", "rounds", "routing"]
+    return rows.sort_values(order, ignore_index=True)[[*order, *measured]]
+
+
+def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
+    """Join `latency.csv` of finished runs into latency_growth.csv.
+
+    Raises:
+        InputError: a directory without such a table.
+    """
+    frame = growth(pd.concat([results.read_table(run, "latency") for run in directories], ignore_index=True))
+    results.write_table(frame, directory, "latency_growth")
+    return frame
+
+
 def _time_model(name: str, options: Options) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     config = model_config(name, options.resolution)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]

@@ -24,6 +24,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--graphs", action="store_true", help="capture static and realised forwards as CUDA graphs")
     parser.add_argument("--diffusers", action="store_true", help="time diffusers' DiT with the same weights, too")
     parser.add_argument("--profile", action="store_true", help="break a forward into its parts instead of timing runs")
+    parser.add_argument(
+        "--growth", nargs="+", type=Path, metavar="DIR", help="time nothing; join finished runs into latency_growth.csv"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of weights, inputs and routing")
 
 
@@ -31,6 +34,9 @@ def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
     from bench import latency, latency_cases, results, synthetic, timing
 
+    if options.growth:
+        print(results.to_markdown(latency.write_growth(options.growth, results.prepare_output(options.out))))
+        return
     plans = [
         latency_cases.Options(
             models=options.models,

@@ -164,3 +164,11 @@ cli.main(sys.argv[1:])
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "latency.csv").is_file()
+    joined = latency.write_growth([tmp_path, tmp_path], results.prepare_output(tmp_path / "growth"))
+    assert list(joined["tokens"]) == [256, 256] and joined["efficiency"].notna().all()
+    assert (tmp_path / "growth" / "latency_growth.md").is_file()
+
+
+def test_growth_of_a_directory_without_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"latency\.csv"):
+        latency.write_growth([tmp_path], tmp_path)
