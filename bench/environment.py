@@ -86,7 +86,8 @@ def _checkout(root: Path) -> dict[str, Any]:
     top = _output("git", "-C", str(root), "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
         return {"commit": None, "dirty": None}
-    changes = _output("git", "-C", str(root), "status", "--porcelain")
+    # Results are no part of what makes results: the first of several runs must not make the second look changed.
+    changes = _output("git", "-C", str(root), "status", "--porcelain", "--", ".", ":(exclude)results")
     return {
         "commit": _output("git", "-C", str(root), "rev-parse", "--verify", "HEAD"),
         "dirty": None if changes is None else bool(changes),

@@ -110,6 +110,9 @@ def test_commit_and_dirty_flag_follow_the_checkout(tmp_path: Path) -> None:
     git(tmp_path, "commit", "-qm", "m")
     clean = environment._checkout(tmp_path)
     assert len(clean["commit"]) == 40 and clean["dirty"] is False
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "latency.csv").write_text("of the run before")
+    assert environment._checkout(tmp_path) == clean
     (tmp_path / "f").write_text("2")
     assert environment._checkout(tmp_path) == clean | {"dirty": True}
     (tmp_path / "installed").mkdir()
