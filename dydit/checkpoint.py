@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dydit.ablations import ABLATIONS
 from dydit.config import DiTConfig
 from dydit.dit import DiT
 from dydit.dydit import DyDiT, is_router_key
@@ -32,7 +33,9 @@ PUBLISHED = {
 }
 """Released checkpoints by short name: hub repository and file."""
 
-_KINDS: dict[str, type[DiT]] = {"DiT": DiT, "DyDiT": DyDiT}
+_KINDS: dict[str, type[DiT]] = {
+    kind.__name__: kind for kind in (DiT, DyDiT, *(ablation.kind for ablation in ABLATIONS.values()))
+}
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
         kind = _KINDS[checkpoint.record["kind"]]
         config = DiTConfig(**json.loads(checkpoint.record["config"]))
     except (KeyError, TypeError, json.JSONDecodeError):
-        raise InputError(f"{source}: does not name its model; build the model by name and use `load_into`") from None
+        raise InputError(f"{source}: does not name its model; give its name, as in --model DyDiT-XL/2") from None
     model = kind(**config.kwargs())
     load_into(model, checkpoint, str(source))
     return model.eval(), checkpoint.record

@@ -5,9 +5,9 @@ The masked forward multiplies by the masks and skips nothing: it defines the fun
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from dydit.config import DiTConfig
 from dydit.dit import DiT, DiTBlock, modulate
@@ -18,14 +18,20 @@ Masks = tuple[Tensor, Tensor, Tensor]
 
 
 class DyDiTBlock(DiTBlock):
-    """DiT block with two width routers on the timestep embedding and one token router before the MLP."""
+    """DiT block with two width routers on the timestep embedding and one token router before the MLP.
+
+    Ablations put other routers in their place.
+    """
+
+    width_router: type[nn.Module] = WidthRouter
+    token_router: type[nn.Module] = TokenRouter
 
     def __init__(self, config: DiTConfig) -> None:
         super().__init__(config)
         width, heads = config.hidden_size, config.num_heads
-        self.attn_rate = WidthRouter(width, heads)
-        self.mlp_rate = WidthRouter(width, heads)
-        self.token_selection = TokenRouter(width, config.token_router_hidden)
+        self.attn_rate = self.width_router(width, heads)
+        self.mlp_rate = self.width_router(width, heads)
+        self.token_selection = self.token_router(width, config.token_router_hidden)
 
     def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
         """Tokens (N, T, C) -> tokens and the masks used: heads (N, H), channel groups (N, H), tokens (N, T).
@@ -53,6 +59,10 @@ class DyDiT(DiT):
     """
 
     block_type = DyDiTBlock
+    routing_type: type[Routing] = Routing
+    """How the masks of a forward are read as rates of work."""
+    realised: ClassVar[bool] = True
+    """Whether `Engine`, which skips heads, channel groups and tokens of the MLP, computes this class's function."""
 
     def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         """As `DiT.forward`, with every block routed."""
@@ -79,7 +89,7 @@ class DyDiT(DiT):
             assert isinstance(block, DyDiTBlock)
             tokens, masks = block.masked(tokens, c, t_emb, routing.layer(index) if routing else None)
             used.append(masks)
-        return self.unpatchify(self.final_layer(tokens, c)), Routing.stack(used)
+        return self.unpatchify(self.final_layer(tokens, c)), self.routing_type.stack(used)
 
     def router_parameters(self) -> int:
         """Number of parameters that DyDiT adds to DiT."""
@@ -107,5 +117,7 @@ def routers(block: Any) -> tuple[WidthRouter | TokenRouter, ...]:
 
 
 def is_router_key(key: str) -> bool:
-    """Whether a state-dict key belongs to a router, that is, exists in DyDiT but not in DiT."""
+    """Whether a state-dict key belongs to a router, that is, exists in DyDiT (or an ablation of it) but not in DiT."""
+    if key == "random_rates":  # what the ablation without routers has instead
+        return True
     return key.startswith("blocks.") and key.split(".")[2] in ("attn_rate", "mlp_rate", "token_selection")

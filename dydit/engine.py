@@ -51,6 +51,8 @@ class Engine:
     ) -> None:
         if model.training:
             raise InputError("engine: the model is in training mode, where gates are random; call model.eval() first")
+        if isinstance(model, DyDiT) and not model.realised:
+            raise InputError(f"engine: a {type(model).__name__} skips in its own way; run it masked")
         if isinstance(model, DyDiT) != (plan is not None):
             raise InputError(f"engine: a {type(model).__name__} {'needs a' if plan is None else 'takes no'} width plan")
         if plan is not None and isinstance(model, DyDiT):
@@ -193,7 +195,7 @@ def _modulations(layer: nn.Module, condition: Tensor) -> tuple[Tensor, ...]:
 
 def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
     """`linear(x)` for few rows, where reading the weights is the cost: weights on the left stream up to 4x faster."""
-    parts = x.split(4) if len(x) <= 12 else (x,)
+    parts = _parts(x, 4) if len(x) <= 12 else [x]
     return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
 
 

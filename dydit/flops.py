@@ -7,6 +7,7 @@ and counting a multiply-add as two operations doubles them again; neither is don
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -66,10 +67,34 @@ class Macs:
         return total + convention.layer_norm * self.layer_norm_elements
 
 
+class Shares(NamedTuple):
+    """Shares of the complete model's work that masks leave over."""
+
+    keys: float
+    """Of keys and values: the head ratio a."""
+    queries: float
+    """Of queries, attention's two products and projection: a times the ratio of tokens that ask (all, in DyDiT)."""
+    mlp: float
+    """m * s: channel groups x tokens."""
+    tokens: float
+    """The token ratio s."""
+    layers: float
+    """Attention layers with any open head: all, in DyDiT, whose head 0 is always on."""
+
+
 def attention_macs(config: DiTConfig) -> int:
     """4 T C^2 + 2 T^2 C of one block's attention: projections, scores and values."""
     tokens, width = config.tokens, config.hidden_size
     return 4 * tokens * width**2 + 2 * tokens**2 * width
+
+
+def query_macs(config: DiTConfig) -> int:
+    """2 T C^2 + 2 T^2 C of them, which tokens cost by asking: their queries, scores and values, and projection out.
+
+    The rest, 2 T C^2, makes the keys and values that the tokens which ask see.
+    """
+    tokens, width = config.tokens, config.hidden_size
+    return 2 * tokens * width**2 + 2 * tokens**2 * width
 
 
 def mlp_macs(config: DiTConfig) -> int:
@@ -94,28 +119,28 @@ def macs(config: DiTConfig, routing: Routing | None = None, dynamic: bool = Fals
     A masked forward executes the complete model instead.
     """
     tokens, width, depth = config.tokens, config.hidden_size, config.depth
-    attn_share, mlp_share, token_share = shares(routing) if routing is not None else (1.0, 1.0, 1.0)
-    attention = 4 * tokens * width**2 * depth * attn_share
+    work = shares(routing) if routing is not None else Shares(1.0, 1.0, 1.0, 1.0, 1.0)
+    projection = tokens * width**2 * depth
     patch = config.patch_size**2
     return Macs(
         patch_embed=tokens * width * config.in_channels * patch,
         timestep_mlp=TIMESTEP_FEATURES * width + width**2,
         modulation=depth * 6 * width**2 + 2 * width**2,
-        qkv=0.75 * attention,
-        scores_and_values=2 * tokens**2 * width * depth * attn_share,
-        proj=0.25 * attention,
-        mlp=mlp_macs(config) * depth * mlp_share,
+        qkv=projection * (2 * work.keys + work.queries),
+        scores_and_values=2 * tokens**2 * width * depth * work.queries,
+        proj=projection * work.queries,
+        mlp=mlp_macs(config) * depth * work.mlp,
         final=tokens * width * config.out_channels * patch,
         routers=width_router_macs(config) + token_router_macs(config) if dynamic or routing is not None else 0,
-        layer_norm_elements=tokens * width * (depth * (1 + token_share) + 1),
+        layer_norm_elements=tokens * width * (depth * (work.layers + work.tokens) + 1),
     )
 
 
-def shares(routing: Routing) -> tuple[float, float, float]:
-    """Mean over images and blocks of the head ratio a, of m * s (channel groups x tokens) and of the token ratio s."""
-    attn = routing.head_rate.mean().item()
-    mlp = (routing.channel_rate * routing.token_rate).mean().item()
-    return attn, mlp, routing.token_rate.mean().item()
+def shares(routing: Routing) -> Shares:
+    """Means over images and blocks."""
+    heads, tokens, layers = routing.head_rate, routing.token_rate, (routing.heads > 0).any(-1).float()
+    rates = (heads, heads * routing.query_rate, routing.channel_rate * tokens, tokens, layers)
+    return Shares(*(rate.mean().item() for rate in rates))
 
 
 def target_macs(config: DiTConfig, target: float, convention: Convention = MATMUL) -> float:
@@ -130,9 +155,13 @@ def target_macs(config: DiTConfig, target: float, convention: Convention = MATMU
 
 
 def flops_ratio(routing: Routing, config: DiTConfig) -> Tensor:
-    """r = sum_l [a_l F_attn + m_l s_l F_mlp] / sum_l [F_attn + F_mlp] of every image, (N,); differentiable."""
+    """r = sum_l [a_l F_attn + m_l s_l F_mlp] / sum_l [F_attn + F_mlp] of every image, (N,); differentiable.
+
+    F_attn lacks the part of the tokens that do not ask, where the routing skips their queries (an ablation).
+    """
     attn, mlp = attention_macs(config), mlp_macs(config)
-    per_block = routing.head_rate * attn + routing.channel_rate * routing.token_rate * mlp
+    asked = attn - (1 - routing.query_rate) * query_macs(config)
+    per_block = routing.head_rate * asked + routing.channel_rate * routing.token_rate * mlp
     return per_block.sum(-1) / (config.depth * (attn + mlp))
 
 

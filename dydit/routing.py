@@ -40,8 +40,11 @@ class WidthRouter(nn.Module):
         self.router = nn.Linear(width, heads - 1)
 
     def forward(self, t_emb: Tensor) -> Tensor:
-        gate = gumbel_sigmoid(self.router(t_emb), self.training)
+        gate = self.gate(self.router(t_emb))
         return torch.cat([gate.new_ones(len(gate), 1), gate], dim=1)
+
+    def gate(self, logits: Tensor) -> Tensor:
+        return gumbel_sigmoid(logits, self.training)
 
     def reset(self) -> None:
         """Open every head."""
@@ -56,7 +59,10 @@ class TokenRouter(nn.Module):
         self.mlp_head = nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        return gumbel_sigmoid(self.mlp_head(x).squeeze(-1), self.training)
+        return self.gate(self.mlp_head(x).squeeze(-1))
+
+    def gate(self, logits: Tensor) -> Tensor:
+        return gumbel_sigmoid(logits, self.training)
 
     def reset(self) -> None:
         """Open every token."""
@@ -100,6 +106,11 @@ class Routing:
         return self.tokens.float().mean(-1)
 
     @property
+    def query_rate(self) -> Tensor:
+        """Share of tokens whose queries attention computes, (N, L): all, since DyDiT skips tokens in the MLP alone."""
+        return torch.ones_like(self.head_rate)
+
+    @property
     def rates(self) -> tuple[float, float, float]:
         """Overall rates (heads, channel groups, tokens); groups x tokens is the MLP's share, to which FLOPs go."""
         groups = self.channel_rate.mean().item()
@@ -111,20 +122,23 @@ class Routing:
         shape: tuple[int, int, int, int],
         rates: tuple[float, float, float],
         generator: torch.Generator | None = None,
+        shared: bool = True,
     ) -> Routing:
         """Random masks at the given overall rates, the same in every block.
 
-        Head and group 0 stay on, and all images share the widths; tokens are drawn for each image.
+        Head and group 0 stay on; tokens are drawn for each image.
 
         Args:
             shape: images, blocks, heads and tokens (N, L, H, T).
             rates: of heads, channel groups and tokens, each in (0, 1].
             generator: of the draw.
+            shared: whether all images share the widths, as images of one timestep do.
         """
         images, blocks, heads, tokens = shape
 
         def widths(rate: float) -> Tensor:
-            mask = torch.rand(1, blocks, heads, generator=generator) < (rate * heads - 1) / max(heads - 1, 1)
+            drawn = torch.rand(1 if shared else images, blocks, heads, generator=generator)
+            mask = drawn < (rate * heads - 1) / max(heads - 1, 1)
             mask[..., 0] = True
             return mask.float().expand(images, -1, -1)
 
@@ -147,4 +161,4 @@ class Routing:
             torch.cat([mask[..., :1], permute(mask[..., 1:], (1, blocks, heads - 1))], dim=-1)
             for mask in (self.heads, self.channels)
         ]
-        return Routing(widths[0], widths[1], permute(self.tokens, tuple(self.tokens.shape)))
+        return type(self)(widths[0], widths[1], permute(self.tokens, tuple(self.tokens.shape)))

@@ -1,0 +1,285 @@
+"""Networks with one thing changed from DyDiT, for its ablations and controls (paper, Table 3; its public reviews).
+
+Each is a `DyDiT` whose blocks carry other routers or use them elsewhere: training takes it as it is, `flops.py` counts
+its `Routing`, it starts as the complete DiT and fills from a static checkpoint by `checkpoint.load_into`. The paper's
+text on Table 3 was not at hand, only names and averages of its rows: "our reading" marks what we chose.
+
+Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and MLP channel groups).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dydit.config import DiTConfig
+from dydit.dit import modulate
+from dydit.dydit import DyDiT, DyDiTBlock, Masks
+from dydit.errors import InputError
+from dydit.routing import Routing, TokenRouter, WidthRouter
+
+TIMESTEPS = 1000
+
+
+class OpenWidths(nn.Module):
+    """In place of a TDW router: every head or group is on, (N, C) -> (N, H) of ones."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+
+    def forward(self, t_emb: Tensor) -> Tensor:
+        return t_emb.new_ones(len(t_emb), self.heads)
+
+    def reset(self) -> None:
+        """Nothing to open."""
+
+
+class OpenTokens(nn.Module):
+    """In place of an SDT router: every token is on, (N, T, C) -> (N, T) of ones."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.new_ones(x.shape[:2])
+
+    def reset(self) -> None:
+        """Nothing to open."""
+
+
+class TdwOnlyBlock(DyDiTBlock):
+    """Block without a token router."""
+
+    token_router = OpenTokens
+
+
+class TdwOnly(DyDiT):
+    """Timestep-wise dynamic width alone (Table 3, I): all tokens pass the MLP."""
+
+    block_type = TdwOnlyBlock
+
+
+class SdtOnlyBlock(DyDiTBlock):
+    """Block without width routers."""
+
+    width_router = OpenWidths
+
+
+class SdtOnly(DyDiT):
+    """Spatial-wise dynamic tokens alone (Table 3, II): all heads and groups are on."""
+
+    block_type = SdtOnlyBlock
+
+
+class LayerRouter(TokenRouter):
+    """One decision for an image's whole layer: the SDT router on its mean token, (N, T, C) -> (N, T), alike in T."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.mean(1, keepdim=True)).expand(-1, x.shape[1])
+
+
+class LayerSkipBlock(DyDiTBlock):
+    """Block whose MLP is passed by all tokens of an image or by none."""
+
+    token_router = LayerRouter
+
+
+class LayerSkip(DyDiT):
+    """Layers skipped instead of tokens (Table 3, III with layer-skip).
+
+    Known: layer skipping replaces SDT in model III, so TDW stays, and what SDT gates, the MLP, is what is skipped.
+    Our reading: each image and block decides by itself, on the mean of the tokens that SDT would look at one by one,
+    with a router of the same size. The keys are those of DyDiT.
+    """
+
+    block_type = LayerSkipBlock
+
+
+class DepthBlock(DyDiTBlock):
+    """Block without widths, whose attention and whose MLP each run whole or are skipped, biases included."""
+
+    width_router = OpenWidths
+    token_router = LayerRouter
+
+    def __init__(self, config: DiTConfig) -> None:
+        super().__init__(config)
+        self.attn_rate = LayerRouter(config.hidden_size, config.token_router_hidden)
+
+    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
+        channels = self.mlp_rate(t_emb)
+        heads = self.attn_rate(x)[:, :1].expand_as(channels)  # head 0 stands for the layer
+        if given is not None:
+            heads, channels = given[0].to(x.dtype), given[1].to(x.dtype)
+        attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), heads.detach())
+        x = x + heads[:, :1, None] * gate_a[:, None] * attended
+        tokens = self.token_selection(x) if given is None else given[2].to(x.dtype)
+        update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
+        return x + tokens[:, :, None] * update, (heads, channels, tokens)
+
+
+class LayerSkipOnly(DyDiT):
+    """Layer skipping without TDW (an open question of the reviews): dynamic depth and nothing else.
+
+    Attention is skipped too, since MLPs alone make up less than two thirds of the work. Routing records a skipped
+    attention layer as all its heads closed, head 0 included.
+    """
+
+    block_type = DepthBlock
+    realised = False
+
+
+class TokenRouting(Routing):
+    """Routing in which a closed token is closed for the whole block: neither MLP nor query."""
+
+    @property
+    def query_rate(self) -> Tensor:
+        return self.token_rate
+
+
+class TokenSkipBlock(DyDiTBlock):
+    """Block that a closed token passes unchanged; its token router stands before attention."""
+
+    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
+        heads, channels, tokens = self.attn_rate(t_emb), self.mlp_rate(t_emb), self.token_selection(x)
+        if given is not None:
+            heads, channels, tokens = (mask.to(x.dtype) for mask in given)
+        is_open = tokens[:, :, None]
+        x = x + is_open * gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a), heads)
+        update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
+        return x + is_open * update, (heads, channels, tokens)
+
+
+class TokenSkipAttention(DyDiT):
+    """Tokens skipped for attention too, which the paper's SDT avoids.
+
+    Our reading: one decision of the SDT router on the block's input holds for both layers. A closed token asks nothing
+    (no query, scores, values or projection) and keeps its value; its key and value stay, so that open tokens still see
+    the whole image. Attention then costs a (2 T C^2 + s (2 T C^2 + 2 T^2 C)), with head ratio a and token ratio s; keys
+    and values count even for an image where no token asks.
+    """
+
+    block_type = TokenSkipBlock
+    routing_type = TokenRouting
+    realised = False
+
+
+class OpenBlock(DyDiTBlock):
+    """Block without routers, for masks that come from outside."""
+
+    width_router = OpenWidths
+    token_router = OpenTokens
+
+
+class RandomRouting(DyDiT):
+    """Random masks at given rates in place of learned ones (Table 3, I with random router, at a token rate of 1).
+
+    Rates are the same in every block; with those of a learned run (`Routing.rates`) the expected FLOPs are equal.
+    Our reading: the model is fine-tuned under random masks, too. Training draws for each image and step from torch's
+    global generator. In evaluation the masks are a fixed function of `seed` and timestep, alike for all images. A new
+    model has rates of 1: it is complete until `meet`.
+    """
+
+    block_type = OpenBlock
+    realised = False
+    random_rates: Tensor
+
+    def __init__(self, **config: Any) -> None:
+        super().__init__(**config)
+        self.seed = 0
+        self.register_buffer("random_rates", torch.ones(3))
+
+    def meet(self, rates: tuple[float, float, float], seed: int = 0) -> None:
+        """Draw at these rates of heads, channel groups and tokens from now on; the state dict keeps the rates.
+
+        Raises:
+            InputError: a rate above 1 or below what one head or group, always on, makes up.
+        """
+        least = 1 / self.config.num_heads
+        for name, rate, low in zip(("heads", "channel groups", "tokens"), rates, (least, least, 0.0), strict=True):
+            if not low - 1e-6 <= rate <= 1 + 1e-6:
+                raise InputError(f"random routing: rate {rate} of {name}; it must lie in [{low:.3g}, 1]")
+        self.random_rates.copy_(torch.tensor(rates))
+        self.seed = seed
+
+    def route(self, x: Tensor, t: Tensor, y: Tensor, routing: Routing | None = None) -> tuple[Tensor, Routing]:
+        return super().route(x, t, y, self.draw(t) if routing is None else routing)
+
+    def draw(self, t: Tensor) -> Routing:
+        """Masks for images at timesteps (N,), on their device."""
+        config, (heads, groups, tokens) = self.config, self.random_rates.tolist()
+        sizes = (config.depth, config.num_heads, config.tokens)
+        if self.training:
+            drawn = [Routing.random((len(t), *sizes), (heads, groups, tokens), shared=False)]
+            index = torch.arange(len(t))
+        else:
+            steps, index = torch.unique(t.cpu(), return_inverse=True)
+            seeds = [self.seed * TIMESTEPS + step for step in steps.tolist()]
+            sources = [torch.Generator().manual_seed(seed) for seed in seeds]
+            drawn = [Routing.random((1, *sizes), (heads, groups, tokens), source) for source in sources]
+        masks = zip(*((each.heads, each.channels, each.tokens) for each in drawn), strict=True)
+        return Routing(*(torch.cat(parts)[index].to(t.device) for parts in masks))
+
+
+class SoftWidthRouter(WidthRouter):
+    """TDW router with the gate 2 sigmoid(logit), in (0, 2) and 1 at first; the first head or group has the gate 1."""
+
+    def gate(self, logits: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(logits)
+
+    def reset(self) -> None:
+        """Gates of 1, whatever the input."""
+        nn.init.zeros_(self.router.weight)
+        nn.init.zeros_(self.router.bias)
+
+
+class SoftTokenRouter(TokenRouter):
+    """SDT router with the gate 2 sigmoid(logit), in (0, 2) and 1 at first."""
+
+    def gate(self, logits: Tensor) -> Tensor:
+        return 2 * torch.sigmoid(logits)
+
+    def reset(self) -> None:
+        """Gates of 1, whatever the input."""
+        last: Any = self.mlp_head[2]
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+
+class SoftBlock(DyDiTBlock):
+    """Block whose masks are soft factors."""
+
+    width_router = SoftWidthRouter
+    token_router = SoftTokenRouter
+
+
+class SoftRouting(Routing):
+    """Factors instead of masks: nothing is ever closed, so every rate is 1."""
+
+    @property
+    def head_rate(self) -> Tensor:
+        return torch.ones_like(super().head_rate)
+
+    @property
+    def channel_rate(self) -> Tensor:
+        return torch.ones_like(super().channel_rate)
+
+    @property
+    def token_rate(self) -> Tensor:
+        return torch.ones_like(super().token_rate)
+
+
+class SoftGated(DyDiT):
+    """Control with DyDiT's router parameters that multiplies and never skips: its FLOPs ratio is 1.
+
+    Our reading: no noise, and 2 sigmoid(logit) with logits of 0 at first. A plain sigmoid that is open to rounding,
+    as DyDiT's biases make it, has no gradient left to learn from; this one is exactly 1 and has its steepest slope.
+    """
+
+    block_type = SoftBlock
+    routing_type = SoftRouting
+    realised = False
