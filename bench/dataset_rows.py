@@ -1,0 +1,187 @@
+"""Images in the rows of Hugging Face `datasets`: from the hub, or from local parquet files in the hub's layout."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from bench import pictures
+from bench.images import Images, StreamedImages
+from dydit.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.datasets import DataSet
+
+
+def from_hub(entry: DataSet, split: str, resolution: int, streaming: bool) -> Images | StreamedImages:
+    """The hub's copy of a split: downloaded into the cache of `datasets`, or streamed.
+
+    Raises:
+        InputError: the hub cannot be reached, refuses, or has no such images; the message says what to download where.
+    """
+    if split in entry.local_splits:
+        raise InputError(
+            f"{entry.name}: {entry.hub_id} has no images of split {split}; put them into DIR/{entry.name}/{split} "
+            "and give --data-root DIR"
+        )
+    import datasets
+
+    try:
+        with _bars_on_terminals_only():
+            rows = datasets.load_dataset(entry.hub_id, entry.config, split=split, streaming=streaming)
+    except Exception as error:  # each library between here and the hub has errors of its own
+        hint = "; accept its terms there and log in with `hf auth login`, or" if entry.gated else ";"
+        raise InputError(
+            f"{entry.name}: {entry.hub_id} cannot be opened on the hub ({_reason(error)}){hint} download it where "
+            f"there is a network (hf download {entry.hub_id} --repo-type dataset --local-dir DIR/{entry.name}) and "
+            "give --data-root DIR"
+        ) from error
+    if not streaming and len(rows) != entry.splits[split]:
+        raise InputError(
+            f"{entry.name}: {entry.hub_id} has {len(rows)} images in split {split}, expected {entry.splits[split]}; "
+            "the hub's copy has changed, get another and give --data-root DIR"
+        )
+    if rows.column_names is not None:  # a stream may not know before it is read
+        _check_columns(entry, str(entry.hub_id), rows.column_names)
+    return _open(rows, entry, split, resolution)
+
+
+def parquet_files(entry: DataSet, split: str, directory: Path) -> list[Path]:
+    """The files of a split in the order of their names; none where the data set is not laid out as parquet.
+
+    Raises:
+        InputError: files of a numbered series are missing.
+    """
+    for pattern in (f"data/{split}-*", f"{entry.config}/{split}-*", f"{entry.config}/{split}/*"):
+        files = sorted(directory.glob(f"{pattern}.parquet"))
+        if not files:
+            continue
+        count = re.search(r"-of-(\d+)\.parquet$", files[0].name)
+        if count is not None and len(files) != int(count[1]):
+            raise InputError(
+                f"{files[0].parent}: {len(files)} of {int(count[1])} parquet files of split {split} are there; "
+                "download the others"
+            )
+        return files
+    return []
+
+
+def from_parquet(
+    entry: DataSet, split: str, files: list[Path], resolution: int, streaming: bool
+) -> Images | StreamedImages:
+    """The rows of local parquet files: converted into the cache of `datasets` and mapped from there, or streamed.
+
+    Raises:
+        InputError: a file that is not whole, or has not the columns of the data set.
+    """
+    import datasets
+    import pyarrow.parquet  # type: ignore[import-untyped]
+
+    for path in files:
+        try:
+            found = pyarrow.parquet.read_schema(path).names
+        except Exception as error:  # Arrow's own errors and the system's
+            raise InputError(f"{path}: not a whole parquet file ({_reason(error)}); download it again") from error
+        _check_columns(entry, str(path), found)
+    kind = datasets.IterableDataset if streaming else datasets.Dataset
+    try:
+        with _bars_on_terminals_only():
+            rows = kind.from_parquet([str(path) for path in files], columns=_columns(entry))
+    except Exception as error:  # as in `from_hub`
+        raise InputError(
+            f"{files[0].parent}: cannot be read ({_reason(error)}); download the parquet files again"
+        ) from error
+    return _open(rows, entry, split, resolution)
+
+
+def _columns(entry: DataSet) -> list[str]:
+    return [column for column in (entry.image_column, entry.label_column) if column is not None]
+
+
+def _check_columns(entry: DataSet, where: str, found: list[str]) -> None:
+    if missing := [column for column in _columns(entry) if column not in found]:
+        raise InputError(f"{where}: no column {missing[0]}, only {', '.join(found)}; is this {entry.title}?")
+
+
+def _reason(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+
+
+@contextlib.contextmanager
+def _bars_on_terminals_only() -> Iterator[None]:
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    silence = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if silence:
+        disable_progress_bars()
+    try:
+        yield
+    finally:
+        if silence:
+            enable_progress_bars()
+
+
+def _open(rows: Any, entry: DataSet, split: str, resolution: int) -> Images | StreamedImages:
+    """A `Dataset` or an `IterableDataset` with the columns of `entry` as images; the kind stays what it is."""
+    import datasets
+
+    # Undecoded: `datasets` would turn pictures by their orientation tags, which the protocol does not.
+    rows = rows.select_columns(_columns(entry)).cast_column(entry.image_column, datasets.Image(decode=False))
+    reader = _Rows(rows, entry, f"{entry.name}/{split}", resolution)
+    size = (resolution, resolution)
+    if isinstance(rows, datasets.IterableDataset):
+        return StreamedImages(reader.title, size, reader.stream)
+    labels = reader.labels if entry.label_column is not None else None
+    return Images(reader.title, size, len(rows), reader.read, labels, entry.preprocessing(resolution))
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Reader of rows whose image column holds undecoded files."""
+
+    rows: Any
+    entry: DataSet
+    title: str
+    resolution: int
+
+    def read(self, index: int) -> Tensor:
+        return self._picture(self.rows[index], f"{self.title}, row {index}")
+
+    def labels(self) -> Tensor:
+        column = self.entry.label_column
+        values = self.rows.select_columns([column]).with_format("numpy")[:][column]
+        if values.dtype.kind not in "iu":
+            raise InputError(f"{self.title}: column {column} is {values.dtype}; it must hold whole numbers")
+        self._check_label(int(values.min()))
+        self._check_label(int(values.max()))
+        return torch.from_numpy(values).to(torch.int64)
+
+    def stream(self) -> Iterator[tuple[Tensor, int | None]]:
+        for number, row in enumerate(self.rows):
+            label = None if self.entry.label_column is None else int(row[self.entry.label_column])
+            if label is not None:
+                self._check_label(label)
+            yield self._picture(row, f"{self.title}, image {number} of the stream"), label
+
+    def _picture(self, row: Mapping[str, Any], where: str) -> Tensor:
+        stored = row[self.entry.image_column] or {}
+        source = stored.get("bytes") or stored.get("path")
+        if source is None:
+            raise InputError(f"{where}: no picture is stored there; download the data set again")
+        image = pictures.decode(source if isinstance(source, bytes) else Path(source), where)
+        native = self.entry.resolution
+        if self.entry.native and image.size != (native, native):
+            raise InputError(f"{where}: {image.height}x{image.width} pixels; {self.entry.title} has {native}x{native}")
+        return pictures.to_tensor(pictures.centre_crop(image, self.resolution))
+
+    def _check_label(self, label: int) -> None:
+        if not 0 <= label < self.entry.classes:
+            raise InputError(f"{self.title}: label {label}; {self.entry.title} has 0 to {self.entry.classes - 1}")
