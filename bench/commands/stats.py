@@ -1,0 +1,169 @@
+"""`python -m bench stats`: build, verify and list the reference statistics."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dydit.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.images import Images
+    from bench.reference_manifest import Entry
+
+HELP = "build, verify or list reference statistics"
+OUT = None
+EXTRACTOR = "inception-v3-compat"
+"""For images that the manifest does not know."""
+
+
+def arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the actions and their options."""
+    actions = parser.add_subparsers(metavar="action", dest="action", required=True)
+    about = "make statistics of a reference of the manifest, or of own images"
+    build = actions.add_parser("build", help=about, description=about, allow_abbrev=False)
+    build.add_argument("source", metavar="NAME", help="of the manifest; or images: a folder, an .npz, a data set")
+    build.add_argument("--name", metavar="NAME", help="of the statistics; needed for a folder or file")
+    build.add_argument("--split", metavar="SPLIT", help="of the data set, if not the manifest's")
+    build.add_argument("--resolution", type=int, metavar="PIXELS", help="ADM's centre crop, if not the manifest's")
+    build.add_argument("--extractor", metavar="NAME", help=f"the manifest's by default, {EXTRACTOR} for own images")
+    build.add_argument("--weights", type=Path, metavar="FILE", help="the extractor's weights, if not where it looks")
+    build.add_argument("--weights-sha256", metavar="HEX", help="of weights other than the published ones")
+    build.add_argument("--out", type=Path, metavar="DIR", help="where to write; statistics/ of the root by default")
+    about = "check every reference that is present, or those named; status 1 if one is damaged"
+    verify = actions.add_parser("verify", help=about, description=about, allow_abbrev=False)
+    verify.add_argument("names", nargs="*", metavar="NAME", help="of the manifest; all by default")
+    about = "show all references, where they come from and whether they are present"
+    listing = actions.add_parser("list", help=about, description=about, allow_abbrev=False)
+    for action in (build, verify, listing):
+        action.add_argument("--data-root", type=Path, metavar="DIR", help="directory of data sets and downloaded files")
+        action.add_argument("--root", type=Path, metavar="DIR", help="of pins and statistics, if not reference_stats")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say; the exit status."""
+    return {"build": _build, "verify": _verify, "list": _list}[options.action](options)
+
+
+def _build(options: argparse.Namespace) -> int:
+    from bench import features, reference, reference_manifest, results
+    from bench.progress import status
+
+    entry = reference_manifest.load().get(options.source)
+    if entry is not None and entry.downloaded:
+        raise InputError(f"{entry.name}: it comes ready made; {entry.remedy()}, then run stats verify {entry.name}")
+    name = _name(options, entry)
+    directory = results.prepare_output(options.out or (options.root or reference_manifest.ROOT) / "statistics")
+    path = directory / f"{name}.npz"
+    if path.exists():
+        raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")
+    extractor = options.extractor or (entry.extractor if entry else EXTRACTOR)
+    weights = features.extractor(extractor).weights(options.weights, options.weights_sha256)
+    images, facts = _images(options, entry)
+    built = reference.build(images, extractor, weights, name=name, record=facts)
+    reference.write(path, built)
+    if entry is not None and name == entry.name and options.out is None:
+        reference_manifest.renew(entry, path, features.file_sha256(path), options.root)
+    status(f"{path}: {built.pool.count} images, {built.pool.dimensions} features")
+    return 0
+
+
+def _name(options: argparse.Namespace, entry: Entry | None) -> str:
+    """What to call the statistics: by default the manifest's name, lengthened by what departs from the manifest.
+
+    Raises:
+        InputError: no name, one that is no file name, or one that the manifest has for something else.
+    """
+    from bench import reference_manifest
+
+    usual = None
+    if entry is not None:
+        chosen = [(options.split, entry.split), (options.resolution, entry.resolution)]
+        chosen += [(options.extractor, entry.extractor), (options.weights_sha256, None)]
+        usual = "-".join([entry.name, *(str(own)[:20] for own, listed in chosen if own not in (None, listed))])
+    name = options.name or usual
+    if name is None:
+        raise InputError(f"{options.source}: not in the manifest; say what to call the statistics with --name NAME")
+    if not re.fullmatch(r"\w[\w.-]*", name) or (name != usual and name in reference_manifest.load()):
+        raise InputError(f"--name {name}: no file name, or the manifest's for other statistics; choose another")
+    return str(name)
+
+
+def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images, dict[str, object]]:
+    """The images to build from, and how they were come by, for the sidecar.
+
+    Raises:
+        InputError: images that cannot be opened, or that are not what the manifest says.
+    """
+    from bench import environment
+    from bench.images import open_images
+
+    source, split, resolution = options.source, options.split, options.resolution
+    if entry is not None:
+        source, split, resolution = entry.dataset, split or entry.split, resolution or entry.resolution
+    images = open_images(source, data_root=options.data_root, split=split, resolution=resolution)
+    if entry is not None and split == entry.split and len(images) != entry.images:
+        raise InputError(f"{entry.name}: {len(images)} images, the manifest says {entry.images}; get the whole set")
+    record: dict[str, object] = {"dataset": environment.portable(source), "split": split}
+    return images, record | {"preprocessing": images.preprocessing, "environment": environment.record()}
+
+
+def _verify(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from bench import reference_manifest, reference_verify, results
+    from bench.progress import track
+
+    entries = reference_manifest.load()
+    if unknown := [name for name in options.names if name not in entries]:
+        raise InputError(f"{unknown[0]}: no such reference; the manifest has {', '.join(entries)}")
+    wanted = [entries[name] for name in options.names or entries]
+    checks = [reference_verify.verify(entry, options.data_root, options.root) for entry in track(wanted, "verifying")]
+    print(results.to_markdown(pd.DataFrame([_shown(dataclasses.asdict(check)) for check in checks])))
+    broken = [check.name for check in checks if check.status not in ("ok", "missing")]
+    if broken:
+        print(f"damaged or changed: {', '.join(broken)}", file=sys.stderr)
+    return int(bool(broken))
+
+
+def _list(options: argparse.Namespace) -> int:
+    import pandas as pd
+
+    from bench import reference_manifest, results
+
+    pins = reference_manifest.read_pins(options.root)
+    rows = []
+    for entry in reference_manifest.load().values():
+        path = entry.find(options.data_root, options.root)
+        pin = pins.get(entry.name)
+        rows.append(
+            {
+                "name": entry.name,
+                "what": entry.title,
+                "split": entry.split,
+                "images": entry.images,
+                "pixels": str(entry.resolution or "native"),
+                "preprocessing": entry.preprocessing,
+                "extractor": entry.extractor,
+                "source": entry.source,
+                "present": path,
+                "checksum": "manifest" if entry.sha256 else f"first use {pin.first_used}" if pin else "at first use",
+                "note": entry.note,
+            }
+        )
+    print(results.to_markdown(pd.DataFrame([_shown(row) for row in rows])))
+    return 0
+
+
+def _shown(row: dict[str, object]) -> dict[str, object]:
+    """The row with paths as they may be published: relative to the repository or the home directory."""
+    from bench import environment
+
+    return {
+        key: environment.portable(str(value)) if isinstance(value, Path) or key == "note" else value
+        for key, value in row.items()
+    }

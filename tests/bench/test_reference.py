@@ -1,0 +1,453 @@
+"""Reference statistics come back as they were built, or are refused with the reason."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch_fidelity.metric_fid import fid_features_to_statistics
+
+from bench import digits, features, images, reference, reference_manifest, statistics
+from bench.reference import Reference
+from bench.statistics import Statistics
+from dydit.errors import InputError
+
+RECORD = {"dataset": "digits", "split": "all", "preprocessing": "native"}
+MANIFEST = """
+schema_version = 1
+
+[made]
+title = "Made elsewhere"
+dataset = "digits"
+split = "all"
+source = "https://example.org/files/MADE_8.npz"
+keys = ["mu", "sigma", "mu_s", "sigma_s", "arr_0"]
+preprocessing = "adm-centre-crop"
+resolution = 8
+images = 1797
+extractor = "digits-cnn"
+
+[built]
+title = "Built here"
+dataset = "digits"
+split = "all"
+source = "scikit-learn"
+preprocessing = "native"
+resolution = 8
+images = 60
+extractor = "digits-cnn"
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """8x8 images gain nothing from threads that wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def digit_images(n: int) -> images.Images:
+    return images.of_tensor(digits.load().images[:n], "digits")
+
+
+def build(n: int = 60, name: str = "built", **options: Any) -> Reference:
+    return reference.build(digit_images(n), "digits-cnn", name=name, record=RECORD, **options)
+
+
+def made_up(n: int, seed: int = 0, d: int = 5) -> Reference:
+    """Statistics of random rows, all of which are kept up to `reference.ROWS`."""
+    rows = np.random.default_rng(seed).normal(3.0, 2.0, (n, d))
+    record = RECORD | {"weights_sha256": "0" * 64}
+    kept = rows[reference._evenly_spaced(n, min(n, reference.ROWS))].astype(np.float32)
+    gaussian = statistics.of_features(rows)
+    return Reference("rows", "digits-cnn", (8, 8), gaussian, statistics.of_features(rows[:, :3]), kept, None, record)
+
+
+def close(one: Statistics, other: Statistics, rtol: float) -> None:
+    assert one.count == other.count
+    for key in ("mean", "covariance"):
+        wanted = getattr(other, key)
+        np.testing.assert_allclose(getattr(one, key), wanted, rtol=rtol, atol=rtol * np.abs(wanted).max())
+
+
+def adm_arrays(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
+    """What the ADM evaluator's file of digits would hold, with features of `digits-cnn`'s lengths."""
+    rng = np.random.default_rng(seed)
+    pool, spatial = rng.normal(size=(80, 64)), rng.normal(size=(80, 112))
+    return {
+        "mu": pool.mean(0),
+        "sigma": np.cov(pool, rowvar=False),
+        "mu_s": spatial.mean(0),
+        "sigma_s": np.cov(spatial, rowvar=False),
+        "arr_0": rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8),
+    }
+
+
+def save(path: Path, arrays: dict[str, Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez(path, **arrays)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A `reference_stats` of its own, with one ready-made and one built reference in its manifest."""
+    directory = tmp_path / "reference_stats"
+    directory.mkdir()
+    (directory / "manifest.toml").write_text(MANIFEST)
+    monkeypatch.setattr(reference_manifest, "ROOT", directory)
+    return directory
+
+
+# build
+
+
+def test_statistics_are_those_of_the_features() -> None:
+    built = build(200)
+    spec = features.extractor("digits-cnn")
+    layers = [spec.features_layer, spec.spatial_layer]
+    batches = list(features.stream(digit_images(200), spec.name, layers, batch_size=200))
+    for gaussian, layer in ((built.pool, layers[0]), (built.spatial, layers[1])):
+        assert gaussian is not None and gaussian.count == 200
+        mean, covariance = fid_features_to_statistics(torch.from_numpy(batches[0][layer])).values()
+        close(gaussian, Statistics(200, mean, covariance), 1e-10)
+    assert built.rows is not None and built.rows.dtype == np.float32
+    np.testing.assert_allclose(built.rows, batches[0][layers[0]].astype(np.float32), rtol=1e-6, atol=1e-6)
+    assert (built.extractor, built.size, built.images) == ("digits-cnn", (8, 8), None)
+    assert built.record["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+    assert built.record["dataset"] == "digits"
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 64])
+def test_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
+    monkeypatch.setattr(reference, "ROWS", 20)
+    one, other = build(60, batch_size=60), build(60, batch_size=batch_size)
+    close(other.pool, one.pool, 1e-11)
+    assert one.rows is not None and other.rows is not None and len(other.rows) == 20
+    np.testing.assert_allclose(other.rows, one.rows, rtol=1e-6, atol=1e-6)
+
+
+def test_rows_beyond_the_limit_are_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    every = build(60).rows
+    monkeypatch.setattr(reference, "ROWS", 7)
+    kept = build(60, batch_size=9).rows
+    assert every is not None and kept is not None
+    np.testing.assert_allclose(kept, every[[0, 8, 17, 25, 34, 42, 51]], rtol=1e-6, atol=1e-6)
+
+
+def test_one_image_is_refused_before_any_work() -> None:
+    with pytest.raises(InputError, match="1 images"):
+        build(1)
+
+
+# merge
+
+
+@given(sizes=st.lists(st.integers(2, 80), min_size=1, max_size=5))
+@settings(max_examples=40, deadline=None)
+def test_parts_combine_to_the_whole(sizes: list[int]) -> None:
+    rows = np.random.default_rng(0).normal(50.0, 0.5, (sum(sizes), 5))
+    parts = [
+        replace(
+            made_up(2),
+            pool=statistics.of_features(part),
+            spatial=statistics.of_features(part[:, :3]),
+            rows=part.astype(np.float32),
+        )
+        for part in np.split(rows, np.cumsum(sizes)[:-1])
+    ]
+    merged = reference.merge(parts)
+    close(merged.pool, statistics.of_features(rows), 1e-10)
+    assert merged.spatial is not None and merged.rows is not None
+    close(merged.spatial, statistics.of_features(rows[:, :3]), 1e-10)
+    assert np.array_equal(merged.rows, rows.astype(np.float32))
+
+
+def test_parts_give_rows_by_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reference, "ROWS", 10)
+    parts = [made_up(30, seed=1), made_up(10, seed=2)]
+    merged = reference.merge(parts).rows
+    assert merged is not None and len(merged) == 10
+    counts = [sum((part.rows == row).all(axis=1).any() for row in merged) for part in parts if part.rows is not None]
+    assert counts == [7, 3]  # 7.5 and 2.5, of the 10 rows that each holds
+
+
+def test_merging_keeps_only_what_all_parts_have() -> None:
+    merged = reference.merge([made_up(30), replace(made_up(10), spatial=None, rows=None)])
+    assert merged.spatial is None and merged.rows is None and merged.pool.count == 40
+
+
+def test_merged_files_do_not_keep_the_checksum_of_a_part(tmp_path: Path) -> None:
+    for seed in (0, 1):
+        reference.write(tmp_path / f"{seed}.npz", made_up(10, seed))
+    merged = reference.merge([reference.read(tmp_path / f"{seed}.npz") for seed in (0, 1)])
+    assert "sha256" not in merged.record and merged.record["dataset"] == "digits"
+    reference.write(tmp_path / "both.npz", merged)
+    assert reference.read(tmp_path / "both.npz").pool.count == 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"extractor": "other"}, "extractor of rows is digits-cnn, of rows other"),
+        ({"size": (16, 16)}, r"size of rows is \(8, 8\), of rows \(16, 16\)"),
+        ({"record": RECORD | {"weights_sha256": "1" * 64}}, "weights_sha256"),
+        ({"pool": replace(made_up(10).pool, count=0)}, "how many images"),
+    ],
+)
+def test_parts_of_different_things_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        reference.merge([made_up(10), replace(made_up(10), **change)])
+    with pytest.raises(InputError, match="no references"):
+        reference.merge([])
+
+
+# files
+
+
+def test_a_reference_comes_back_exactly(tmp_path: Path) -> None:
+    built = build()
+    path = tmp_path / "deeper" / "built.npz"
+    assert reference.write(path, built) == path.with_suffix(".json")
+    assert sorted(file.name for file in path.parent.iterdir()) == ["built.json", "built.npz"]
+    back = reference.read(path)
+    for one, other in ((back.pool, built.pool), (back.spatial, built.spatial)):
+        assert one is not None and other is not None and one.count == other.count == 60
+        assert np.array_equal(one.mean, other.mean) and np.array_equal(one.covariance, other.covariance)
+    assert back.rows is not None and built.rows is not None and np.array_equal(back.rows, built.rows)
+    assert (back.name, back.extractor, back.size, back.images) == ("built", "digits-cnn", (8, 8), None)
+    sidecar = json.loads(path.with_suffix(".json").read_text())
+    assert sidecar == back.record and sidecar["sha256"] == features.file_sha256(path)
+    assert (sidecar["count"], sidecar["rows"], sidecar["resolution"]) == (60, 60, [8, 8])
+    assert sidecar["dtype"]["mu"] == "float64" and sidecar["dtype"]["features"] == "float32"
+
+
+def test_the_layout_is_the_adm_evaluators(tmp_path: Path) -> None:
+    built = build()
+    reference.write(tmp_path / "built.npz", built)
+    with np.load(tmp_path / "built.npz", allow_pickle=False) as file:
+        assert set(file.files) == {"mu", "sigma", "mu_s", "sigma_s", "features", "count"}
+        assert np.array_equal(file["sigma"], built.pool.covariance) and file["mu_s"].shape == (112,)
+
+
+def test_a_reference_of_an_unknown_extractor_is_not_written(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="extractor None"):
+        reference.write(tmp_path / "a.npz", replace(made_up(10), extractor=None))
+    with pytest.raises(InputError, match=r"\.npz"):
+        reference.write(tmp_path / "a.npy", made_up(10))
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_lost_sidecar_and_another_checksum_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.npz"
+    reference.write(path, made_up(10, seed=0))
+    before = features.file_sha256(path)
+    sidecar = path.with_suffix(".json").read_text()
+    reference.write(path, made_up(10, seed=1))
+    path.with_suffix(".json").write_text(sidecar)  # as after a run that broke off between the two
+    with pytest.raises(reference_manifest.ChecksumError) as caught:
+        reference.read(path)
+    assert before in str(caught.value) and features.file_sha256(path) in str(caught.value)
+    path.with_suffix(".json").unlink()
+    with pytest.raises(InputError, match=r"sidecar a\.json is missing"):
+        reference.read(path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 300, -30])
+def test_a_truncated_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = save(tmp_path / "a.npz", adm_arrays())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"a\.npz: no whole"):
+        reference.read(path)
+
+
+def test_an_adm_file_is_read(tmp_path: Path) -> None:
+    arrays = adm_arrays()
+    read = reference.read(save(tmp_path / "MADE.npz", arrays))
+    assert (read.name, read.extractor, read.size, read.rows) == ("MADE", None, (8, 8), None)
+    assert read.pool.count == 0 and read.pool.mean.dtype == np.float64
+    assert np.array_equal(read.pool.covariance, arrays["sigma"])
+    assert read.spatial is not None and np.array_equal(read.spatial.mean, arrays["mu_s"])
+    assert read.images is not None and len(read.images) == 6
+    assert np.array_equal(read.images[2].numpy(), arrays["arr_0"][2].transpose(2, 0, 1))
+    del arrays["arr_0"], arrays["mu_s"], arrays["sigma_s"]
+    bare = reference.read(save(tmp_path / "bare.npz", arrays))
+    assert (bare.images, bare.spatial, bare.size) == (None, None, None)
+
+
+def nan_at_the_end(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    changed = array.copy()
+    changed.flat[-1] = np.nan
+    return changed
+
+
+@pytest.mark.parametrize(
+    ("key", "change", "message"),
+    [
+        ("sigma", None, "sigma is missing"),
+        ("mu", None, "mu is missing"),
+        ("mu_s", None, "mu_s is missing"),
+        ("mu", lambda a: a.astype(int), "mu is int64"),
+        ("sigma", lambda a: a.astype("U"), "sigma is <U"),
+        ("sigma", lambda a: a[:-1], r"mu, sigma.*\(63, 64\)"),
+        ("mu", lambda a: a[:, None], r"\(64, 1\)"),
+        ("sigma", nan_at_the_end, "mu, sigma.*NaN"),
+        ("mu_s", nan_at_the_end, "mu_s, sigma_s.*NaN"),
+        ("sigma", lambda a: a + np.eye(64, k=1), "not symmetric"),
+        ("arr_0", lambda a: a.astype(np.float32), "arr_0"),
+        ("mu", lambda a: np.array([{}], dtype=object), "no whole"),
+    ],
+)
+def test_arrays_that_are_no_reference_are_refused(tmp_path: Path, key: str, change: Any, message: str) -> None:
+    arrays = adm_arrays()
+    array = arrays.pop(key)
+    if change is not None:
+        arrays[key] = change(array)
+    path = save(tmp_path / "a.npz", arrays)
+    with pytest.raises(InputError, match=message) as caught:
+        reference.read(path)
+    assert "a.npz" in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("not JSON", "not JSON"),
+        ("[]", "schema_version is None"),
+        ({"schema_version": 2}, "schema_version is 2"),
+        ({"extractor": None}, "extractor is None"),
+        ({"resolution": [8]}, r"resolution is \[8\]"),
+        ({"count": 11}, "10 images, its sidecar says 11"),
+    ],
+)
+def test_an_unusable_sidecar_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+    path = tmp_path / "a.npz"
+    sidecar = reference.write(path, made_up(10))
+    text = change if isinstance(change, str) else json.dumps(json.loads(sidecar.read_text()) | change)
+    sidecar.write_text(text)
+    with pytest.raises(InputError, match=message):
+        reference.read(path)
+
+
+@pytest.mark.parametrize("rows", [np.zeros((4, 3), np.float32), np.zeros((4, 5)), np.full((4, 5), np.nan, np.float32)])
+def test_unusable_rows_are_refused(tmp_path: Path, rows: Any) -> None:
+    path = tmp_path / "a.npz"
+    reference.write(path, replace(made_up(10), rows=rows))
+    with pytest.raises(InputError, match="features"):
+        reference.read(path)
+
+
+# resolve
+
+
+def test_a_ready_made_file_is_completed_by_the_manifest_and_pinned(root: Path, tmp_path: Path) -> None:
+    path = save(tmp_path / "data" / "MADE_8.npz", adm_arrays())
+    by_name = reference.resolve("made", data_root=tmp_path / "data")
+    assert (by_name.name, by_name.extractor, by_name.size) == ("made", "digits-cnn", (8, 8))
+    assert by_name.spatial is not None and by_name.pool.count == by_name.spatial.count == 1797
+    first = features.file_sha256(path)
+    assert by_name.record["sha256"] == first and reference_manifest.read_pins()["made"].sha256 == first
+    assert reference.resolve(path).name == "made"  # the file is known by its name
+    save(path, adm_arrays(seed=1))
+    for given_as in ("made", path):
+        with pytest.raises(reference_manifest.ChecksumError) as caught:
+            reference.resolve(given_as, data_root=tmp_path / "data")
+        assert first in str(caught.value) and features.file_sha256(path) in str(caught.value)
+
+
+def test_a_broken_first_file_is_not_pinned(root: Path) -> None:
+    path = save(root / "statistics" / "MADE_8.npz", adm_arrays())
+    whole = path.read_bytes()
+    path.write_bytes(whole[:5000])
+    with pytest.raises(InputError, match="no whole"):
+        reference.resolve("made")
+    path.write_bytes(whole)
+    assert reference.resolve("made").images is not None
+
+
+def test_pins_and_statistics_may_lie_elsewhere(root: Path, tmp_path: Path) -> None:
+    save(tmp_path / "other" / "statistics" / "MADE_8.npz", adm_arrays())
+    with pytest.raises(InputError, match="is not in"):
+        reference.resolve("made")
+    reference.resolve("made", root=tmp_path / "other")
+    assert (tmp_path / "other" / "pins.json").is_file() and not (root / "pins.json").exists()
+
+
+def test_a_built_reference_is_found_by_name(root: Path) -> None:
+    reference.write(root / "statistics" / "built.npz", build())
+    found = reference.resolve("built")
+    assert (found.name, found.pool.count, found.record["dataset"]) == ("built", 60, "digits")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"images": 50}, "images 50, built in the manifest has 60"),
+        ({"split": "test"}, "split test, built in the manifest has all"),
+        ({"extractor": "inception-v3-compat"}, "extractor inception-v3-compat, built in the manifest has digits-cnn"),
+        ({"size": (16, 16)}, r"resolution \(16, 16\), built in the manifest has \(8, 8\)"),
+        ({"dimensions": 5}, "5 features, digits-cnn has 64"),
+    ],
+)
+def test_a_built_reference_of_something_else_is_refused(root: Path, change: dict[str, Any], message: str) -> None:
+    built = made_up(60, d=5) if "dimensions" in change else build(change.get("images", 60))
+    wrong = replace(
+        built,
+        record=built.record | {"split": change.get("split", "all")},
+        extractor=change.get("extractor", "digits-cnn"),
+        size=change.get("size", (8, 8)),
+    )
+    reference.write(root / "statistics" / "built.npz", wrong)
+    with pytest.raises(InputError, match=message):
+        reference.resolve("built")
+    assert not (root / "pins.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mu_s": None, "sigma_s": None}, "array mu_s is missing"),
+        ({"arr_0": None}, "array arr_0 is missing"),
+        ({"arr_0": np.zeros((6, 16, 16, 3), np.uint8)}, r"\(16, 16\), made in the manifest has \(8, 8\)"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features, digits-cnn has 64"),
+    ],
+)
+def test_a_ready_made_file_of_something_else_is_refused(root: Path, change: dict[str, Any], message: str) -> None:
+    arrays = {key: array for key, array in (adm_arrays() | change).items() if array is not None}
+    save(root / "statistics" / "MADE_8.npz", arrays)
+    with pytest.raises(InputError, match=message):
+        reference.resolve("made")
+    assert not (root / "pins.json").exists()
+
+
+def test_what_is_missing_comes_with_its_remedy(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"MADE_8\.npz is not in .*data; download https://example\.org/files"):
+        reference.resolve("made", data_root=tmp_path / "data")
+    with pytest.raises(InputError, match="python -m bench stats build built"):
+        reference.resolve("built")
+    with pytest.raises(InputError, match=r"nothing: no such file.*\(made, built\)"):
+        reference.resolve("nothing")
+
+
+# the committed statistics
+
+
+def test_building_the_digits_again_gives_the_committed_numbers() -> None:
+    committed = reference.resolve("digits")
+    again = reference.build(images.open_images("digits"), "digits-cnn", name="digits", record=RECORD)
+    close(again.pool, committed.pool, 1e-9)
+    assert again.spatial is not None and committed.spatial is not None
+    close(again.spatial, committed.spatial, 1e-9)
+    assert again.rows is not None and committed.rows is not None and len(committed.rows) == 1797
+    np.testing.assert_allclose(again.rows, committed.rows, rtol=1e-6, atol=1e-6)
+    assert committed.record["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)

@@ -1,0 +1,238 @@
+"""The stats command: what it builds verifies, what is damaged is named, and bad input is one line."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import cli, digits, features, pictures, reference, reference_manifest, reference_verify
+from bench.commands import stats as stats_command
+
+MANIFEST = """
+schema_version = 1
+
+[half]
+title = "Half of the digits"
+dataset = "digits"
+split = "all"
+source = "https://example.org/HALF.npz"
+keys = ["mu", "sigma"]
+preprocessing = "native"
+resolution = 8
+images = 900
+extractor = "digits-cnn"
+
+[digits]
+title = "All digits"
+dataset = "digits"
+split = "all"
+source = "sklearn.datasets.load_digits"
+preprocessing = "native"
+resolution = 8
+images = 1797
+extractor = "digits-cnn"
+note = "small | grey"
+"""
+Stats = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """8x8 images gain nothing from threads that wait for each other on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    directory = tmp_path / "reference_stats"
+    (directory / "statistics").mkdir(parents=True)
+    (directory / "manifest.toml").write_text(MANIFEST)
+    monkeypatch.setattr(reference_manifest, "ROOT", directory)
+    return directory
+
+
+@pytest.fixture
+def stats(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Stats:
+    """Run `bench stats` with these arguments: exit status, standard output, standard error."""
+    monkeypatch.setattr(cli, "COMMANDS", (stats_command,))
+
+    def run(*arguments: str | Path) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as done:
+            cli.main(["stats", *map(str, arguments)])
+        assert isinstance(done.value.code, int)
+        return done.value.code, *capsys.readouterr()
+
+    return run
+
+
+def table(text: str) -> dict[str, dict[str, str]]:
+    """Rows of a markdown table by their first cell."""
+    header, _, *rows = [
+        [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in text.strip().splitlines()
+    ]
+    return {row[0]: dict(zip(header, row, strict=True)) for row in rows}
+
+
+def own_images(path: Path, n: int = 70) -> Path:
+    np.savez(path, arr_0=digits.load().images[:n].permute(0, 2, 3, 1).numpy())
+    return path
+
+
+def half(path: Path, seed: int = 0) -> Path:
+    rows = np.random.default_rng(seed).normal(size=(100, 64))
+    np.savez(path, mu=rows.mean(0), sigma=np.cov(rows, rowvar=False))
+    return path
+
+
+def test_what_is_built_verifies_and_is_listed(root: Path, stats: Stats) -> None:
+    status, out, err = stats("build", "digits")
+    assert (status, out) == (0, "") and "1797 images, 64 features" in err
+    assert sorted(file.name for file in (root / "statistics").iterdir()) == ["digits.json", "digits.npz"]
+    sidecar = json.loads((root / "statistics" / "digits.json").read_text())
+    assert (sidecar["dataset"], sidecar["split"], sidecar["preprocessing"]) == ("digits", "all", pictures.NATIVE)
+    assert sidecar["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+    assert sidecar["environment"]["torch"]["version"] == torch.__version__
+    assert reference_manifest.read_pins()["digits"].sha256 == sidecar["sha256"]
+
+    status, out, err = stats("verify")
+    assert status == 0 and err == ""
+    assert {name: row["status"] for name, row in table(out).items()} == {"half": "missing", "digits": "ok"}
+    assert "https://example.org/HALF.npz" in out
+
+    status, out, _ = stats("list")
+    rows = table(out)
+    assert status == 0 and list(rows) == ["half", "digits"]
+    assert rows["half"]["checksum"] == "at first use" and rows["digits"]["checksum"].startswith("first use 20")
+    assert rows["digits"]["present"].endswith("digits.npz") and not rows["half"]["present"]
+
+    status, out, err = stats("build", "digits")
+    assert status == 2 and "exists already" in err
+
+
+def test_building_again_on_purpose_renews_the_pin(root: Path, stats: Stats) -> None:
+    path = root / "statistics" / "digits.npz"
+    path.with_name("x").write_bytes(b"1")
+    reference_manifest.pin(reference_manifest.load()["digits"], path.with_name("x"), "a" * 64)
+    assert stats("build", "digits")[0] == 0
+    assert reference_manifest.read_pins()["digits"].sha256 == features.file_sha256(path)
+
+
+def test_own_images_of_a_file(root: Path, stats: Stats, tmp_path: Path) -> None:
+    images = own_images(tmp_path / "own.npz")
+    out = tmp_path / "out"
+    status, _, _ = stats("build", images, "--name", "mine", "--extractor", "digits-cnn", "--out", out)
+    assert status == 0 and not (root / "pins.json").exists()
+    built = reference.resolve(out / "mine.npz")
+    assert (built.name, built.pool.count, built.record["split"]) == ("mine", 70, None)
+
+
+def test_a_departure_from_the_manifest_gets_a_name_of_its_own(root: Path, stats: Stats) -> None:
+    weights = features.DIGITS_WEIGHTS
+    arguments = ["--weights", weights, "--weights-sha256", features.file_sha256(weights)]
+    assert stats("build", "digits", *arguments)[0] == 0
+    (built,) = (root / "statistics").glob("*.npz")
+    assert built.name.startswith("digits-") and not (root / "pins.json").exists()
+
+
+def test_a_wrong_checksum_and_damage_are_told_apart(root: Path, stats: Stats) -> None:
+    path = half(root / "statistics" / "HALF.npz")
+    first = features.file_sha256(path)
+    status, out, _ = stats("verify", "half")
+    assert status == 0 and first in table(out)["half"]["note"]
+    half(path, seed=1)
+    status, out, err = stats("verify", "half", "digits")
+    rows = table(out)
+    assert status == 1 and err == "damaged or changed: half\n"
+    assert rows["half"]["status"] == "wrong checksum" and rows["digits"]["status"] == "missing"
+    assert first in rows["half"]["note"] and features.file_sha256(path) in rows["half"]["note"]
+    (root / "pins.json").unlink()
+    path.write_bytes(path.read_bytes()[:4000])
+    status, out, _ = stats("verify", "half")
+    assert status == 1 and table(out)["half"]["status"] == "damaged" and "no whole" in out
+    assert not (root / "pins.json").exists()
+
+
+def check(root: Path, covariance: np.ndarray) -> reference_verify.Check:
+    np.savez(root / "statistics" / "HALF.npz", mu=np.zeros(64), sigma=covariance)
+    return reference_verify.verify(reference_manifest.load()["half"])
+
+
+def test_a_covariance_must_be_positive_semidefinite_to_rounding(root: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(20, 64))
+    assert check(root, np.cov(rows, rowvar=False)).status == "ok"  # singular: 19 of 64 directions
+    (root / "pins.json").unlink()
+    assert check(root, np.cov(rows, rowvar=False).astype(np.float32)).status == "ok"
+    (root / "pins.json").unlink()
+    wrong = np.eye(64)
+    wrong[0, 1] = wrong[1, 0] = 2.0
+    found = check(root, wrong)
+    assert found.status == "damaged" and "eigenvalue -1 below zero" in found.note
+    assert "NaN" in check(root, np.full((64, 64), np.nan)).note
+    assert not (root / "pins.json").exists()
+
+
+def test_statistics_of_other_weights_and_lost_rows_are_found(root: Path, stats: Stats) -> None:
+    stats("build", "digits")
+    path = root / "statistics" / "digits.npz"
+    built = reference.read(path)
+    assert built.rows is not None
+    entry = reference_manifest.load()["digits"]
+    for change, status, note in (
+        ({"record": built.record | {"weights_sha256": "b" * 64}}, "wrong checksum", "b" * 64),
+        ({"rows": built.rows[1:]}, "damaged", "1796 rows in features, expected 1797"),
+    ):
+        reference.write(path, replace(built, **change))
+        reference_manifest.renew(entry, path, features.file_sha256(path))
+        found = reference_verify.verify(entry)
+        assert found.status == status and note in found.note
+
+
+def test_the_committed_statistics_verify() -> None:
+    entry = reference_manifest.load()["digits"]
+    assert entry.sha256 is not None
+    assert reference_verify.verify(entry).status == "ok"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "action"),
+        (["remove"], "remove"),
+        (["build"], "NAME"),
+        (["verify", "--strict"], "--strict"),
+        (["verify", "nothing"], "nothing: no such reference; the manifest has half, digits"),
+        (["build", "half"], "ready made; download https://example.org/HALF.npz"),
+        (["build", "somewhere"], "--name NAME"),
+        (["build", "somewhere", "--name", "a/b"], "--name a/b"),
+        (["build", "somewhere", "--name", "digits"], "--name digits"),
+        (["build", "digits", "--name", "half"], "--name half"),
+        (["build", "nowhere", "--name", "mine", "--extractor", "digits-cnn"], "nowhere"),
+        (["build", "nowhere", "--name", "mine", "--extractor", "vgg"], "digits-cnn, inception-v3-compat"),
+        (["build", "digits", "--split", "test"], "no split 'test'"),
+        (["build", "digits", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["build", "digits", "--weights-sha256", "ab"], "64 hexadecimal"),
+        (["build", "digits", "--weights-sha256", "a" * 64], "a" * 64),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(root: Path, stats: Stats, arguments: list[str], message: str) -> None:
+    status, out, err = stats(*arguments)
+    assert (status, out) == (2, "")
+    assert err.startswith("error: ") and len(err.splitlines()) == 1 and message in err
+    assert not list((root / "statistics").iterdir())
+
+
+def test_a_data_set_that_is_not_whole_is_refused(root: Path, stats: Stats) -> None:
+    manifest = root / "manifest.toml"
+    manifest.write_text(manifest.read_text().replace("1797", "1798"))
+    status, _, err = stats("build", "digits")
+    assert status == 2 and "1797 images, the manifest says 1798" in err
