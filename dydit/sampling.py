@@ -39,6 +39,32 @@ def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tenso
     return torch.cat([torch.cat([eps, eps]), output[:, channels:]], dim=1)
 
 
+def predict(model: Model, x: Tensor, timestep: int, y: Tensor, scale: float, null_label: int | None) -> Tensor:
+    """Network output on images that share an original timestep, guided unless `scale` is 1.
+
+    Args:
+        model: the network.
+        x: (N, C, S, S).
+        timestep: the original timestep, as the network sees it.
+        y: labels (N,).
+        scale: guidance scale; at 1 the network sees no null labels.
+        null_label: required when `scale` differs from 1.
+
+    Returns:
+        (N, 2C, S, S), noise and variance interpolation.
+
+    Raises:
+        InputError: guidance without a null label.
+    """
+    t = torch.full((len(x),), timestep, device=x.device)
+    if scale == 1.0:
+        return model(x, t, y)
+    if null_label is None:
+        raise InputError(f"guidance scale {scale} needs a null_label; give the model's class count, or scale 1")
+    labels = torch.cat([y, torch.full_like(y, null_label)])
+    return guided(model, torch.cat([x, x]), torch.cat([t, t]), labels, scale)[: len(x)]
+
+
 class ImageNoise:
     """One random generator per image, on the CPU so that every device sees the same numbers."""
 
@@ -96,24 +122,36 @@ def denoise(
     Raises:
         InputError: guidance without a null label.
     """
-    if scale != 1.0 and null_label is None:
-        raise InputError(f"guidance scale {scale} needs a null_label; give the model's class count, or scale 1")
-    labels = y if null_label is None else torch.cat([y, torch.full_like(y, null_label)])
     for taken, step in enumerate(track(range(len(diffusion) - 1, -1, -1))):
         t = torch.full((len(x),), step, device=x.device)
-        seen = diffusion.timestep_map[step].item()
-        if scale == 1.0 or null_label is None:
-            output = model(x, torch.full_like(t, int(seen)), y)
-        else:
-            doubled = torch.full((2 * len(x),), int(seen), device=x.device)
-            output = guided(model, torch.cat([x, x]), doubled, labels, scale)[: len(x)]
+        output = predict(model, x, int(diffusion.timestep_map[step]), y, scale, null_label)
         x = diffusion.ddim_step(output, x, t) if sampler == "ddim" else diffusion.ddpm_step(output, x, t, noise(taken))
         if on_step is not None:
             on_step(x)
     return x
 
 
+Solve = Callable[[Tensor, Tensor, Callable[[int], Tensor]], Tensor]
+"""(initial noise (N, C, S, S), labels (N,), k -> noise of the k-th step taken) -> images (N, C, S, S)."""
+
+
 @torch.no_grad()
+def draw(
+    solve: Solve,
+    shape: Sequence[int],
+    num_classes: int,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> tuple[Tensor, Tensor]:
+    """Images (N, *shape) and their labels (N,) for image indices `indices`, from their own noise by any sampler."""
+    source = ImageNoise(seed, indices)
+    y = source.labels(num_classes).to(device)
+    x = source.normal(shape).to(device)
+    return solve(x, y, lambda _: source.normal(shape).to(device)), y
+
+
 def generate(
     model: Model,
     diffusion: Diffusion,
@@ -128,18 +166,10 @@ def generate(
     track: Track = lambda steps: steps,
 ) -> tuple[Tensor, Tensor]:
     """Images (N, *shape) and their labels (N,) for image indices `indices`; the null label is `num_classes`."""
-    source = ImageNoise(seed, indices)
-    y = source.labels(num_classes).to(device)
-    x = source.normal(shape).to(device)
-    x = denoise(
-        model,
-        diffusion,
-        x,
-        y,
-        noise=lambda _: source.normal(shape).to(device),
-        sampler=sampler,
-        scale=scale,
-        null_label=num_classes,
-        track=track,
-    )
-    return x, y
+
+    def solve(x: Tensor, y: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
+        return denoise(
+            model, diffusion, x, y, noise=noise, sampler=sampler, scale=scale, null_label=num_classes, track=track
+        )
+
+    return draw(solve, shape, num_classes, indices, seed=seed, device=device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dydit import DiT, DyDiT
 from dydit.diffusion import Diffusion
-from dydit.sampling import ImageNoise, denoise, generate, guided
+from dydit.sampling import ImageNoise, denoise, draw, generate, guided, predict
 
 CLASSES, SHAPE = 10, (4, 8, 8)
 SHORT = {"ddpm": Diffusion.linear().respaced(5), "ddim": Diffusion.linear().respaced(5, "ddim")}
@@ -161,3 +161,27 @@ def test_sampling_leaves_the_global_random_state_alone(build) -> None:
     state = torch.get_rng_state()
     images(model, [0, 1])
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_predict_is_the_network_alone_at_scale_one_and_the_first_half_of_a_guided_batch_else() -> None:
+    model, x, y = Recorder(), torch.randn(2, *SHAPE), torch.tensor([1, 2])
+    t, doubled = torch.tensor([500, 500]), torch.tensor([1, 2, CLASSES, CLASSES])
+    assert torch.equal(predict(model, x, 500, y, 1.0, CLASSES), model(x, t, y))
+    expected = guided(model, torch.cat([x, x]), torch.cat([t, t]), doubled, 2.0)[:2]
+    assert torch.equal(predict(model, x, 500, y, 2.0, CLASSES), expected)
+    assert [len(timesteps) for timesteps, _ in model.seen] == [2, 2, 4, 4]
+
+
+def test_any_sampler_is_given_the_noise_of_each_image() -> None:
+    drawn: list[Tensor] = []
+
+    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
+        drawn.extend([x, noise(0), noise(1)])
+        return x + y[:, None, None, None]
+
+    result, labels = draw(solve, SHAPE, CLASSES, [5, 3], seed=7)
+    source = ImageNoise(7, [5, 3])
+    assert torch.equal(labels, source.labels(CLASSES))
+    for noise in drawn:
+        assert torch.equal(noise, source.normal(SHAPE))
+    assert torch.equal(result, drawn[0] + labels[:, None, None, None])

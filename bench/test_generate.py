@@ -1,0 +1,34 @@
+"""Timed: one unit of guided digits by each engine, from noise to bytes; `extra_info` holds images/s."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench import generate, small_scale
+from bench.arithmetic import arithmetic
+from bench.shards import Manifest
+
+IMAGES, STEPS = 64, 10
+
+
+@pytest.mark.parametrize(
+    ("stage", "engine"), [("dit", "static"), ("dydit-0.5", "masked"), ("dydit-0.5", "realised")], ids=str
+)
+def test_generate_unit(benchmark: Any, stage: str, engine: str) -> None:
+    checkpoint = small_scale.DIRECTORY / f"{stage}.safetensors"
+    options = generate.Options(str(checkpoint), Path("unused"), IMAGES, steps=STEPS, engine=engine)
+    job = generate.prepare(options)
+    model = generate.sampling_model(options, job, IMAGES)
+    manifest = Manifest(IMAGES, IMAGES, job.decoder.shape, {}, {})
+    benchmark.group = f"generation of {IMAGES} digits, {STEPS} guided DDPM steps"
+    with arithmetic(options.threads, options.tf32):
+        images, labels = benchmark.pedantic(
+            generate.make_unit, (options, job, model, manifest, 0), rounds=5, warmup_rounds=1
+        )
+    assert images.shape == (IMAGES, 8, 8, 1) and labels.shape == (IMAGES,)
+    benchmark.extra_info.update(engine=engine, device="cpu", dtype="fp32", threads=options.threads)
+    if not benchmark.disabled:
+        benchmark.extra_info["images_per_s"] = IMAGES / benchmark.stats.stats.median
