@@ -1,4 +1,4 @@
-"""Feature extractors for the quality metrics, used through torch-fidelity's own registry.
+"""Feature extractors for the quality metrics, and the one pass over images that all metrics share.
 
 `digits-cnn` is a small classifier of handwritten digits that works offline; `inception-v3-compat` is torch-fidelity's
 InceptionV3 with weights from a file. A metric means nothing without its extractor, so every metric name carries it.
@@ -6,193 +6,66 @@ InceptionV3 with weights from a file. A metric means nothing without its extract
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
 
-from bench import digits
-from dydit import checkpoint
+from bench import digits_cnn, inception
+from bench.digits_cnn import DIGITS_WEIGHTS as DIGITS_WEIGHTS
+from bench.digits_cnn import load_digits_classifier
+from bench.digits_cnn import save_digits_classifier as save_digits_classifier
+from bench.digits_cnn import train_digits_classifier as train_digits_classifier
+from bench.inception import SPATIAL
+from bench.progress import track
 from dydit.errors import InputError
 
-DIGITS_WEIGHTS = Path(__file__).resolve().parents[1] / "reference_stats" / "digits" / "digits_cnn.safetensors"
-"""Where the repository keeps the trained `DigitsClassifier`."""
+if TYPE_CHECKING:
+    from bench.images import Images
+
 BATCH_SIZE = 64
+WORKERS = 4
+"""Processes that read images for a GPU; a CPU is busy with the network, and reads between its batches."""
 
 
-class DigitsClassifier(nn.Module):
-    """Digits (N, 1, 8, 8) in [-1, 1] to features and logits; 122 k parameters.
+@dataclass(frozen=True)
+class Weights:
+    """A weights file that was checked, and the SHA-256 (hexadecimal) of its content."""
 
-    SiLU and average pooling keep the features smooth in the pixels, and there are no batch statistics: an image's
-    features depend on that image alone.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 32, 3, padding=1),
-            nn.SiLU(),
-            nn.Conv2d(32, 64, 3, padding=1),
-            nn.SiLU(),
-            nn.AvgPool2d(2),  # (N, 64, 4, 4)
-            nn.Conv2d(64, 64, 3, padding=1),
-            nn.SiLU(),
-            nn.Flatten(),
-            nn.Linear(64 * 4 * 4, 64),
-            nn.SiLU(),
-        )
-        self.head = nn.Linear(64, 10)
-
-    def features(self, x: Tensor) -> Tensor:
-        """Penultimate features (N, 64)."""
-        features: Tensor = self.body(x)
-        return features
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, 10)."""
-        logits: Tensor = self.head(self.features(x))
-        return logits
-
-
-def train_digits_classifier(
-    images: Tensor,
-    labels: Tensor,
-    *,
-    seed: int,
-    epochs: int,
-    progress: Callable[[range], Iterable[int]] = iter,
-) -> DigitsClassifier:
-    """Train with AdamW under a one-cycle rate on images shifted by up to one pixel; returned in evaluation mode.
-
-    The result is a function of (data, seed, epochs): one CPU thread sums in one order, and so small a network gains
-    nothing from more. The global generator and thread count are left as they were.
-
-    Args:
-        images: uint8 (N, 1, 8, 8).
-        labels: int64 (N,) in 0..9.
-        seed: of the weights, the order and the shifts.
-        epochs: passes over the data, about 0.2 s each on one core.
-        progress: wraps the range of epochs, for a progress bar.
-
-    Raises:
-        InputError: no epoch, or images and labels that do not fit together.
-    """
-    if epochs < 1 or len(images) != len(labels) or len(images) < 1 or images.shape[1:] != (1, 8, 8):
-        raise InputError(
-            f"digits classifier: {epochs} epochs, images {tuple(images.shape)}, labels {tuple(labels.shape)}; "
-            "it needs at least one epoch and (N, 1, 8, 8) images with N labels"
-        )
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
-        torch.manual_seed(seed)
-        model = DigitsClassifier()
-    generator = torch.Generator().manual_seed(seed)
-    x = digits.to_model(images)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
-    steps = epochs * -(-len(x) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    with _one_thread():
-        for _ in progress(range(epochs)):
-            for rows in torch.split(torch.randperm(len(x), generator=generator), BATCH_SIZE):
-                loss = F.cross_entropy(model(_shift(x[rows], generator)), labels[rows])
-                optimizer.zero_grad()
-                torch.autograd.backward(loss)
-                optimizer.step()
-                schedule.step()
-    return model.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
-def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by -1, 0 or 1 pixel along both axes; black (-1) comes in at the edge."""
-    down, right = torch.randint(0, 3, (2, len(x)), generator=generator)
-    windows = F.pad(x, (1, 1, 1, 1), value=-1.0).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
-    return windows[torch.arange(len(x)), :, down, right]
-
-
-def save_digits_classifier(model: DigitsClassifier, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the weights as safetensors with how they were made as metadata; the file appears whole or not at all."""
-    checkpoint.write_tensors(path, model.state_dict(), metadata)
-
-
-def load_digits_classifier(path: Path) -> DigitsClassifier:
-    """Read weights written by `save_digits_classifier`, in evaluation mode and without gradients.
-
-    Raises:
-        InputError: the file is not a safetensors file of this network with finite values.
-    """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    with torch.device("meta"):  # no first weights are drawn, so the global generator stays untouched
-        model = DigitsClassifier()
-    try:
-        state = load_file(path)
-        model.load_state_dict(state, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
-        raise InputError(f"digits-cnn: {path} does not hold a DigitsClassifier ({reason}); train it again") from error
-    _check_finite("digits-cnn", path, state)
-    return model.eval().requires_grad_(False)
-
-
-def check_inception_weights(path: Path) -> None:
-    """Look at an InceptionV3 weights file before torch-fidelity does, which would run code pickled in it.
-
-    Raises:
-        InputError: truncated, code instead of tensors, values that are not finite, or another network.
-    """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken bytes provoke
-        raise InputError(
-            f"inception-v3-compat: {path} is not a readable file of tensors alone; "
-            "download it again from the torch-fidelity release v0.2.0"
-        ) from error
-    shape = tuple(state["fc.weight"].shape) if isinstance(state, dict) and "fc.weight" in state else None
-    if shape != (1008, 2048):
-        raise InputError(
-            f"inception-v3-compat: {path} has fc.weight {shape}, expected (1008, 2048); "
-            "wanted is the 2015-12-05 InceptionV3 of torch-fidelity, not torchvision's"
-        )
-    _check_finite("inception-v3-compat", path, state)
-
-
-def _check_finite(name: str, path: Path, state: Mapping[str, Tensor]) -> None:
-    for key, value in state.items():
-        if value.is_floating_point() and not value.isfinite().all():
-            raise InputError(f"{name}: {path}: NaN or infinite values in {key}; get the file again")
+    path: Path
+    sha256: str
 
 
 @dataclass(frozen=True)
 class ExtractorSpec:
     """One feature extractor: what the suite must know before torch-fidelity is asked to build it.
 
-    `name` is torch-fidelity's registered name, `label` what stands in metric names. `image_size` is the only side
-    accepted, in pixels (None: any). `check` opens the weights and raises InputError when they do not serve.
+    `label` stands in metric names, `registered` is the name in torch-fidelity's registry, `dimensions` the length of
+    each layer's features. `image_size` is the only side accepted, in pixels (None: any). `default_weights` tells where
+    the file is by default, `sha256` is the digest of the only file accepted unasked (None: any), and `check` opens a
+    file and raises InputError when it does not serve.
     """
 
     name: str
     label: str
+    registered: str
     features_layer: str
+    spatial_layer: str
     logits_layer: str
+    dimensions: Mapping[str, int]
     image_size: int | None
-    default_weights: Path | None
+    default_weights: Callable[[], Path]
+    sha256: str | None
     check: Callable[[Path], object]
     remedy: str
 
@@ -200,19 +73,43 @@ class ExtractorSpec:
         """Name of a metric as it stands in every row, for example `FID[digits-cnn]`."""
         return f"{metric}[{self.label}]"
 
-    def weights(self, given: Path | None = None) -> Path:
-        """The weights file to use, checked; never None, which would make torch-fidelity download.
+    def check_size(self, name: str, size: tuple[int, int]) -> None:
+        """Refuse images (`name` says which) of a size (H, W) that this extractor does not take.
 
         Raises:
-            InputError: no such file (named, with the remedy), or `check` refuses it.
+            InputError: another size than `image_size`.
         """
-        path = given or self.default_weights
-        if path is None:
-            raise InputError(f"{self.name}: no weights file given; {self.remedy}")
+        if self.image_size is not None and size != (self.image_size, self.image_size):
+            raise InputError(
+                f"{name}: {size[0]}x{size[1]} pixels; {self.name} takes {self.image_size}x{self.image_size}, "
+                "use another extractor"
+            )
+
+    def weights(self, given: Path | None = None, sha256: str | None = None) -> Weights:
+        """The weights file to use, checked: first its digest, then what is in it.
+
+        Args:
+            given: the file; by default where `default_weights` says. Nothing is ever downloaded.
+            sha256: 64 hexadecimal digits that the file must have, in place of the known ones.
+
+        Raises:
+            InputError: no such file (named, with where to get it), another digest (both shown), or an unusable file.
+        """
+        path = given or self.default_weights()
         if not path.is_file():
-            raise InputError(f"{self.name}: weights file {path} not found; {self.remedy}")
+            raise InputError(
+                f"{self.name}: weights file {path} not found; {self.remedy}, or give its path with --weights"
+            )
+        if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
+            raise InputError(f"{self.name}: {sha256!r} is no SHA-256; give all 64 hexadecimal digits")
+        expected, found = (sha256 or self.sha256 or "").lower(), file_sha256(path)
+        if expected and found != expected:
+            raise InputError(
+                f"{self.name}: {path} has SHA-256 {found}, expected {expected}; {self.remedy}; "
+                "use another file only on purpose, with its digest in --weights-sha256"
+            )
         self.check(path)
-        return path
+        return Weights(path, found)
 
 
 EXTRACTORS: dict[str, ExtractorSpec] = {
@@ -221,22 +118,30 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
         ExtractorSpec(
             name="digits-cnn",
             label="digits-cnn",
+            registered="digits-cnn",
             features_layer="64",
+            spatial_layer=SPATIAL,
             logits_layer="logits_unbiased",
+            dimensions={"64": 64, SPATIAL: 4 * 4 * inception.SPATIAL_CHANNELS, "logits_unbiased": 10},
             image_size=8,
-            default_weights=DIGITS_WEIGHTS,
+            default_weights=lambda: DIGITS_WEIGHTS,
+            sha256=None,
             check=load_digits_classifier,
             remedy="restore it from the repository or train it again with `nox -s small_scale`",
         ),
         ExtractorSpec(
-            name="inception-v3-compat",
-            label="inception-v3-compat",
+            name=inception.NAME,
+            label=inception.NAME,
+            registered=f"{inception.NAME}-spatial",
             features_layer="2048",
+            spatial_layer=SPATIAL,
             logits_layer="logits_unbiased",
+            dimensions={"2048": 2048, SPATIAL: 17 * 17 * inception.SPATIAL_CHANNELS, "logits_unbiased": 1008},
             image_size=None,
-            default_weights=None,
-            check=check_inception_weights,
-            remedy="give the path of weights-inception-2015-12-05-6726825d.pth (torch-fidelity release v0.2.0)",
+            default_weights=inception.cached_weights,
+            sha256=inception.SHA256,
+            check=inception.check_weights,
+            remedy=f"download {inception.URL} and put it there",
         ),
     )
 }
@@ -259,43 +164,115 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def stream(
+    images: Images,
+    name: str,
+    layers: Sequence[str],
+    weights: Path | Weights | None = None,
+    batch_size: int = BATCH_SIZE,
+    label: str = "features",
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Features of all images in order, one batch at a time; on the GPU when there is one, and nothing is kept.
+
+    Convolutions compute as torch's flags say, as in torch-fidelity: on a GPU with TF32 unless it is switched off.
+
+    Args:
+        images: uint8 (3, H, W) each, all of one size.
+        name: extractor in `EXTRACTORS`.
+        layers: of that extractor, for example `[spec.features_layer, spec.spatial_layer]`.
+        weights: its weights file, by default where the extractor looks; `Weights` are not checked again.
+        batch_size: images per forward pass; moves features by rounding only.
+        label: what the progress bar is called.
+
+    Returns:
+        One dict a batch: layer to (n, D), float32 from InceptionV3, float64 from digits-cnn.
+
+    Raises:
+        InputError: an unknown extractor, weights, images or a batch size that cannot be used, before any work; and,
+            while it runs, an image that cannot be read or features that are not finite.
+    """
+    spec = extractor(name)
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}; it must be at least 1")
+    spec.check_size(images.name, images.size)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = open_network(name, weights, layers, device)
+    return run(network, images, layers, batch_size, label)
+
+
+def open_network(
+    name: str, weights: Path | Weights | None, layers: Sequence[str], device: torch.device | str
+) -> nn.Module:
+    """The extractor as a module: uint8 (N, 3, H, W) to a tuple of (N, D), one a layer, in the order asked for.
+
+    Raises:
+        InputError: an unknown extractor or layer, or weights that cannot be used.
+    """
+    spec = extractor(name)
+    if not layers or len(set(layers)) < len(layers) or not set(layers) <= spec.dimensions.keys():
+        raise InputError(f"{name}: layers {list(layers)}; choose from {', '.join(spec.dimensions)}, each once")
+    checked = weights if isinstance(weights, Weights) else spec.weights(weights)
+    register()
+    from torch_fidelity.utils import create_feature_extractor
+
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+            network: nn.Module = create_feature_extractor(
+                spec.registered,
+                list(layers),
+                cuda=False,
+                feature_extractor_weights_path=str(checked.path),
+                verbose=False,
+            )
+    except RuntimeError as error:  # load_state_dict's list of what does not fit
+        raise InputError(f"{name}: {checked.path} holds the weights of another network; {spec.remedy}") from error
+    return network.to(device)
+
+
+def run(
+    network: nn.Module, images: Images, layers: Sequence[str], batch_size: int, label: str = "features"
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """What `stream` yields, through a network of `open_network` with the same layers, on the device where it is.
+
+    Raises:
+        InputError: an image that cannot be read, or features that are not finite.
+    """
+    device = next(network.parameters()).device
+    on_gpu = device.type == "cuda"
+    loader = DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=min(WORKERS, os.cpu_count() or 1) if on_gpu else 0,
+        pin_memory=on_gpu,
+        generator=torch.Generator(),  # the loader seeds its workers; the global generator stays untouched
+    )
+    start = 0
+    for batch in track(_loaded(loader), f"{label}, batches of {batch_size}", total=-(-len(images) // batch_size)):
+        with torch.inference_mode():
+            values = [value.cpu().numpy() for value in network(batch.to(device, non_blocking=True))]
+        stop = start + len(batch)
+        for layer, value in zip(layers, values, strict=True):
+            if not np.isfinite(value).all():
+                raise InputError(
+                    f"{images.name}: features ({layer}) of images {start} to {stop - 1} are NaN or infinite; "
+                    "the extractor's weights are broken"
+                )
+        yield dict(zip(layers, values, strict=True))
+        start = stop
+
+
+def _loaded(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
+    """The batches; from a worker's InputError the traceback goes that torch puts before it."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).rstrip().rsplit(f"{InputError.__name__}: ", 1)[-1]) from None
+
+
 @functools.cache
 def register() -> None:
-    """Make `digits-cnn` known to torch-fidelity; called before every use, because torch-fidelity is imported late."""
+    """Make both networks known to torch-fidelity; called before every use, because torch-fidelity is imported late."""
     import torch_fidelity
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-    class DigitsCNN(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
-        """`DigitsClassifier` on uint8 (N, 3, 8, 8), read as grey by the mean of the channels.
-
-        It computes and returns float64 throughout: torch-fidelity then takes its means in float64 as well, and batch
-        size or thread count move a metric by rounding in the last digits only.
-        """
-
-        def __init__(
-            self, name: str, features_list: list[str], feature_extractor_weights_path: str, **options: Any
-        ) -> None:
-            super().__init__(name, features_list)
-            self.classifier = load_digits_classifier(Path(feature_extractor_weights_path)).double()
-
-        def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            grey = images.to(torch.float64).mean(dim=1, keepdim=True) / 127.5 - 1.0  # as digits.to_model
-            features = self.classifier.features(grey)  # (N, 64)
-            head = self.classifier.head
-            unbiased = F.linear(features, head.weight)  # (N, 10): the Inception Score leaves the last bias out
-            values = {"64": features, "logits_unbiased": unbiased, "logits": unbiased + head.bias}
-            return tuple(values[name] for name in self.features_list)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return "64", "logits_unbiased", "logits"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "logits_unbiased" if metric == "isc" else "64"
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
-
-    torch_fidelity.register_feature_extractor("digits-cnn", DigitsCNN)
+    for spec, network in zip(EXTRACTORS.values(), (digits_cnn.network_class(), inception.network_class()), strict=True):
+        torch_fidelity.register_feature_extractor(spec.registered, network)

@@ -1,239 +1,383 @@
-"""Quality of generated images: FID, Inception Score, precision and recall through torch-fidelity.
+"""Quality of generated images: FID, sFID, Inception Score, precision, recall and KID by the ADM protocol.
 
-Precision and recall use the same features as FID (the ADM protocol; torch-fidelity alone would take VGG16), the
-Inception Score keeps the samples in order, nothing is cached on disk and nothing is downloaded.
+One pass over the samples and at most one over the reference give every metric. Statistics are streamed; features are
+kept only where a metric or an interval needs them. Precision and recall use the features of FID, the Inception Score
+keeps the samples in order, and nothing is downloaded.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import math
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
-from bench import features, metrics
-from bench.features import ExtractorSpec
+from bench import environment, features, images, quality_values, reference_manifest, shards
+from bench import reference as references
+from bench.features import ExtractorSpec, Weights
+from bench.images import Images
+from bench.quality_values import NEIGHBOURS, SPLITS, Resampling, Rows, Value
+from bench.reference import Reference
+from bench.statistics import Moments, ScoreMoments, Statistics
 from dydit.errors import InputError
 
-NEIGHBOURS = 3
-"""k of precision and recall."""
-SPLITS = 10
-"""Consecutive splits of the Inception Score, all of N / 10 images (the ADM protocol's 50,000 in splits of 5,000)."""
-PARITY_RTOL = 1e-6
-"""Bound on the relative difference of FID and Inception Score between torch-fidelity and `bench.metrics`."""
+METRICS = ("FID", "sFID", "IS", "precision", "recall", "KID")
+RESAMPLES = 100
+FEW_DIMENSIONS = 128
+"""Up to so many features intervals are measured unasked; at 2048 a resample of the FID costs about a second."""
+_LEAST = {"FID": 2, "sFID": 2, "KID": 2, "precision": NEIGHBOURS + 1, "recall": NEIGHBOURS + 1, "IS": SPLITS}
+_POINTWISE = frozenset({"precision", "recall", "KID"})  # these compare images, not statistics
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics of one set of samples against one reference, with what they were measured by.
+    """Metrics of one set of samples against one reference, with what they were measured by."""
 
-    `inception_score` is the mean over splits (higher is better, at most the class count), `inception_score_std` their
-    standard deviation; `precision` and `recall` are shares in [0, 1].
-    """
-
+    samples: str
+    reference: str
     extractor: str
     weights_sha256: str
     n_samples: int
-    n_reference: int
-    fid: float
-    inception_score: float
-    inception_score_std: float
-    precision: float
-    recall: float
+    resamples: int
+    values: tuple[Value, ...]
 
-    def rows(self) -> list[dict[str, str | float | int]]:
-        """One row per metric, named with its extractor: `{"metric": "FID[digits-cnn]", "value": ...}` and evidence."""
+    def __getitem__(self, metric: str) -> Value:
+        """A value by its bare name, such as `FID`; KeyError where it was not measured."""
+        return {value.metric: value for value in self.values}[metric]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row a metric, named with its extractor: `{"metric": "FID[digits-cnn]", "value": ...}` and evidence."""
         spec = features.extractor(self.extractor)
-        values = {
-            "FID": self.fid,
-            "IS": self.inception_score,
-            "IS_std": self.inception_score_std,
-            "precision": self.precision,
-            "recall": self.recall,
-        }
         return [
             {
-                "metric": spec.metric(name),
-                "value": value,
+                "samples": self.samples,
+                "reference": self.reference,
+                "metric": spec.metric(value.metric),
+                "value": value.value,
+                "low": value.low,
+                "high": value.high,
+                "std": value.std,
                 "n_samples": self.n_samples,
-                "n_reference": self.n_reference,
+                "n_reference": value.n_reference,
+                "splits": value.splits,
+                "extractor": self.extractor,
                 "weights_sha256": self.weights_sha256,
+                "note": value.note,
             }
-            for name, value in values.items()
+            for value in self.values
         ]
 
 
-def evaluate(
-    samples: Tensor,
-    reference: Tensor,
+def measure(
+    samples: Images,
+    reference: Images | Reference,
     *,
     extractor: str = "digits-cnn",
-    weights: Path | None = None,
+    weights: Path | Weights | None = None,
+    metrics: Sequence[str] = METRICS,
     batch_size: int = features.BATCH_SIZE,
-    splits: int = SPLITS,
+    resamples: int | None = None,
+    seed: int = 0,
 ) -> Quality:
-    """Measure `samples` against `reference`; on the GPU when there is one.
+    """Measure `samples` against a reference; on the GPU when there is one.
+
+    Args:
+        samples: in the order in which they were generated.
+        reference: images of the same resolution, or statistics by the same extractor.
+        extractor: name in `features.EXTRACTORS`.
+        weights: its weights file; by default where the extractor looks.
+        metrics: some of `METRICS`.
+        batch_size: images per forward pass; changes speed and memory only.
+        resamples: draws behind each interval, 0 for none; by default 100 up to 128 features, else 0. With intervals
+            come `FID-infinity`, and `images_for_0.1`: images that tell a difference of 0.1 in FID from noise.
+        seed: of subsets and resamples.
+
+    Returns:
+        The metrics in the order of `METRICS`, each followed by what belongs to it.
+
+    Raises:
+        InputError: images, weights or a reference that cannot be used or do not belong together, or too few images for
+            a metric; before any long work.
+    """
+    spec = features.extractor(extractor)
+    if resamples is None:
+        resamples = RESAMPLES if spec.dimensions[spec.features_layer] <= FEW_DIMENSIONS else 0
+    if batch_size < 1 or resamples < 0 or resamples == 1:
+        raise InputError(
+            f"batch size {batch_size}, {resamples} resamples; at least 1 image a batch, and 0 or at least 2 resamples"
+        )
+    wanted = _wanted(metrics)
+    _check_pair(samples, reference, spec, wanted)
+    checked = weights if isinstance(weights, Weights) else spec.weights(weights)
+    if isinstance(reference, Images):
+        reference = references.build(
+            reference, extractor, checked, name=reference.name, record={}, batch_size=batch_size
+        )
+    _check_weights(reference, checked)
+    job = _Job(spec, checked, wanted, batch_size, Resampling(resamples, seed))
+    points = _reference_points(job, reference)
+    values = _values(job, _gather(job, samples), reference, points)
+    return Quality(samples.name, reference.name, extractor, checked.sha256, len(samples), resamples, tuple(values))
+
+
+def open_samples(source: str, data_root: Path | None = None, size: tuple[int, int] | None = None) -> Images:
+    """Images from where they lie.
+
+    Args:
+        source: a data set by name, or `NAME/SPLIT`; otherwise as `images.open_images` takes it.
+        data_root: where local copies of data sets lie.
+        size: (H, W) of what they are compared with; a data set without a native resolution is cropped to it.
+
+    Raises:
+        InputError: nothing there, or images that cannot be used.
+    """
+    from bench import datasets
+
+    name, _, split = source.partition("/")
+    if name not in datasets.DATASETS:
+        return images.open_images(source)
+    height, width = size or (0, 1)
+    side = height if height == width and not datasets.DATASETS[name].native else None
+    return images.open_images(name, data_root=data_root, split=split or None, resolution=side)
+
+
+def open_reference(source: str, data_root: Path | None, size: tuple[int, int]) -> Images | Reference:
+    """A reference from where it lies.
+
+    Args:
+        source: a name in the manifest of references; a .npz with statistics (`mu`, `sigma`); or images, as
+            `open_samples` takes them. A name that stands for statistics and for a data set means the statistics, where
+            their file is at hand.
+        data_root: where files of references and local copies of data sets lie.
+        size: (H, W) of the samples.
+
+    Raises:
+        InputError: nothing there, or a file that cannot be used.
+    """
+    from bench import datasets
+
+    entry, path = reference_manifest.load().get(source), Path(source)
+    if entry is not None and (source not in datasets.DATASETS or entry.find(data_root) is not None):
+        return references.resolve(source, data_root)
+    if _holds_statistics(path):
+        return references.resolve(path, data_root)
+    if not path.exists() and source.partition("/")[0] not in datasets.DATASETS:
+        known = ", ".join(dict.fromkeys([*reference_manifest.load(), *datasets.DATASETS]))
+        raise InputError(f"reference {source}: no such file or folder, and none of the names: {known}")
+    return open_samples(source, data_root, size)
+
+
+def _holds_statistics(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "mu.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False  # a folder, or a broken file, which `open_images` tells
+
+
+def samples_record(source: str, samples: Images) -> dict[str, Any]:
+    """What a run's record says of its samples, fit for JSON: name, count, size, and the manifest of generated ones."""
+    facts = {"source": environment.portable(source), "count": len(samples), "size": list(samples.size)}
+    if (Path(source) / shards.MANIFEST).is_file():
+        facts["manifest"] = dataclasses.asdict(shards.read_manifest(Path(source)))
+    return facts
+
+
+def evaluate(
+    samples: Tensor, reference: Tensor, *, extractor: str = "digits-cnn", weights: Path | None = None
+) -> Quality:
+    """FID, Inception Score, precision and recall of images in memory, without intervals; see `measure`.
 
     Args:
         samples: uint8 (N, C, H, W) with C = 1 or 3, in the order they were generated.
         reference: uint8 (M, C, H, W) of the same resolution.
-        extractor: short name in `features.EXTRACTORS`.
-        weights: its weights file; by default the one in the repository.
-        batch_size: images per forward pass; changes speed and memory only.
-        splits: consecutive splits of the Inception Score, of equal size up to one image.
+        extractor: name in `features.EXTRACTORS`.
+        weights: its weights file; by default where the extractor looks.
 
     Raises:
-        InputError: images or weights that cannot be used, or too few images for a metric; before any work.
+        InputError: as `measure`.
     """
-    spec = features.extractor(extractor)
-    _check_batch(batch_size)
-    _check_pair(samples, reference, spec, at_least=NEIGHBOURS + 1)
-    if not 1 <= splits <= len(samples):
-        raise InputError(f"samples: {len(samples)} images for {splits} splits of the Inception Score; lower the splits")
-    path = spec.weights(weights)
-    features.register()
-    import torch_fidelity
-
-    with torch.random.fork_rng(devices=[]):  # torch's DataLoader draws from the global generator
-        values = torch_fidelity.calculate_metrics(
-            input1=RGBImages(samples),
-            input2=RGBImages(reference),
-            feature_extractor=spec.name,
-            feature_extractor_weights_path=str(path),
-            feature_layer_isc=spec.logits_layer,
-            feature_layer_fid=spec.features_layer,
-            feature_layer_prc=spec.features_layer,
-            isc=True,
-            isc_splits=splits,
-            samples_shuffle=False,
-            fid=True,
-            prc=True,
-            prc_neighborhood=NEIGHBOURS,
-            batch_size=batch_size,
-            cuda=torch.cuda.is_available(),
-            save_cpu_ram=True,  # no worker processes: the images are in memory already
-            cache=False,
-            verbose=False,
-        )
-    return Quality(
-        extractor=spec.name,
-        weights_sha256=features.file_sha256(path),
-        n_samples=len(samples),
-        n_reference=len(reference),
-        fid=values["frechet_inception_distance"],
-        inception_score=values["inception_score_mean"],
-        inception_score_std=values["inception_score_std"],
-        precision=values["precision"],
-        recall=values["recall"],
+    return measure(
+        images.of_tensor(samples, "samples"),
+        images.of_tensor(reference, "reference"),
+        extractor=extractor,
+        weights=weights,
+        metrics=("FID", "IS", "precision", "recall"),
+        resamples=0,
     )
-
-
-def fid_interval(
-    samples: Tensor,
-    reference: Tensor,
-    *,
-    extractor: str = "digits-cnn",
-    weights: Path | None = None,
-    batch_size: int = features.BATCH_SIZE,
-    resamples: int = 100,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """95 % interval of the FID under resampling of `samples`, so that small differences can be read.
-
-    Features are extracted once; see `metrics.bootstrap_fid` for what the interval covers. Arguments as `evaluate`.
-
-    Raises:
-        InputError: images or weights that cannot be used.
-    """
-    spec = features.extractor(extractor)
-    _check_pair(samples, reference, spec, at_least=2)
-    layer = spec.features_layer
-    gen, ref = (
-        extract(images, [layer], extractor=extractor, weights=weights, batch_size=batch_size)[layer]
-        for images in (samples, reference)
-    )
-    return metrics.bootstrap_fid(gen.numpy(), ref.numpy(), resamples=resamples, seed=seed)
 
 
 def extract(
-    images: Tensor,
-    layers: list[str],
-    *,
-    extractor: str = "digits-cnn",
-    weights: Path | None = None,
-    batch_size: int = features.BATCH_SIZE,
+    pixels: Tensor, layers: Sequence[str], *, extractor: str = "digits-cnn", weights: Path | None = None
 ) -> dict[str, Tensor]:
-    """Features of uint8 (N, C, H, W) by layer name, each (N, D) on the CPU, as torch-fidelity itself extracts them.
+    """Features of uint8 (N, C, H, W) by layer name, each (N, D) on the CPU.
 
     Raises:
         InputError: images or weights that cannot be used.
     """
-    spec = features.extractor(extractor)
-    _check_batch(batch_size)
-    _check_images("images", images, spec)
-    path = spec.weights(weights)
-    features.register()
-    from torch_fidelity.utils import create_feature_extractor, get_featuresdict_from_dataset
-
-    cuda = torch.cuda.is_available()
-    with torch.random.fork_rng(devices=[]):
-        network = create_feature_extractor(
-            spec.name, layers, cuda=cuda, feature_extractor_weights_path=str(path), verbose=False
-        )
-        by_layer: dict[str, Tensor] = get_featuresdict_from_dataset(
-            RGBImages(images), network, batch_size, cuda, save_cpu_ram=True, verbose=False
-        )
-    return by_layer
+    batches = list(features.stream(images.of_tensor(pixels, "images"), extractor, layers, weights))
+    return {layer: torch.from_numpy(np.concatenate([batch[layer] for batch in batches])) for layer in layers}
 
 
-class RGBImages(Dataset[Tensor]):
-    """uint8 (N, C, H, W) as torch-fidelity takes it: a dataset of uint8 (3, H, W); grey is repeated."""
-
-    def __init__(self, images: Tensor) -> None:
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images[index].expand(3, -1, -1)
+@dataclass(frozen=True)
+class _Job:
+    spec: ExtractorSpec
+    weights: Weights
+    metrics: frozenset[str]
+    batch_size: int
+    drawn: Resampling
 
 
-def _check_batch(batch_size: int) -> None:
-    if batch_size < 1:
-        raise InputError(f"batch_size = {batch_size}; it must be at least 1")
+@dataclass
+class _Gathered:
+    """What one pass leaves: statistics and kept rows by layer, and the Inception Score."""
+
+    count: int
+    statistics: dict[str, Statistics] = field(default_factory=dict)
+    rows: dict[str, Rows] = field(default_factory=dict)
+    score: tuple[float, float] = (math.nan, math.nan)
 
 
-def _check_images(name: str, images: Tensor, spec: ExtractorSpec) -> None:
-    if images.is_floating_point() and images.isnan().any():
-        raise InputError(f"{name}: the images hold NaN; the model that made them diverged")
-    if images.dtype != torch.uint8:
-        raise InputError(f"{name}: {images.dtype}; images must be torch.uint8 (bench.digits.to_uint8 converts)")
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
-        raise InputError(f"{name}: shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, none empty")
-    height, width = images.shape[2:]
-    if spec.image_size is not None and (height, width) != (spec.image_size, spec.image_size):
-        raise InputError(
-            f"{name}: {height}x{width} pixels; {spec.name} takes {spec.image_size}x{spec.image_size}, "
-            "use another extractor"
-        )
+def _gather(job: _Job, samples: Images) -> _Gathered:
+    """The one pass over the samples; no more layers, and no more rows, than the metrics need."""
+    spec, resampled = job.spec, job.drawn.resamples > 0
+    by_metric = {"FID": spec.features_layer, "sFID": spec.spatial_layer, "IS": spec.logits_layer}
+    layers = {layer for metric, layer in by_metric.items() if metric in job.metrics}
+    kept = layers.copy() if resampled else set()
+    if job.metrics & _POINTWISE:
+        kept.add(spec.features_layer)
+    moments = {layer: Moments(spec.dimensions[layer]) for layer in layers - {spec.logits_layer}}
+    score = ScoreMoments(spec.dimensions[spec.logits_layer], quality_values.split_size(len(samples)))
+    gathered = _Gathered(len(samples))
+    start = 0
+    for batch in features.stream(
+        samples, spec.name, sorted(layers | kept), job.weights, job.batch_size, f"features of {samples.name}"
+    ):
+        for layer, rows in batch.items():
+            if layer in moments:
+                moments[layer].update(rows)
+            elif layer == spec.logits_layer:
+                score.update(quality_values.probabilities(rows))
+            if layer in kept:
+                if not start:
+                    gathered.rows[layer] = np.empty((len(samples), rows.shape[1]), rows.dtype)
+                gathered.rows[layer][start : start + len(rows)] = rows
+        start += len(rows)
+    gathered.statistics = {layer: moment.statistics() for layer, moment in moments.items()}
+    if "IS" in job.metrics:
+        gathered.score = score.score()
+    return gathered
 
 
-def _check_pair(samples: Tensor, reference: Tensor, spec: ExtractorSpec, at_least: int) -> None:
-    """Both usable, of one resolution and channel count, and enough of each.
+def _reference_points(job: _Job, reference: Reference) -> Rows | None:
+    """Features of reference images for the metrics that compare points; read off the images where there are none."""
+    if not job.metrics & _POINTWISE or reference.rows is not None:
+        return reference.rows
+    assert reference.images is not None  # _check_reference
+    layer = job.spec.features_layer
+    label = f"reference {reference.name}"
+    stream = features.stream(reference.images, job.spec.name, [layer], job.weights, job.batch_size, label)
+    return np.concatenate([batch[layer] for batch in stream])
+
+
+def _values(job: _Job, gathered: _Gathered, reference: Reference, points: Rows | None) -> list[Value]:
+    """The metrics asked for, in the order of `METRICS`."""
+    spec, drawn, values = job.spec, job.drawn, []
+    for metric, layer, gaussian in (
+        ("FID", spec.features_layer, reference.pool),
+        ("sFID", spec.spatial_layer, reference.spatial),
+    ):
+        if metric in job.metrics:
+            assert gaussian is not None  # _check_reference
+            own = gathered.statistics[layer]
+            values += quality_values.frechet(metric, own, gathered.rows.get(layer), gaussian, drawn)
+    if "IS" in job.metrics:
+        logits = gathered.rows.get(spec.logits_layer)
+        probs = None if logits is None else quality_values.probabilities(logits)
+        values += quality_values.inception_score(gathered.count, gathered.score, probs, drawn)
+    if job.metrics & _POINTWISE:
+        assert points is not None  # _reference_points
+        rows = gathered.rows[spec.features_layer]
+        if job.metrics & {"precision", "recall"}:
+            both = quality_values.precision_recall(rows, points, drawn)
+            values += [value for value in both if value.metric in job.metrics]
+        if "KID" in job.metrics:
+            values += quality_values.kernel(rows, points, drawn)
+    return values
+
+
+def _wanted(metrics: Sequence[str]) -> frozenset[str]:
+    if not metrics or not set(metrics) <= set(METRICS):
+        unknown = ", ".join(metric for metric in metrics if metric not in METRICS) or "none"
+        raise InputError(f"metrics: {unknown} asked for; choose from {', '.join(METRICS)}")
+    return frozenset(metrics)
+
+
+def _check_pair(samples: Images, reference: Images | Reference, spec: ExtractorSpec, wanted: frozenset[str]) -> None:
+    """Samples and reference usable, belonging together, and enough of each.
 
     Raises:
-        InputError: otherwise.
+        InputError: otherwise; both are named where they do not belong together.
     """
-    _check_images("samples", samples, spec)
-    _check_images("reference", reference, spec)
-    if samples.shape[1:] != reference.shape[1:]:
+    spec.check_size(samples.name, samples.size)
+    if reference.size not in (None, samples.size):
+        sides = [f"{side.name} has {side.size[0]}x{side.size[1]} pixels" for side in (samples, reference) if side.size]
+        raise InputError(f"{', '.join(sides)}; samples and reference must have one resolution")
+    _check_count(samples.name, len(samples), wanted)
+    if isinstance(reference, Images):
+        _check_count(reference.name, len(reference), (wanted | {"FID"}) - {"IS"})
+    else:
+        _check_reference(reference, spec, wanted)
+
+
+def _check_count(name: str, count: int, wanted: frozenset[str]) -> None:
+    metric = max(sorted(wanted), key=_LEAST.__getitem__)
+    if count < _LEAST[metric]:
+        use = f"{SPLITS} splits of the Inception Score need" if metric == "IS" else f"{metric} needs"
+        raise InputError(f"{name}: {count} images; {use} at least {_LEAST[metric]}, add images or leave the metric out")
+
+
+def _check_reference(reference: Reference, spec: ExtractorSpec, wanted: frozenset[str]) -> None:
+    """Statistics by the same extractor, with all that the metrics need.
+
+    Raises:
+        InputError: otherwise; both extractors are named.
+    """
+    name = f"reference {reference.name}"
+    if reference.extractor not in (None, spec.name):
         raise InputError(
-            f"samples are {tuple(samples.shape[1:])}, the reference {tuple(reference.shape[1:])} (C, H, W); "
-            "both must have one resolution and channel count"
+            f"{name} was made with {reference.extractor}, the samples are measured with {spec.name}; "
+            "choose the same --extractor, or another reference"
         )
-    for name, images in (("samples", samples), ("reference", reference)):
-        if len(images) < at_least:
-            raise InputError(f"{name}: {len(images)} images; the metrics need at least {at_least}")
+    for layer, gaussian in ((spec.features_layer, reference.pool), (spec.spatial_layer, reference.spatial)):
+        if gaussian is not None and gaussian.dimensions != spec.dimensions[layer]:
+            raise InputError(
+                f"{name} was made with another extractor than {spec.name}: it has {gaussian.dimensions} features "
+                f"where that has {spec.dimensions[layer]} ({layer}); choose the same --extractor, or another reference"
+            )
+    if "sFID" in wanted and reference.spatial is None:
+        raise InputError(f"{name} has no mu_s and sigma_s, which sFID needs; leave it out of --metrics")
+    if points := wanted & _POINTWISE:
+        kept = reference.rows if reference.rows is not None else reference.images
+        if kept is None:
+            raise InputError(
+                f"{name} has neither features nor images, which {', '.join(sorted(points))} need; "
+                "leave them out of --metrics"
+            )
+        _check_count(name, len(kept), points)
+
+
+def _check_weights(reference: Reference, weights: Weights) -> None:
+    recorded = reference.record.get("weights_sha256", weights.sha256)
+    if recorded != weights.sha256:
+        raise InputError(
+            f"reference {reference.name} was made with weights of SHA-256 {recorded}, {weights.path} has "
+            f"{weights.sha256}; use the same weights, or build the reference again"
+        )

@@ -78,17 +78,26 @@ def quality_table(study: Study) -> pd.DataFrame:
     }
     rows: list[dict[str, Any]] = []
     for name, score in study.scores.items():
-        for row in score.quality.rows():
+        for row in _metric_rows(score.quality):
             low, high = score.interval if row["metric"] == _fid_name() else (None, None)
             rows.append({"model": name, "dataset": "digits", **row, "low": low, "high": high} | drawn)
         if score.flops_ratio is not None:
             rows.append(
                 {"model": name, "dataset": "digits", "metric": "FLOPs ratio", "value": score.flops_ratio} | drawn
             )
-    floor = [{"model": "real digits, half against half", "dataset": "digits", **row} for row in study.floor.rows()]
+    halves = {"model": "real digits, half against half", "dataset": "digits"}
+    floor = [halves | row for row in _metric_rows(study.floor)]
     columns = ("model", "dataset", "metric", "value", "low", "high", "n_samples", "n_reference")
     frame = pd.DataFrame(rows + floor)
     return frame[[*columns, *(column for column in frame.columns if column not in columns)]]
+
+
+def _metric_rows(measured: quality.Quality) -> list[dict[str, Any]]:
+    """A row a metric, without the names of the sets: the columns `model` and `dataset` say what was compared."""
+    return [
+        {key: cell for key, cell in row.items() if key not in ("samples", "reference", "std")}
+        for row in measured.rows()
+    ]
 
 
 def claims(study: Study, tier: str) -> list[SummaryRow]:

@@ -1,38 +1,99 @@
-"""`python -m bench quality`: metrics of a set of images."""
+"""`python -m bench quality`: metrics of a set of images by the ADM protocol."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-HELP = "FID, IS, precision and recall of a set of images"
+from dydit.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.presets import Preset
+
+HELP = "FID, sFID, IS, precision, recall and KID of a set of images"
 OUT = Path("results/local")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--samples", required=True, metavar="FILE", help=".npz with arr_0, uint8 (N, H, W, C)")
-    parser.add_argument("--reference", required=True, metavar="FILE", help=".npz as above, or digits")
-    parser.add_argument("--extractor", default="digits-cnn", help="digits-cnn or inception-v3-compat")
-    parser.add_argument("--weights", type=Path, metavar="FILE", help="the extractor's weights, if not committed")
-    parser.add_argument("--interval", action="store_true", help="95 %% interval of the FID; slow for 2,048 features")
+    parser.add_argument(
+        "--samples",
+        metavar="PATH",
+        help="directory of `generate`, .npz with arr_0 (uint8 NHWC), folder of pictures, data set NAME or NAME/SPLIT",
+    )
+    parser.add_argument(
+        "--reference", metavar="PATH|NAME", help="as --samples, or statistics: .npz with mu, or a name of `stats list`"
+    )
+    parser.add_argument("--extractor", metavar="NAME", help="digits-cnn (default) or inception-v3-compat")
+    parser.add_argument("--weights", type=Path, metavar="FILE", help="of the extractor; by default torch hub's cache")
+    parser.add_argument(
+        "--weights-sha256", metavar="HEX", help="accept weights of this SHA-256, not the published ones"
+    )
+    parser.add_argument("--metrics", nargs="+", metavar="NAME", help="of FID sFID IS precision recall KID; default all")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="where local data sets and references lie")
+    parser.add_argument("--batch", type=int, metavar="N", help="images per forward pass (default 64)")
+    parser.add_argument(
+        "--resamples", type=int, metavar="N", help="behind each interval, 0 for none; default 100 up to 128 features"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="a published evaluation and its verdict: adm-g-imagenet256")
+    parser.add_argument("--strict", action="store_true", help="exit with status 1 when a verdict is `deviates`")
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what the options say."""
+def run(options: argparse.Namespace) -> int:
+    """Do what the options say; the exit status."""
     import pandas as pd
 
-    from bench import environment, features, images, quality, results
+    from bench import environment, features, quality, report, results
+    from bench.reference import Reference
 
-    features.extractor(options.extractor).weights(options.weights)
-    samples, reference = images.load(options.samples), images.load(options.reference)
+    preset = _preset(options)
     directory = results.prepare_output(options.out)
-    record = environment.record()
-    score = quality.evaluate(samples, reference, extractor=options.extractor, weights=options.weights)
-    frame = pd.DataFrame([{"samples": options.samples, "reference": options.reference} | row for row in score.rows()])
-    if options.interval:
-        interval = quality.fid_interval(samples, reference, extractor=options.extractor, weights=options.weights)
-        frame.loc[frame["metric"].str.startswith("FID["), ["low", "high"]] = interval
+    weights = features.extractor(options.extractor).weights(options.weights, options.weights_sha256)
+    samples = quality.open_samples(options.samples, options.data_root)
+    reference = quality.open_reference(options.reference, options.data_root, samples.size)
+    settings = {"extractor": options.extractor, "batch_size": options.batch, "resamples": options.resamples}
+    record = environment.record(
+        samples=quality.samples_record(options.samples, samples),
+        reference={"name": reference.name} | (reference.record if isinstance(reference, Reference) else {}),
+    )
+    measured = quality.measure(samples, reference, weights=weights, metrics=options.metrics, **settings)
+    frame = pd.DataFrame(measured.rows()).astype({"n_reference": "Int64", "splits": "Int64"})
+    frame = frame.astype(dict.fromkeys(("value", "low", "high", "std"), float))
+    for column in ("samples", "reference"):
+        frame[column] = frame[column].map(environment.portable)
     results.write_table(frame, directory, "quality")
-    results.write_run(record, directory)
-    print(results.to_markdown(frame[["metric", "value", "n_samples", "n_reference"]]))
+    asked = {"weights_sha256": weights.sha256, "metrics": list(options.metrics), "resamples": measured.resamples}
+    results.write_run(record | {"quality": settings | asked}, directory)
+    print(results.to_markdown(frame[["metric", "value", "low", "high", "n_samples", "n_reference", "note"]]))
+    if preset is None:
+        return 0
+    rows = preset.judge(measured)
+    results.write_summary(rows, directory)
+    print(f"\n{report.overview(rows)}")
+    return int(options.strict and any(row.verdict == "deviates" for row in rows))
+
+
+def _preset(options: argparse.Namespace) -> Preset | None:
+    """The preset asked for, its choices written into the options; without one, what was left out there.
+
+    Raises:
+        InputError: an unknown preset, one whose files are missing, choices beside it, or nothing to measure.
+    """
+    from bench import features, presets, quality
+
+    chosen = [name for name in ("samples", "reference", "extractor", "metrics") if getattr(options, name) is not None]
+    options.batch = features.BATCH_SIZE if options.batch is None else options.batch
+    if options.preset is None:
+        if options.samples is None or options.reference is None:
+            raise InputError("quality: give both --samples and --reference, or a --preset")
+        options.extractor = options.extractor or "digits-cnn"
+        options.metrics = tuple(options.metrics or quality.METRICS)
+        return None
+    preset = presets.find(options.preset)
+    if chosen:
+        raise InputError(f"--preset {preset.name} makes its own choice of {', '.join(chosen)}; leave them out")
+    options.data_root = options.data_root or Path()
+    options.samples, options.reference = str(preset.find(options.data_root)), preset.reference
+    options.extractor, options.metrics = preset.extractor, tuple(preset.metrics)
+    return preset

@@ -1,25 +1,24 @@
 from __future__ import annotations
 
+import dataclasses
 import hashlib
-import pickle
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
-from bench import digits, features
-from dydit import checkpoint
+from bench import digits, features, images, inception
+from bench.images import Images
 from dydit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = digits.load()
-    model = features.train_digits_classifier(data.images[:256], data.labels[:256], seed=0, epochs=1)
-    path = tmp_path_factory.mktemp("weights") / "digits_cnn.safetensors"
-    features.save_digits_classifier(model, path, {"seed": "0"})
-    return path
+DIGITS = ["64", "spatial", "logits_unbiased"]
+INCEPTION = ["2048", "spatial", "logits_unbiased"]
 
 
 @pytest.fixture
@@ -31,92 +30,57 @@ def no_download(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("urllib.request.urlopen", refuse)
 
 
-def build(path: Path, layers: list[str]) -> torch.nn.Module:
-    from torch_fidelity.utils import create_feature_extractor
+def some_digits(count: int) -> Images:
+    return images.of_tensor(digits.load().images[:count], "some digits")
 
-    features.register()
-    network: torch.nn.Module = create_feature_extractor(
-        "digits-cnn", layers, cuda=False, feature_extractor_weights_path=str(path), verbose=False
+
+def all_of(stream: Iterator[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    batches = list(stream)
+    return {layer: np.concatenate([batch[layer] for batch in batches]) for layer in batches[0]}
+
+
+def test_batches_come_in_order_as_torch_fidelity_extracts_them() -> None:
+    from torch_fidelity.utils import get_featuresdict_from_dataset
+
+    source = some_digits(50)
+    network = features.open_network("digits-cnn", None, DIGITS, "cpu")
+    theirs = get_featuresdict_from_dataset(source, network, 16, False, save_cpu_ram=True, verbose=False)
+    batches = list(features.stream(source, "digits-cnn", DIGITS, batch_size=16))
+    assert [len(batch["64"]) for batch in batches] == [16, 16, 16, 2]
+    assert all(list(batch) == DIGITS for batch in batches)
+    for layer, ours in all_of(iter(batches)).items():
+        assert ours.dtype == np.float64 and np.array_equal(ours, theirs[layer].numpy())
+
+
+def test_batch_size_moves_features_by_rounding_only(inception_weights: features.Weights) -> None:
+    one, other = (all_of(features.stream(some_digits(90), "digits-cnn", DIGITS, batch_size=n)) for n in (7, 200))
+    for layer in DIGITS:
+        np.testing.assert_allclose(one[layer], other[layer], rtol=1e-10, atol=1e-12)
+    pixels = torch.randint(0, 256, (5, 3, 24, 16), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    source = images.of_tensor(pixels, "noise")
+    one, other = (
+        all_of(features.stream(source, "inception-v3-compat", INCEPTION, inception_weights, n)) for n in (2, 5)
     )
-    return network
+    for layer, width in zip(INCEPTION, (2048, 2023, 1008), strict=True):
+        assert one[layer].shape == (5, width) and one[layer].dtype == np.float32
+        np.testing.assert_allclose(one[layer], other[layer], rtol=1e-4, atol=1e-5 * np.abs(one[layer]).max())
 
 
-def test_the_classifier_learns_and_is_small() -> None:
-    data = digits.load()
-    order = torch.randperm(1797, generator=torch.Generator().manual_seed(0))
-    train, held_out = order[:1297], order[1297:]
-    model = features.train_digits_classifier(data.images[train], data.labels[train], seed=0, epochs=12)
-    x = digits.to_model(data.images[held_out])
-    assert (model(x).argmax(1) == data.labels[held_out]).float().mean() > 0.93
-    assert model.features(x).shape == (500, 64)
-    assert sum(p.numel() for p in model.parameters()) < 200_000
-    assert not model.training and not any(p.requires_grad for p in model.parameters())
-
-
-def test_training_repeats_and_leaves_the_global_generator_alone() -> None:
-    data = digits.load()
-    seen: list[int] = []
-
-    def watch(epochs: range) -> list[int]:
-        seen.extend(epochs)
-        return list(epochs)
-
-    def train(seed: int) -> torch.Tensor:
-        model = features.train_digits_classifier(
-            data.images[:192], data.labels[:192], seed=seed, epochs=2, progress=watch
-        )
-        return torch.nn.utils.parameters_to_vector(model.parameters())
-
+def test_it_draws_nothing_prints_nothing_and_keeps_no_gradients(capfd: pytest.CaptureFixture[str]) -> None:
     before = torch.get_rng_state()
-    first = train(0)
-    assert torch.equal(before, torch.get_rng_state()) and seen == [0, 1]
-    torch.manual_seed(99)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(threads + 1)
-    try:
-        assert torch.equal(first, train(0)) and torch.get_num_threads() == threads + 1
-    finally:
-        torch.set_num_threads(threads)
-    assert not torch.equal(first, train(1))
+    network = features.open_network("digits-cnn", None, DIGITS, "cpu")
+    assert not network.training and not any(parameter.requires_grad for parameter in network.parameters())
+    list(features.run(network, some_digits(5), DIGITS, batch_size=2))
+    assert torch.equal(before, torch.get_rng_state()) and capfd.readouterr() == ("", "")
 
 
-def test_shifts_move_by_at_most_one_pixel_and_bring_in_black() -> None:
-    dot = torch.full((200, 1, 8, 8), -1.0)
-    dot[:, :, 4, 4] = 1.0
-    moved = features._shift(dot, torch.Generator().manual_seed(0))
-    rows, columns = (moved[:, 0] == 1).nonzero()[:, 1:].T
-    assert len(rows) == 200 and set(rows.tolist()) == set(columns.tolist()) == {3, 4, 5}
-    assert (moved == -1).sum() == 200 * 63
-
-
-def test_training_refuses_data_that_do_not_fit() -> None:
-    data = digits.load()
-    with pytest.raises(InputError, match="0 epochs"):
-        features.train_digits_classifier(data.images, data.labels, seed=0, epochs=0)
-    with pytest.raises(InputError, match=r"labels \(5,\)"):
-        features.train_digits_classifier(data.images, data.labels[:5], seed=0, epochs=1)
-
-
-def test_saved_weights_come_back_with_their_metadata(weights: Path) -> None:
-    before = torch.get_rng_state()
-    model = features.load_digits_classifier(weights)
-    assert torch.equal(before, torch.get_rng_state())
-    assert all(torch.equal(value, model.state_dict()[key]) for key, value in load_file(weights).items())
-    assert checkpoint.read(weights).record == {"seed": "0"}
-    assert [path.name for path in weights.parent.iterdir()] == [weights.name]
-    assert features.file_sha256(weights) == hashlib.sha256(weights.read_bytes()).hexdigest()
-
-
-def test_layers_of_the_registered_extractor(weights: Path) -> None:
-    images = digits.load().images[:20]
-    model = features.load_digits_classifier(weights).double()
-    x = digits.to_model(images).double()
-    unbiased, logits, penultimate = build(weights, ["logits_unbiased", "logits", "64"])(images.expand(-1, 3, -1, -1))
-    assert penultimate.shape == (20, 64) and penultimate.dtype == torch.float64
-    # `to_model` rounds to float32, the extractor does not.
-    torch.testing.assert_close(penultimate, model.features(x), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(logits, model(x), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(logits - unbiased, model.head.bias.expand(20, -1), rtol=0, atol=1e-12)
+def test_lengths_of_layers_are_as_declared(inception_weights: features.Weights) -> None:
+    for name, size, weights in (("digits-cnn", 8, None), ("inception-v3-compat", 12, inception_weights)):
+        spec = features.extractor(name)
+        source = images.of_tensor(torch.zeros(1, 1, size, size, dtype=torch.uint8), "black")
+        (batch,) = features.stream(source, name, list(spec.dimensions), weights)
+        assert {layer: values.shape[1] for layer, values in batch.items()} == dict(spec.dimensions)
+        assert {spec.features_layer, spec.spatial_layer, spec.logits_layer} == set(spec.dimensions)
 
 
 def test_default_layers_follow_the_adm_protocol() -> None:
@@ -124,8 +88,8 @@ def test_default_layers_follow_the_adm_protocol() -> None:
 
     features.register()
     features.register()  # a second call must not register twice
-    for name, spec in features.EXTRACTORS.items():
-        default = FEATURE_EXTRACTORS_REGISTRY[name].get_default_feature_layer_for_metric
+    for spec in features.EXTRACTORS.values():
+        default = FEATURE_EXTRACTORS_REGISTRY[spec.registered].get_default_feature_layer_for_metric
         assert default("isc") == spec.logits_layer == "logits_unbiased"
         assert default("fid") == default("prc") == spec.features_layer
     assert features.EXTRACTORS["inception-v3-compat"].features_layer == "2048"
@@ -140,53 +104,109 @@ def test_metric_names_carry_the_extractor() -> None:
         features.extractor("vgg16")
 
 
+def test_unusable_arguments_are_refused_before_any_image_is_read() -> None:
+    def read(index: int) -> Tensor:
+        raise AssertionError(f"image {index} was read")
+
+    source = Images("never read", (8, 8), 3, read)
+    with pytest.raises(InputError, match="batch size 0"):
+        features.stream(source, "digits-cnn", DIGITS, batch_size=0)
+    for layers in ([], ["64", "64"], ["2048"]):
+        with pytest.raises(InputError, match=r"layers .*; choose from 64, spatial, logits_unbiased"):
+            features.stream(source, "digits-cnn", layers)
+    with pytest.raises(InputError, match="wide: 8x16 pixels; digits-cnn takes 8x8"):
+        features.stream(Images("wide", (8, 16), 3, read), "digits-cnn", DIGITS)
+
+
+class Diverging(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1), requires_grad=False)
+        self.calls = 0
+
+    def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
+        self.calls += 1
+        value = torch.nan if self.calls == 3 else 0.0
+        return torch.zeros(len(batch), 2), torch.full((len(batch), 2), value)
+
+
+def test_features_that_are_not_finite_name_the_images() -> None:
+    stream = features.run(Diverging(), some_digits(10), ["a", "b"], batch_size=4)
+    assert len(next(stream)["a"]) == len(next(stream)["b"]) == 4
+    with pytest.raises(InputError, match=r"some digits: features \(b\) of images 8 to 9 are NaN or infinite"):
+        next(stream)
+
+
+class Broken(Dataset[Tensor]):
+    def __len__(self) -> int:
+        return 2
+
+    def __getitem__(self, index: int) -> Tensor:
+        raise InputError(f"{index}.png: not a whole picture; write it again")
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded, use of fork:DeprecationWarning")
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bad_image_is_one_line_from_a_worker_too(workers: int) -> None:
+    with pytest.raises(InputError) as caught:
+        list(features._loaded(DataLoader(Broken(), num_workers=workers)))
+    assert str(caught.value) == "0.png: not a whole picture; write it again"
+
+
 @pytest.mark.usefixtures("no_download")
-def test_missing_weights_are_named_with_the_remedy(tmp_path: Path) -> None:
+def test_missing_weights_are_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     missing = tmp_path / "absent.pth"
-    for name, remedy in (("digits-cnn", "nox -s small_scale"), ("inception-v3-compat", "weights-inception-2015-12-05")):
+    for name, remedy in (("digits-cnn", "nox -s small_scale"), ("inception-v3-compat", inception.URL)):
         with pytest.raises(InputError, match="not found") as caught:
             features.extractor(name).weights(missing)
         assert str(missing) in str(caught.value) and remedy in str(caught.value) and "\n" not in str(caught.value)
-    with pytest.raises(InputError, match="no weights file given"):
-        features.extractor("inception-v3-compat").weights(None)
-
-
-def test_broken_digits_weights_are_refused(tmp_path: Path, weights: Path) -> None:
-    path = tmp_path / "broken.safetensors"
-    path.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(InputError, match=r"broken\.safetensors does not hold"):
-        features.load_digits_classifier(path)
-    state = load_file(weights)
-    save_file(state | {"head.weight": torch.zeros(7, 64)}, path)
-    with pytest.raises(InputError, match=r"head\.weight") as caught:
-        features.load_digits_classifier(path)
-    assert "\n" not in str(caught.value)
-    save_file(state | {"head.weight": torch.full((10, 64), torch.nan)}, path)
-    with pytest.raises(InputError, match=r"NaN or infinite values in head\.weight"):
-        features.load_digits_classifier(path)
-
-
-class Payload:
-    def __init__(self, target: Path) -> None:
-        self.target = target
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return Path.touch, (self.target,)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(InputError) as caught:
+        list(features.stream(some_digits(2), "inception-v3-compat", INCEPTION))
+    place = tmp_path / "hub" / "checkpoints" / inception.FILE_NAME
+    assert str(place) in str(caught.value) and inception.URL in str(caught.value) and "--weights" in str(caught.value)
 
 
 @pytest.mark.usefixtures("no_download")
-def test_broken_inception_weights_are_refused_and_run_nothing(tmp_path: Path) -> None:
-    path, trace = tmp_path / "inception.pth", tmp_path / "executed"
-    torch.save({"fc.weight": Payload(trace)}, path)
+def test_weights_are_found_in_torch_hubs_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    place = inception.cached_weights()
+    place.parent.mkdir(parents=True)
+    torch.save({"fc.weight": torch.zeros(1008, 2048)}, place)
+    found = features.file_sha256(place)
+    spec = dataclasses.replace(features.extractor("inception-v3-compat"), sha256=found)
+    assert spec.weights() == features.Weights(place, found)
+
+
+def test_another_checksum_is_refused_and_both_are_shown(tmp_path: Path) -> None:
+    path = tmp_path / inception.FILE_NAME
+    path.write_bytes(b"not even a file of tensors")  # the checksum comes first: nothing is opened
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    spec = features.extractor("inception-v3-compat")
+    with pytest.raises(InputError, match="--weights-sha256") as caught:
+        spec.weights(path)
+    assert found in str(caught.value) and inception.SHA256 in str(caught.value) and "\n" not in str(caught.value)
+    asked = "0123456789abcdef" * 4
+    with pytest.raises(InputError) as caught:
+        spec.weights(path, asked)
+    assert found in str(caught.value) and asked in str(caught.value)
     with pytest.raises(InputError, match="not a readable file of tensors"):
-        features.extractor("inception-v3-compat").weights(path)
-    path.write_bytes(pickle.dumps(Payload(trace)))
-    with pytest.raises(InputError, match="not a readable file of tensors"):
-        features.extractor("inception-v3-compat").weights(path)
-    assert not trace.exists()
-    torch.save({"fc.weight": torch.zeros(1000, 2048)}, path)
-    with pytest.raises(InputError, match=r"fc\.weight \(1000, 2048\), expected \(1008, 2048\)"):
-        features.extractor("inception-v3-compat").weights(path)
-    torch.save({"fc.weight": torch.full((1008, 2048), torch.inf)}, path)
-    with pytest.raises(InputError, match=r"infinite values in fc\.weight"):
-        features.extractor("inception-v3-compat").weights(path)
+        spec.weights(path, found.upper())  # accepted by its digest, and then looked into
+    with pytest.raises(InputError, match="'6726825d' is no SHA-256"):
+        spec.weights(path, "6726825d")
+
+
+def test_weights_of_the_repository_carry_their_checksum() -> None:
+    weights = features.extractor("digits-cnn").weights()
+    assert weights == features.Weights(
+        features.DIGITS_WEIGHTS, hashlib.sha256(features.DIGITS_WEIGHTS.read_bytes()).hexdigest()
+    )
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "inception.pth"
+    torch.save({"fc.weight": torch.zeros(1008, 2048)}, path)
+    weights = features.extractor("inception-v3-compat").weights(path, features.file_sha256(path))
+    with pytest.raises(InputError, match="holds the weights of another network") as caught:
+        features.open_network("inception-v3-compat", weights, INCEPTION, "cpu")
+    assert "\n" not in str(caught.value)

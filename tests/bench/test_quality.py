@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,201 +9,396 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import digits, features, metrics, quality
+from bench import digits, features, images, quality, quality_values, reference, statistics
+from bench.images import Images
+from bench.reference import Reference
 from dydit.errors import InputError
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """8x8 images gain nothing from threads that wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+DIGITS = digits.load()
+LAYERS = ["64", "spatial", "logits_unbiased"]
+
+
+def noisy(pixels: Tensor, sigma: float) -> Tensor:
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(2))
+    return (pixels + sigma * noise).clamp(0, 255).to(torch.uint8)
+
+
+ORDER = torch.randperm(1797, generator=torch.Generator().manual_seed(1))
+REAL = DIGITS.images[ORDER[300:500]]
+MADE = torch.cat([noisy(REAL[:70], 60), noisy(DIGITS.images[ORDER[:80]], 60)])
+RECORD = {"dataset": "digits", "split": "all", "preprocessing": "native"}
+
+
+def named(pixels: Tensor, name: str = "made") -> Images:
+    return images.of_tensor(pixels, name)
+
+
+def values(measured: quality.Quality) -> dict[str, float]:
+    return {value.metric: value.value for value in measured.values}
 
 
 @pytest.fixture(scope="module")
-def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    data = digits.load()
-    model = features.train_digits_classifier(data.images, data.labels, seed=0, epochs=2)
-    path = tmp_path_factory.mktemp("weights") / "digits_cnn.safetensors"
-    features.save_digits_classifier(model, path, {})
-    return path
+def real() -> Reference:
+    return reference.build(named(REAL), "digits-cnn", name="real digits", record=RECORD)
 
 
-def halves() -> tuple[Tensor, Tensor]:
-    images = digits.load().images[torch.randperm(1797, generator=torch.Generator().manual_seed(1))]
-    return images[:300], images[300:700]
+def test_torch_fidelity_measures_the_same(real: Reference) -> None:
+    """Its own extraction and metrics, from images to numbers."""
+    import torch_fidelity
+
+    features.register()
+    with torch.random.fork_rng(devices=[]):
+        theirs = torch_fidelity.calculate_metrics(
+            input1=named(MADE),
+            input2=named(REAL),
+            feature_extractor="digits-cnn",
+            feature_extractor_weights_path=str(features.DIGITS_WEIGHTS),
+            isc=True,
+            isc_splits=10,
+            samples_shuffle=False,
+            fid=True,
+            kid=True,
+            kid_subset_size=150,
+            prc=True,
+            prc_neighborhood=3,
+            rng_seed=0,
+            batch_size=32,
+            cuda=False,
+            save_cpu_ram=True,
+            cache=False,
+            verbose=False,
+        )
+    ours = quality.measure(named(MADE), real, resamples=0)
+    assert [value.metric for value in ours.values] == [
+        "FID",
+        "sFID",
+        "IS",
+        "IS_std",
+        "precision",
+        "recall",
+        "KID",
+        "KID_std",
+    ]
+    for metric, key, rtol in (
+        ("FID", "frechet_inception_distance", 1e-6),
+        ("IS", "inception_score_mean", 1e-9),
+        ("IS_std", "inception_score_std", 1e-9),
+        ("precision", "precision", 1e-6),
+        ("recall", "recall", 1e-6),
+        ("KID", "kernel_inception_distance_mean", 1e-5),  # the rows of a reference are float32
+        ("KID_std", "kernel_inception_distance_std", 1e-5),
+    ):
+        np.testing.assert_allclose(ours[metric].value, theirs[key], rtol=rtol, err_msg=metric)
+    assert 0.1 < ours["precision"].value < 0.95 and ours["precision"].value != ours["recall"].value
 
 
-def noisy(images: Tensor, sigma: float) -> Tensor:
-    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(2))
-    return (images + sigma * noise).clamp(0, 255).to(torch.uint8)
+def test_sfid_is_the_distance_of_the_spatial_features(real: Reference) -> None:
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.utils import get_featuresdict_from_dataset
+
+    network = features.open_network("digits-cnn", None, ["spatial"], "cpu")
+    with torch.random.fork_rng(devices=[]):
+        made, true = (
+            fid_features_to_statistics(
+                get_featuresdict_from_dataset(named(x), network, 50, False, True, False)["spatial"]
+            )
+            for x in (MADE, REAL)
+        )
+    theirs = fid_statistics_to_metric(made, true, verbose=False)["frechet_inception_distance"]
+    ours = quality.measure(named(MADE), real, metrics=["sFID"], resamples=0)
+    assert list(values(ours)) == ["sFID"]
+    np.testing.assert_allclose(ours["sFID"].value, theirs, rtol=1e-6)
 
 
-def test_torch_fidelity_and_our_metrics_agree_on_random_images(weights: Path) -> None:
-    _, reference = halves()
-    noise = torch.randint(0, 256, (300, 1, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    samples = torch.cat([noise[:100], noisy(reference[:200], 60)])
-    measured = quality.evaluate(samples, reference, weights=weights, splits=6)
-    gen, ref = (
-        quality.extract(x, ["64", "logits_unbiased"], weights=weights, batch_size=17) for x in (samples, reference)
+def test_statistics_from_a_file_and_images_give_the_same_numbers(real: Reference, tmp_path: Path) -> None:
+    reference.write(tmp_path / "real.npz", real)
+    stored = quality.open_reference(str(tmp_path / "real.npz"), None, (8, 8))
+    assert isinstance(stored, Reference)
+    by_file, by_images = (
+        values(quality.measure(named(MADE), against, resamples=0)) for against in (stored, named(REAL))
     )
-    np.testing.assert_allclose(metrics.fid(gen["64"], ref["64"]), measured.fid, rtol=quality.PARITY_RTOL)
-    np.testing.assert_allclose(
-        metrics.inception_score(gen["logits_unbiased"].softmax(1), 50),
-        (measured.inception_score, measured.inception_score_std),
-        rtol=quality.PARITY_RTOL,
+    assert by_file == pytest.approx(by_images, rel=1e-9) and len(by_file) == 8
+
+
+def test_one_pass_over_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, list[int]] = {"made": [], "real": []}
+
+    def counted(pixels: Tensor, name: str) -> Images:
+        def read(index: int) -> Tensor:
+            seen[name].append(index)
+            return pixels[index]
+
+        return Images(name, (8, 8), len(pixels), read)
+
+    asked: list[list[str]] = []
+    stream = features.stream
+    monkeypatch.setattr(
+        features,
+        "stream",
+        lambda images, name, layers, *rest, **more: asked.append(layers) or stream(images, name, layers, *rest, **more),
     )
-    # Counts over N; torch-fidelity divides in float32.
-    ours = metrics.precision_recall(ref["64"], gen["64"], quality.NEIGHBOURS)
-    np.testing.assert_allclose(ours, (measured.precision, measured.recall), rtol=0, atol=1e-6)
-    assert 0.1 < measured.precision < 0.95 and measured.precision != measured.recall
+    quality.measure(counted(MADE[:60], "made"), counted(REAL[:70], "real"), resamples=3)
+    assert seen == {"made": list(range(60)), "real": list(range(70))} and len(asked) == 2
 
 
-def test_batch_size_changes_nothing(weights: Path) -> None:
-    samples, reference = halves()
-    one, other = (
-        dataclasses.astuple(quality.evaluate(samples, reference, weights=weights, batch_size=n))[4:] for n in (7, 400)
-    )
-    np.testing.assert_allclose(one, other, rtol=1e-10)
+def test_rows_are_kept_only_where_something_needs_them(real: Reference) -> None:
+    spec = features.extractor("digits-cnn")
+
+    def kept(metrics: set[str], resamples: int) -> tuple[set[str], set[str]]:
+        drawn = quality.Resampling(resamples, 0)
+        job = quality._Job(spec, spec.weights(), frozenset(metrics), 64, drawn)
+        gathered = quality._gather(job, named(MADE[:40]))
+        return set(gathered.statistics), set(gathered.rows)
+
+    assert kept({"FID", "sFID", "IS"}, 0) == ({"64", "spatial"}, set())
+    assert kept({"FID", "sFID", "IS"}, 5) == ({"64", "spatial"}, set(LAYERS))
+    assert kept({"precision"}, 0) == (set(), {"64"})
+    assert kept({"IS"}, 0) == (set(), set())
 
 
-def test_identical_sets_and_degraded_ones(weights: Path) -> None:
-    samples, reference = halves()
-    same = quality.evaluate(reference, reference, weights=weights)
-    assert abs(same.fid) < 1e-6 and (same.precision, same.recall) == (1.0, 1.0)
-    measured = [quality.evaluate(noisy(samples, s), reference, weights=weights) for s in (0.0, 60.0, 120.0)]
-    assert measured[0].fid < measured[1].fid < measured[2].fid
-    assert measured[0].precision > measured[1].precision > measured[2].precision
+def test_batch_size_changes_nothing(real: Reference) -> None:
+    one, other = (values(quality.measure(named(MADE), real, batch_size=n, resamples=0)) for n in (7, 400))
+    assert one == pytest.approx(other, rel=1e-9)
 
 
-def test_one_class_is_precise_but_covers_little(weights: Path) -> None:
-    data = digits.load()
-    zeros = quality.evaluate(data.images[data.labels == 0], data.images[data.labels != 8], weights=weights, splits=2)
-    assert zeros.precision > 0.95 and zeros.recall < 0.3 and zeros.inception_score < 3.0
+def test_identical_sets_and_degraded_ones(real: Reference) -> None:
+    same = quality.measure(named(REAL), real, metrics=["FID", "sFID", "precision", "recall"], resamples=0)
+    assert same["FID"].value < 1e-6 and same["sFID"].value < 1e-6
+    assert (same["precision"].value, same["recall"].value) == (1.0, 1.0)
+    clean = DIGITS.images[ORDER[:150]]
+    measured = [values(quality.measure(named(noisy(clean, sigma)), real, resamples=0)) for sigma in (0.0, 60.0, 120.0)]
+    for metric in ("FID", "sFID", "KID"):
+        assert measured[0][metric] < measured[1][metric] < measured[2][metric], metric
+    for metric in ("IS", "precision"):
+        assert measured[0][metric] > measured[1][metric] > measured[2][metric], metric
 
 
-def test_splits_are_taken_in_sample_order(weights: Path) -> None:
-    images = digits.load().images[:200]
-    order = torch.randperm(200, generator=torch.Generator().manual_seed(0))
-    scores = [quality.evaluate(x, images, weights=weights, splits=10).inception_score for x in (images, images[order])]
-    assert scores[0] != pytest.approx(scores[1], rel=1e-6)
+def test_one_class_is_precise_but_covers_little() -> None:
+    zeros, others = DIGITS.images[DIGITS.labels == 0], DIGITS.images[DIGITS.labels != 8]
+    measured = quality.evaluate(zeros, others)
+    assert list(values(measured)) == ["FID", "IS", "IS_std", "precision", "recall"]
+    assert measured["precision"].value > 0.95 and measured["recall"].value < 0.3 and measured["IS"].value < 3.0
 
 
-def test_rows_name_the_extractor_and_carry_evidence(weights: Path) -> None:
-    samples, reference = halves()
-    measured = quality.evaluate(samples, reference, weights=weights)
-    rows = {row["metric"]: row for row in measured.rows()}
-    names = ["FID[digits-cnn]", "IS[digits-cnn]", "IS_std[digits-cnn]", "precision[digits-cnn]", "recall[digits-cnn]"]
-    assert list(rows) == names
-    assert rows["FID[digits-cnn]"]["value"] == measured.fid and rows["recall[digits-cnn]"]["value"] == measured.recall
-    for row in rows.values():
-        assert (row["n_samples"], row["n_reference"]) == (300, 400)
-        assert row["weights_sha256"] == features.file_sha256(weights)
+def test_splits_are_taken_in_sample_order_and_said(real: Reference) -> None:
+    order = torch.randperm(150, generator=torch.Generator().manual_seed(0))
+    one, other = (quality.measure(named(x), real, metrics=["IS"], resamples=0) for x in (MADE, MADE[order]))
+    assert one["IS"].value != pytest.approx(other["IS"].value, rel=1e-6)
+    assert one["IS"].splits == 10 and "splits of 15" in one["IS"].note and "5000" in one["IS"].note
+    logits = quality.extract(MADE, ["logits_unbiased"])["logits_unbiased"]
+    expected = statistics.inception_score(logits.softmax(1).numpy(), 15)
+    assert (one["IS"].value, one["IS_std"].value) == pytest.approx(expected, rel=1e-12)
 
 
-def test_interval_contains_the_fid(weights: Path) -> None:
-    samples, reference = halves()
-    low, high = quality.fid_interval(samples, reference, weights=weights, resamples=30)
-    assert 0 <= low < quality.evaluate(samples, reference, weights=weights).fid < high
-    worse, _ = quality.fid_interval(noisy(samples, 120), reference, weights=weights, resamples=30)
-    assert worse > high
+@pytest.mark.parametrize(
+    ("count", "size"), [(10, 1), (300, 30), (1797, 180), (4999, 500), (5000, 5000), (50_000, 5000)]
+)
+def test_split_sizes_are_the_protocols_from_5000_on(count: int, size: int) -> None:
+    assert quality_values.split_size(count) == size
+
+
+def test_intervals_belong_to_their_values(real: Reference) -> None:
+    measured = quality.measure(named(MADE), real, resamples=8)
+    for metric in ("FID", "sFID", "IS", "precision", "recall", "KID"):
+        value = measured[metric]
+        assert value.low is not None and value.high is not None and value.std is not None
+        assert value.low < value.value < value.high and value.std > 0, metric
+    infinity, needed = measured["FID-infinity"], measured["images_for_0.1"]
+    assert infinity.low is not None and infinity.high is not None
+    assert infinity.low < infinity.value < infinity.high and infinity.value != measured["FID"].value
+    assert needed.value == int(needed.value) > 150
+    assert [value.metric for value in measured.values][:3] == ["FID", "FID-infinity", "images_for_0.1"]
+    again = quality.measure(named(MADE), real, resamples=8)
+    assert again == measured != quality.measure(named(MADE), real, resamples=8, seed=1)
+
+
+def test_few_images_have_no_extrapolation_and_say_so(real: Reference) -> None:
+    measured = quality.measure(named(MADE[:20]), real, metrics=["FID"], resamples=2)
+    assert list(values(measured)) == ["FID", "images_for_0.1"] and "20 images for 64 features" in measured["FID"].note
+
+
+def test_intervals_come_unasked_for_few_features_only(real: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(quality, "RESAMPLES", 3)
+    assert quality.measure(named(MADE), real, metrics=["FID"])["FID"].low is not None
+    monkeypatch.setattr(quality, "FEW_DIMENSIONS", 63)
+    assert quality.measure(named(MADE), real, metrics=["FID"])["FID"].low is None
 
 
 def test_it_is_quiet_writes_nothing_and_draws_nothing(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    real: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     for name in ("HOME", "TORCH_HOME", "XDG_CACHE_HOME"):
         monkeypatch.setenv(name, str(tmp_path))
-    samples, reference = halves()
     before = torch.get_rng_state()
-    quality.evaluate(samples, reference, weights=weights)
-    quality.fid_interval(samples, reference, weights=weights, resamples=2)
+    quality.measure(named(MADE), real, resamples=2)
     assert torch.equal(before, torch.get_rng_state())
     assert capfd.readouterr() == ("", "") and not list(tmp_path.rglob("*"))
 
 
-def test_colour_images_are_read_as_their_grey(weights: Path) -> None:
-    images = digits.load().images[:12]
-    grey, colour = (quality.extract(x, ["64"], weights=weights)["64"] for x in (images, images.repeat(1, 3, 1, 1)))
+def test_colour_images_are_read_as_their_grey() -> None:
+    pixels = DIGITS.images[:12]
+    grey, colour = (quality.extract(x, ["64"])["64"] for x in (pixels, pixels.repeat(1, 3, 1, 1)))
     assert torch.equal(grey, colour)
 
 
-def test_inception_is_asked_for_by_the_adm_protocol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: dict[str, Any] = {}
-
-    def record(**options: Any) -> dict[str, float]:
-        asked.update(options)
-        names = ("frechet_inception_distance", "inception_score_mean", "inception_score_std", "precision", "recall")
-        return dict.fromkeys(names, 0.5)
-
-    monkeypatch.setattr("torch_fidelity.calculate_metrics", record)
-    path = tmp_path / "inception.pth"
-    torch.save({"fc.weight": torch.zeros(1008, 2048)}, path)
-    images = torch.zeros(12, 3, 32, 32, dtype=torch.uint8)
-    measured = quality.evaluate(images, images, extractor="inception-v3-compat", weights=path)
-    assert measured.rows()[0]["metric"] == "FID[inception-v3-compat]"
-    assert asked["feature_extractor"] == "inception-v3-compat" and asked["feature_extractor_weights_path"] == str(path)
-    assert asked["feature_layer_fid"] == asked["feature_layer_prc"] == "2048"
-    assert asked["feature_layer_isc"] == "logits_unbiased"
-    assert (asked["cache"], asked["samples_shuffle"], asked["verbose"]) == (False, False, False)
-
-
-def test_inception_extracts_with_weights_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch_fidelity import feature_extractor_inceptionv3 as module
-
-    network = module.FeatureExtractorInceptionV3
-    with monkeypatch.context() as patched, torch.random.fork_rng(devices=[]):
-        patched.setattr(module, "load_state_dict_from_url", lambda *args, **options: {})
-        patched.setattr(network, "load_state_dict", lambda self, state: None)
-        state = network("inception-v3-compat", ["2048"]).state_dict()  # random weights
-    path = tmp_path / "inception.pth"
-    torch.save(state, path)
-    images = digits.load().images[:3]
-    values = quality.extract(images, ["2048", "logits_unbiased"], extractor="inception-v3-compat", weights=path)
-    assert values["2048"].shape == (3, 2048) and values["logits_unbiased"].shape == (3, 1008)
-    torch.testing.assert_close(values["logits_unbiased"], values["2048"] @ state["fc.weight"].T, rtol=1e-4, atol=1e-4)
+def test_rows_name_the_extractor_and_carry_evidence(real: Reference) -> None:
+    rows = {row["metric"]: row for row in quality.measure(named(MADE), real, resamples=2).rows()}
+    assert list(rows) == [
+        f"{name}[digits-cnn]"
+        for name in (
+            "FID",
+            "FID-infinity",
+            "images_for_0.1",
+            "sFID",
+            "IS",
+            "IS_std",
+            "precision",
+            "recall",
+            "KID",
+            "KID_std",
+        )
+    ]
+    for metric, row in rows.items():
+        assert (row["samples"], row["reference"], row["n_samples"]) == ("made", "real digits", 150)
+        assert row["n_reference"] == (None if metric.startswith("IS") else 200)
+        assert row["extractor"] == "digits-cnn"
+        assert row["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
 
 
-GOOD = torch.zeros(20, 1, 8, 8, dtype=torch.uint8)
+# What does not belong together
+
+
+def test_a_reference_by_another_extractor_is_refused(real: Reference) -> None:
+    other = dataclasses.replace(real, extractor="inception-v3-compat")
+    with pytest.raises(InputError) as caught:
+        quality.measure(named(MADE), other)
+    assert "inception-v3-compat" in str(caught.value) and "digits-cnn" in str(caught.value)
+    short = dataclasses.replace(real, extractor=None, pool=statistics.of_features(np.eye(5)))
+    with pytest.raises(InputError, match="another extractor than digits-cnn: it has 5 features where that has 64"):
+        quality.measure(named(MADE), short)
+    with pytest.raises(
+        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{features.DIGITS_WEIGHTS}"
+    ):
+        quality.measure(named(MADE), dataclasses.replace(real, record={"weights_sha256": "0" * 64}))
+
+
+def test_a_reference_of_another_resolution_is_refused(real: Reference, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="made has 8x8 pixels, real digits has 16x16 pixels"):
+        quality.measure(named(MADE), dataclasses.replace(real, size=(16, 16)))
+    small, large = (
+        named(torch.zeros(12, 3, 16, 16, dtype=torch.uint8)),
+        named(torch.zeros(12, 3, 16, 32, dtype=torch.uint8)),
+    )
+    with pytest.raises(InputError, match="one resolution"):
+        quality.measure(small, large, extractor="inception-v3-compat", weights=tmp_path / "never opened")
+    with pytest.raises(InputError, match="made: 16x16 pixels; digits-cnn takes 8x8"):
+        quality.measure(small, small)
+
+
+def test_a_reference_without_what_a_metric_needs_is_refused(real: Reference) -> None:
+    bare = dataclasses.replace(real, spatial=None, rows=None)
+    with pytest.raises(InputError, match="no mu_s and sigma_s, which sFID needs"):
+        quality.measure(named(MADE), bare)
+    with pytest.raises(InputError, match="neither features nor images, which KID, recall need"):
+        quality.measure(named(MADE), bare, metrics=["recall", "FID", "KID"])
+    assert list(values(quality.measure(named(MADE), bare, metrics=["FID", "IS"], resamples=0))) == [
+        "FID",
+        "IS",
+        "IS_std",
+    ]
+    with pytest.raises(InputError, match="reference real digits: 3 images; precision needs at least 4"):
+        quality.measure(named(MADE), dataclasses.replace(real, rows=real.rows[:3] if real.rows is not None else None))
+
+
+def test_images_of_an_adm_file_serve_where_it_has_no_features(real: Reference) -> None:
+    """The pool statistics are over a whole data set, the images 120 of it."""
+    adm = dataclasses.replace(real, extractor=None, rows=None, images=named(REAL[:120], "arr_0"))
+    measured = quality.measure(named(MADE), adm, resamples=0)
+    by_rows = quality.measure(named(MADE), named(REAL[:120]), resamples=0)
+    for metric in ("precision", "recall", "KID"):
+        assert measured[metric].value == pytest.approx(by_rows[metric].value, rel=1e-5), metric
+        assert measured[metric].n_reference == 120
+    assert measured["FID"].n_reference == 200 and measured["FID"].value != by_rows["FID"].value
+    unknown = dataclasses.replace(real, pool=dataclasses.replace(real.pool, count=0))
+    assert quality.measure(named(MADE), unknown, metrics=["FID"], resamples=0)["FID"].n_reference is None
+
+
+def test_features_that_are_not_finite_name_the_samples(real: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Diverged(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def forward(self, batch: Tensor) -> tuple[Tensor, ...]:
+            return (torch.full((len(batch), 64), torch.nan),)
+
+    monkeypatch.setattr(features, "open_network", lambda *_: Diverged())
+    with pytest.raises(InputError, match=r"made: features .* NaN or infinite"):
+        quality.measure(named(MADE), real, metrics=["FID"])
 
 
 @pytest.mark.parametrize(
-    ("samples", "reference", "message"),
+    ("options", "message"),
     [
-        (torch.full((20, 1, 8, 8), torch.nan), GOOD, "samples: the images hold NaN"),
-        (GOOD.float(), GOOD, r"samples: torch\.float32; images must be torch\.uint8"),
-        (GOOD, GOOD.long(), r"reference: torch\.int64"),
-        (GOOD[0], GOOD, r"samples: shape \(1, 8, 8\)"),
-        (GOOD, GOOD.expand(-1, 2, -1, -1), r"reference: shape \(20, 2, 8, 8\)"),
-        (GOOD[:0], GOOD, r"shape \(0, 1, 8, 8\)"),
-        (GOOD, torch.zeros(20, 1, 16, 16, dtype=torch.uint8), "reference: 16x16 pixels; digits-cnn takes 8x8"),
-        (GOOD, GOOD.expand(-1, 3, -1, -1), r"samples are \(1, 8, 8\), the reference \(3, 8, 8\)"),
-        (GOOD[:9], GOOD, "9 images for 10 splits"),
-        (GOOD, GOOD[:3], "reference: 3 images; the metrics need at least 4"),
+        ({"metrics": ["FID", "fid"]}, "metrics: fid asked for; choose from FID, sFID"),
+        ({"metrics": []}, "metrics: none asked for"),
+        ({"resamples": 1}, "1 resamples"),
+        ({"resamples": -2}, "-2 resamples"),
+        ({"batch_size": 0}, "batch size 0"),
+        ({"extractor": "inception"}, "unknown feature extractor"),
     ],
 )
-def test_unusable_images_are_refused(weights: Path, samples: Tensor, reference: Tensor, message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        quality.evaluate(samples, reference, weights=weights)
-    assert "\n" not in str(caught.value)
+def test_other_unusable_arguments_are_refused(real: Reference, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        quality.measure(named(MADE), real, **options)
 
 
-def test_mixed_resolutions_are_refused_by_every_extractor(tmp_path: Path) -> None:
-    other = torch.zeros(20, 1, 16, 16, dtype=torch.uint8)
-    with pytest.raises(InputError, match="one resolution"):
-        quality.evaluate(GOOD, other, extractor="inception-v3-compat", weights=tmp_path / "never opened")
-    with pytest.raises(InputError, match="one resolution"):
-        quality.fid_interval(GOOD, other, extractor="inception-v3-compat", weights=tmp_path / "never opened")
+def test_too_few_images_are_refused(real: Reference) -> None:
+    with pytest.raises(InputError, match="made: 9 images; 10 splits of the Inception Score need at least 10"):
+        quality.measure(named(MADE[:9]), real)
+    with pytest.raises(InputError, match="made: 3 images; recall needs at least 4"):
+        quality.measure(named(MADE[:3]), real, metrics=["FID", "recall"])
+    with pytest.raises(InputError, match="made: 1 images; FID needs at least 2"):
+        quality.measure(named(MADE), named(REAL[:1]), metrics=["IS"])
 
 
-def test_other_unusable_arguments_are_refused(weights: Path) -> None:
-    with pytest.raises(InputError, match="for 0 splits"):
-        quality.evaluate(GOOD, GOOD, weights=weights, splits=0)
-    with pytest.raises(InputError, match="batch_size = 0"):
-        quality.evaluate(GOOD, GOOD, weights=weights, batch_size=0)
-    with pytest.raises(InputError, match="unknown feature extractor"):
-        quality.evaluate(GOOD, GOOD, extractor="inception")
-    with pytest.raises(InputError, match="at least 2"):
-        quality.fid_interval(GOOD[:1], GOOD, weights=weights)
+def test_inception_measures_what_torch_fidelity_measures(inception_weights: features.Weights) -> None:
+    """With random weights, against its own InceptionV3; FID is left out, 2048 features take seconds."""
+    import torch_fidelity
+
+    generator = torch.Generator().manual_seed(0)
+    made, true = (
+        named(torch.randint(low, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator))
+        for low, count in ((0, 12), (100, 4))
+    )
+    metrics = ["IS", "precision", "recall", "KID"]
+    ours = quality.measure(made, true, extractor="inception-v3-compat", weights=inception_weights, metrics=metrics)
+    with torch.random.fork_rng(devices=[]):
+        theirs = torch_fidelity.calculate_metrics(
+            input1=made,
+            input2=true,
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(inception_weights.path),
+            isc=True,
+            isc_splits=6,
+            samples_shuffle=False,
+            kid=True,
+            kid_subset_size=4,
+            prc=True,
+            rng_seed=0,
+            batch_size=12,
+            cuda=False,
+            save_cpu_ram=True,
+            cache=False,
+            verbose=False,
+        )
+    for metric, key in (
+        ("IS", "inception_score_mean"),
+        ("precision", "precision"),
+        ("recall", "recall"),
+        ("KID", "kernel_inception_distance_mean"),
+    ):
+        np.testing.assert_allclose(ours[metric].value, theirs[key], rtol=1e-5, err_msg=metric)
+    assert ours.rows()[0]["metric"] == "IS[inception-v3-compat]" and ours["IS"].low is None
