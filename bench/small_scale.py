@@ -1,7 +1,7 @@
-"""The study on handwritten digits: a tiny DiT, DyDiT fine-tuned from it, and the controls, all trained here.
+"""Small-scale studies: training what `bench.studies` describes, and drawing from the trained models of the digits.
 
-What is trained is fixed by `stages`; every file records the command, commit, seed, data checksum and parent that made
-it, and a file whose record still fits is not made again.
+Every trained file records the command, commit, seed, data checksum and parent that made it, and a file whose record
+still fits is not made again.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import digits, environment, features
+from bench import device_memory, digits, environment, features
+from bench.arithmetic import arithmetic
 from bench.progress import status, track
+from bench.studies import DIGITS, Stage, Study, TrainingSet
 from dydit import checkpoint
-from dydit.config import DiTConfig
 from dydit.diffusion import Diffusion
 from dydit.dit import DiT
 from dydit.dydit import DyDiT
@@ -30,91 +31,90 @@ from dydit.routing import Routing
 from dydit.sampling import generate
 from dydit.training import Recipe, StepLog, train
 
-CONFIG = DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=96, depth=4, num_heads=6, num_classes=10)
-LAMBDAS = (0.7, 0.5)
+LAMBDAS = DIGITS.lambdas
 DIRECTORY = features.DIGITS_WEIGHTS.parent
-"""The committed checkpoints."""
+"""The committed checkpoints of the digits."""
 CLASSIFIER = features.DIGITS_WEIGHTS.name
 CLASSIFIER_EPOCHS = 60
 GUIDANCE_SCALE = 1.5
 THREADS = 2
 """Training fixes the thread count: floating-point sums depend on it."""
 
-_STATIC = Recipe(steps=6000, batch_size=128, seed=1, learning_rate=1e-3, ema_decay=0.999)
-_FINETUNE = Recipe(steps=2000, batch_size=128, seed=2, learning_rate=3e-4, ema_decay=0.997)
 
+def train_all(
+    study: Study, directory: Path, shorten: int = 1, *, device: str = "cpu", data_root: Path | None = None
+) -> None:
+    """Train every stage of a study into `directory` (safetensors), in order, and the digits' classifier with theirs.
 
-@dataclass(frozen=True)
-class Stage:
-    """One trained model: its file stem, the stage whose weights it starts from, and its recipe."""
+    Files of an earlier, broken-off run with the same recipe, data and parent are kept; the stage that was broken off
+    begins again.
 
-    name: str
-    parent: str | None
-    recipe: Recipe
+    Args:
+        study: what to train.
+        directory: for the files `STAGE.safetensors`.
+        shorten: divides every step count, for trials.
+        device: cpu or cuda. On a GPU, matrix products take TF32 inputs, as the papers' training does.
+        data_root: directory of the data set's files, where the study does not find them by itself.
 
-
-def stages(shorten: int = 1) -> tuple[Stage, ...]:
-    """The models in training order; `shorten` divides every step count, for tests.
-
-    Fine-tuning is the paper's recipe scaled down: complete-model warm-up for 15 % of the steps (30k of 200k there),
-    the FLOPs target held and then lowered over the first quarter, EMA, stratified timesteps.
+    Raises:
+        InputError: no such device or data, data that do not fit the network, or a training that diverged.
     """
-    static = dataclasses.replace(_STATIC, steps=max(_STATIC.steps // shorten, 1))
-    control = dataclasses.replace(_FINETUNE, steps=max(_FINETUNE.steps // shorten, 1))
-    dynamic = dataclasses.replace(
-        control,
-        complete_warmup=control.steps * 15 // 100,
-        target_hold=control.steps // 40,
-        target_reached=max(control.steps // 4, 1),
-        gradient_limit=200.0,
-    )
-    return (
-        Stage("dit", None, static),
-        Stage("dit-control", "dit", control),
-        *(Stage(f"dydit-{target}", "dit", dataclasses.replace(dynamic, target=target)) for target in LAMBDAS),
-    )
+    device_memory.check_device(device, torch.float32)
+    made_by = provenance(device)  # once, before the first file written makes the tree look changed
+    data = study.load(data_root)
+    _check_fits(study, data)
+    with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
+        if study.extractor == "digits-cnn":
+            _train_classifier(study, directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1), made_by)
+        x, labels = digits.to_model(data.images).to(device), data.labels.to(device)
+        for stage in study.stages(shorten):
+            _make(stage, study, directory, data, (x, labels), made_by)
 
 
-def train_all(directory: Path, shorten: int = 1) -> None:
-    """Train the classifier and every stage into `directory` (safetensors, half precision), in order.
-
-    Files of an earlier, broken-off run with the same recipe, data and parent are kept.
-    """
-    before = torch.get_num_threads()
-    torch.set_num_threads(THREADS)
-    try:
-        _train_all(directory, shorten)
-    finally:
-        torch.set_num_threads(before)
-
-
-def _train_all(directory: Path, shorten: int) -> None:
-    made_by = provenance()  # once, before the first file written makes the tree look changed
-    data = digits.load()
-    _train_classifier(directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1), made_by)
-    x = digits.to_model(data.images)
-    for stage in stages(shorten):
-        path = directory / f"{stage.name}.safetensors"
-        parent = directory / f"{stage.parent}.safetensors" if stage.parent else None
-        identity = _identity(dataclasses.asdict(stage.recipe), parent)
-        if _is_made(path, identity):
-            status(f"{path.name}: kept, its recipe, data and parent are unchanged")
-            continue
-        model, log = _train_stage(stage, parent, x, data.labels)
-        tail = log[-max(len(log) // 10, 1) :]
-        outcome = {
-            "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
-            "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
-        }
-        checkpoint.write(path, model, identity | made_by | outcome, dtype=torch.float16)
-        status(f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}")
+def _make(
+    stage: Stage,
+    study: Study,
+    directory: Path,
+    data: TrainingSet,
+    given: tuple[Tensor, Tensor],
+    made_by: dict[str, str],
+) -> None:
+    """Train one stage on images and labels that lie on their device, unless its file is made already."""
+    path = directory / f"{stage.name}.safetensors"
+    parent = directory / f"{stage.parent}.safetensors" if stage.parent else None
+    identity = _identity(study, data, recipe_record(stage.recipe), parent)
+    if _is_made(path, identity):
+        status(f"{path.name}: kept, its recipe, data and parent are unchanged")
+        return
+    status(f"{path.name}: training for {stage.recipe.steps} steps")
+    model, log = _train_stage(study, stage, parent, *given)
+    tail = log[-max(len(log) // 10, 1) :]
+    outcome = {
+        "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
+        "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
+    }
+    checkpoint.write(path, model, identity | made_by | outcome, dtype=study.dtype)
+    status(f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}")
 
 
-def provenance() -> dict[str, str]:
-    """Command, commit and versions that a trained file records."""
+def _check_fits(study: Study, data: TrainingSet) -> None:
+    network = study.network
+    wanted = (network.in_channels, network.input_size, network.input_size)
+    shape, classes = tuple(data.images.shape[1:]), int(data.labels.max()) + 1
+    if shape != wanted or classes > network.num_classes:
+        raise InputError(
+            f"{data.name}: images {shape} of {classes} classes; the study {study.name} trains on images {wanted} of "
+            f"{network.num_classes}; give its own data set"
+        )
+
+
+def provenance(device: str = "cpu") -> dict[str, str]:
+    """Command, commit and versions that a trained file records, and the GPU where one trained it."""
     record = environment.record()
     commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
-    return {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
+    made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
+    gpu = torch.device(device).type == "cuda"
+    return made_by | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
 
 
 Rates = tuple[float, float, float]
@@ -227,7 +227,8 @@ def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, ra
     model = load_stage(variant.stage, directory)
     network: Any = RoutedModel(model, variant.routing, sampling.seed, rates) if isinstance(model, DyDiT) else model
     diffusion = Diffusion.linear().respaced(sampling.steps)
-    shape = (CONFIG.in_channels, CONFIG.input_size, CONFIG.input_size)
+    config = model.config
+    shape = (config.in_channels, config.input_size, config.input_size)
     batches = [
         range(start, min(start + sampling.batch_size, sampling.images))
         for start in range(0, sampling.images, sampling.batch_size)
@@ -244,7 +245,7 @@ def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, ra
             network,
             diffusion,
             shape,
-            CONFIG.num_classes,
+            config.num_classes,
             batch,
             seed=sampling.seed,
             scale=GUIDANCE_SCALE,
@@ -262,8 +263,8 @@ def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, ra
     )
 
 
-def _train_classifier(path: Path, data: digits.Digits, epochs: int, made_by: dict[str, str]) -> None:
-    identity = _identity({"epochs": epochs, "seed": 0}, None)
+def _train_classifier(study: Study, path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:
+    identity = _identity(study, data, {"epochs": epochs, "seed": 0}, None)
     if _is_made(path, identity):
         status(f"{path.name}: kept, its recipe and data are unchanged")
         return
@@ -272,26 +273,36 @@ def _train_classifier(path: Path, data: digits.Digits, epochs: int, made_by: dic
     features.save_digits_classifier(model, path, identity | made_by)
 
 
-def _train_stage(stage: Stage, parent: Path | None, x: Tensor, labels: Tensor) -> tuple[DiT, list[StepLog]]:
+def _train_stage(
+    study: Study, stage: Stage, parent: Path | None, x: Tensor, labels: Tensor
+) -> tuple[DiT, list[StepLog]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.recipe.seed)
-        model = (DiT if stage.recipe.target is None else DyDiT)(**CONFIG.kwargs())
+        model = (DiT if stage.recipe.target is None else DyDiT)(**study.network.kwargs())
     if parent is not None:
         checkpoint.load_into(model, checkpoint.read(parent), str(parent))
         order_by_importance(model)
     log: list[StepLog] = []
     bar = lambda steps: track(steps, f"training {stage.name}", total=stage.recipe.steps)  # noqa: E731
-    return train(model, x, labels, stage.recipe, track=bar, on_step=log.append), log
+    return train(model.to(x.device), x, labels, stage.recipe, track=bar, on_step=log.append).cpu(), log
 
 
-def _identity(recipe: dict[str, Any], parent: Path | None) -> dict[str, str]:
+def recipe_record(recipe: Recipe) -> dict[str, Any]:
+    """The recipe as a trained file records it; `flip` only where it is on, for the files made before there was one."""
+    record = dataclasses.asdict(recipe)
+    if not recipe.flip:
+        del record["flip"]
+    return record
+
+
+def _identity(study: Study, data: TrainingSet, recipe: dict[str, Any], parent: Path | None) -> dict[str, str]:
     """What decides the content of a trained file: recipe and seed, data, parent, network."""
     return {
         "recipe": json.dumps(recipe, sort_keys=True),
         "seed": str(recipe["seed"]),
-        "data": "scikit-learn digits",
-        "data_sha256": digits.checksum(),
-        "network": json.dumps(CONFIG.kwargs(), sort_keys=True),
+        "data": data.name,
+        "data_sha256": data.sha256,
+        "network": json.dumps(study.network.kwargs(), sort_keys=True),
         "parent_sha256": features.file_sha256(parent) if parent else "",
     }
 

@@ -29,7 +29,8 @@ class Recipe:
 
     `target` is lambda, None for a static model. Until `complete_warmup` the loss of the complete model is added.
     The FLOPs target stays 1 for `target_hold` steps and has fallen linearly to lambda at `target_reached`.
-    A step whose gradient norm exceeds `gradient_limit` is skipped.
+    A step whose gradient norm exceeds `gradient_limit` is skipped. With `flip` every image is mirrored left to right in
+    half of its appearances.
 
     Raises:
         InputError: a value out of range.
@@ -46,6 +47,7 @@ class Recipe:
     target_reached: int = 1000
     flops_weight: float = LOSS_WEIGHT
     gradient_limit: float = float("inf")
+    flip: bool = False
 
     def __post_init__(self) -> None:
         if self.target is not None:
@@ -81,6 +83,12 @@ def stratified_timesteps(batch: int, total: int, generator: torch.Generator) -> 
     quarter = torch.arange(batch) % STRATA
     within = torch.rand(batch, generator=generator)
     return ((quarter + within) * (total / STRATA)).long().clamp(max=total - 1)
+
+
+def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
+    """Images (N, C, S, S), each mirrored left to right with probability 1/2 by a generator on the CPU."""
+    chosen = torch.rand(len(x), generator=generator) < 0.5
+    return torch.where(chosen.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 
 def train(
@@ -120,6 +128,8 @@ def train(
         for step in track(range(recipe.steps)):
             chosen = torch.randint(len(images), (recipe.batch_size,), generator=draws)
             x0, y = images[chosen], labels[chosen]
+            if recipe.flip:
+                x0 = mirrored(x0, draws)
             t = stratified_timesteps(recipe.batch_size, len(diffusion), draws).to(x0.device)
             noise = torch.randn(x0.shape, generator=draws).to(x0)
             loss, ratio = step_loss(model, diffusion, x0, y, t, noise, recipe, step)

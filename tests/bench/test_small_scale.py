@@ -5,29 +5,46 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import pickle
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from bench import digits, features, small_scale, small_scale_claims
+from bench import cli, digits, features, results, small_scale, small_scale_claims, studies
 from bench.small_scale import Sampling, Variant
-from dydit import DyDiT, InputError, checkpoint
+from bench.studies import CIFAR10, DIGITS, TrainingSet
+from dydit import DiTConfig, DyDiT, InputError, checkpoint
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 SHORT = 300
+TINY = {"input_size": 32, "patch_size": 8, "in_channels": 3, "hidden_size": 24, "depth": 2, "num_heads": 2}
+"""A network on the images of CIFAR-10 that trains in a moment."""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread_in_training() -> Iterator[None]:
+    """Tiny models lose time to threads that wait for each other."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(small_scale, "THREADS", 1)
+        yield
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("study")
-    small_scale.train_all(directory, shorten=SHORT)
+    small_scale.train_all(DIGITS, directory, shorten=SHORT)
     return directory
 
 
 def test_retraining_a_shortened_study_gives_the_same_bytes(trained: Path, tmp_path: Path) -> None:
     torch.manual_seed(123)  # the global generator must not matter
-    small_scale.train_all(tmp_path, shorten=SHORT)
+    small_scale.train_all(DIGITS, tmp_path, shorten=SHORT)
     names = sorted(path.name for path in trained.iterdir())
     assert names == sorted(path.name for path in tmp_path.iterdir())
     for name in names:
@@ -40,26 +57,29 @@ def test_a_second_training_keeps_finished_files_and_repairs_a_changed_one(traine
     content = victim.read_bytes()
     model, record = checkpoint.load_model(victim)
     checkpoint.write(victim, model, record | {"seed": "other"}, dtype=torch.float16)
-    small_scale.train_all(trained, shorten=SHORT)
+    small_scale.train_all(DIGITS, trained, shorten=SHORT)
     assert victim.read_bytes() == content
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != victim)
 
 
-def test_stages_follow_the_recipe() -> None:
-    by_name = {stage.name: stage for stage in small_scale.stages()}
+@pytest.mark.parametrize("study", studies.STUDIES.values(), ids=studies.STUDIES)
+@pytest.mark.parametrize("shorten", [1, 300, 10**9])
+def test_stages_follow_the_recipe(study: studies.Study, shorten: int) -> None:
+    by_name = {stage.name: stage for stage in study.stages(shorten)}
     control = by_name["dit-control"].recipe
-    for target in small_scale.LAMBDAS:
+    assert by_name["dit"].recipe.steps >= control.steps >= 1
+    for target in study.lambdas:
         stage = by_name[f"dydit-{target}"]
         assert stage.parent == by_name["dit-control"].parent == "dit"
         assert stage.recipe.target == target
-        same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay")
+        same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay", "flip")
         assert all(getattr(stage.recipe, name) == getattr(control, name) for name in same)
-        assert 0 < stage.recipe.target_reached <= stage.recipe.steps // 2
+        assert 0 < stage.recipe.target_reached <= max(stage.recipe.steps // 2, 1)
 
 
 def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
     files = sorted(small_scale.DIRECTORY.glob("*.safetensors"))
-    names = {small_scale.CLASSIFIER, *(f"{stage.name}.safetensors" for stage in small_scale.stages())}
+    names = {small_scale.CLASSIFIER, *(f"{stage.name}.safetensors" for stage in DIGITS.stages())}
     assert {path.name for path in files} == names
     assert sum(path.stat().st_size for path in files) < 8_000_000
     for path in files:
@@ -71,14 +91,26 @@ def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
 
 
 def test_committed_checkpoints_belong_to_the_stages_of_this_code() -> None:
-    for stage in small_scale.stages():
+    for stage in DIGITS.stages():
         path = small_scale.DIRECTORY / f"{stage.name}.safetensors"
         model, record = checkpoint.load_model(path)
-        assert model.config == small_scale.CONFIG
+        assert model.config == DIGITS.network
         assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
-        assert json.loads(record["recipe"]) == dataclasses.asdict(stage.recipe)
+        assert json.loads(record["recipe"]) == small_scale.recipe_record(stage.recipe)
         parent = small_scale.DIRECTORY / f"{stage.parent}.safetensors"
         assert record["parent_sha256"] == (features.file_sha256(parent) if stage.parent else "")
+
+
+def test_the_committed_files_are_recognised_and_not_trained_again(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("a committed file was trained again")
+
+    monkeypatch.setattr(small_scale, "train", never)
+    monkeypatch.setattr(features, "train_digits_classifier", never)
+    shutil.copytree(small_scale.DIRECTORY, tmp_path / "study")
+    small_scale.train_all(DIGITS, tmp_path / "study")
 
 
 def test_samples_do_not_depend_on_the_batch_size(trained: Path) -> None:
@@ -118,3 +150,144 @@ def test_the_study_is_scored_and_judged(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_missing_checkpoint_names_the_file_and_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"dit\.safetensors.*small_scale"):
         small_scale.load_stage("dit", tmp_path)
+
+
+def test_the_record_of_a_recipe_names_flip_where_it_is_on() -> None:
+    assert "flip" not in small_scale.recipe_record(DIGITS.static)
+    assert small_scale.recipe_record(CIFAR10.static)["flip"] is True
+    assert small_scale.recipe_record(CIFAR10.dynamic) == dataclasses.asdict(CIFAR10.dynamic)
+
+
+def test_cifar10_is_trained_by_the_papers_recipe() -> None:
+    """AdamW 1e-4 and EMA 0.9999 are the defaults of a recipe; Table 7 gives size S 50k steps without warm-up."""
+    for recipe in (CIFAR10.static, CIFAR10.control, CIFAR10.dynamic):
+        assert (recipe.learning_rate, recipe.ema_decay, recipe.flip, recipe.complete_warmup) == (1e-4, 0.9999, True, 0)
+    assert CIFAR10.dynamic.steps == CIFAR10.control.steps == 50_000
+    assert CIFAR10.network.tokens == 256
+
+
+def cifar_archive(directory: Path, per_batch: int = 3) -> Path:
+    """The folder that CIFAR-10's own archive unpacks to, with a few random images in each batch."""
+    folder = directory / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        pixels = rng.integers(0, 256, size=(per_batch, 3072), dtype=np.uint8)
+        batch = {b"data": pixels, b"labels": [int(label) for label in rng.integers(10, size=per_batch)]}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=3))
+    return directory
+
+
+def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study with a small network and small batches."""
+    recipes = {
+        name: dataclasses.replace(getattr(CIFAR10, name), batch_size=4) for name in ("static", "control", "dynamic")
+    }
+    network = DiTConfig(**TINY, num_classes=10)
+    monkeypatch.setitem(studies.STUDIES, "cifar10", dataclasses.replace(CIFAR10, network=network, **recipes))
+
+
+def bench(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(argument) for argument in arguments])
+    assert exit_.value.code == 0
+
+
+def test_cifar10_is_trained_generated_and_scored_by_the_commands(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    inception_weights: features.Weights,
+) -> None:
+    tiny_cifar10(monkeypatch)
+    root, out, samples = cifar_archive(tmp_path / "data"), tmp_path / "study", tmp_path / "samples"
+    train = ("small-scale", "--dataset", "cifar10", "--data-root", root, "--shorten", 100_000, "--out", out)
+    bench(*train)
+    assert "bench generate" in capsys.readouterr().out
+    files = sorted(out.iterdir())
+    assert [path.name for path in files] == [f"{stage.name}.safetensors" for stage in sorted_stages()]
+    for path in files:
+        model, record = checkpoint.load_model(path)
+        assert (model.config.in_channels, model.pos_embed.dtype) == (3, torch.float32)
+        assert record["data"] == "cifar10 train"
+    times = [path.stat().st_mtime_ns for path in files]
+    bench(*train)  # kept: data, recipes and parents are the same
+    assert [path.stat().st_mtime_ns for path in files] == times
+
+    bench("generate", "--checkpoint", out / "dydit-0.5.safetensors", "--images", 12, "--steps", 2, "--out", samples)
+    with np.load(samples / "samples.npz") as file:
+        assert file["arr_0"].shape == (12, 32, 32, 3)
+        assert file["arr_1"].max() < 10
+    weights = ("--weights", inception_weights.path, "--weights-sha256", inception_weights.sha256)
+    scoring = ("--reference", "cifar10", "--data-root", root, "--extractor", "inception-v3-compat", *weights)
+    bench("quality", "--samples", samples, *scoring, "--out", tmp_path / "scores")
+    table = results.read_table(tmp_path / "scores", "quality").set_index("metric")
+    fid = table.loc["FID[inception-v3-compat]"]
+    assert (fid["n_samples"], fid["n_reference"]) == (12, 15)
+    assert math.isfinite(float(fid["value"])) and float(fid["value"]) > 0
+
+
+def sorted_stages() -> list[studies.Stage]:
+    return sorted(CIFAR10.stages(), key=lambda stage: f"{stage.name}.safetensors")
+
+
+def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny_cifar10(monkeypatch)
+    study = studies.find("cifar10")
+    first, second = cifar_archive(tmp_path / "a"), cifar_archive(tmp_path / "b", per_batch=4)
+    small_scale.train_all(study, tmp_path / "out", 10**6, data_root=first)
+    record = checkpoint.read(tmp_path / "out" / "dit.safetensors").record
+    small_scale.train_all(study, tmp_path / "out", 10**6, data_root=second)
+    other = checkpoint.read(tmp_path / "out" / "dit.safetensors").record
+    assert other["data_sha256"] != record["data_sha256"]
+    assert other["recipe"] == record["recipe"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
+def test_a_gpu_trains_files_that_any_machine_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny_cifar10(monkeypatch)
+    data = cifar_archive(tmp_path / "data")
+    small_scale.train_all(studies.find("cifar10"), tmp_path / "out", 100_000, device="cuda", data_root=data)
+    model, record = checkpoint.load_model(tmp_path / "out" / "dydit-0.5.safetensors")
+    assert record["device"] == torch.cuda.get_device_name()
+    assert model.pos_embed.device.type == "cpu"
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "label", "message"),
+    [((8, 1, 8, 8), 3, r"images \(1, 8, 8\) of 4 classes"), ((8, 3, 32, 32), 10, "of 11 classes")],
+)
+def test_data_that_do_not_fit_the_network_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], label: int, message: str
+) -> None:
+    data = TrainingSet(torch.zeros(shape, dtype=torch.uint8), torch.full((8,), label), "other", "0")
+    study = dataclasses.replace(CIFAR10, load=lambda _: data)
+    with pytest.raises(InputError, match=message):
+        small_scale.train_all(study, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "mnist"], "digits, cifar10"),
+        (["--shorten", "0"], "whole number from 1"),
+        (["--device", "tpu"], "use cpu or cuda"),
+        (["--dataset", "cifar10", "--data-root", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_of_the_command_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["small-scale", *arguments, "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_training_leaves_threads_and_precision_as_they_were(trained: Path) -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    small_scale.train_all(DIGITS, trained, SHORT)
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before

@@ -4,9 +4,13 @@ import dataclasses
 import math
 
 import pytest
+import torch
 
 from dydit import MODEL_NAMES, DiTConfig, model_config
-from dydit.config import PAPER_LAMBDAS, check_lambda
+from dydit.config import PAPER_LAMBDAS, PIXEL_MODEL_NAMES, check_lambda
+from dydit.dit import DiT
+from dydit.dydit import DyDiT
+from dydit.flops import MATMUL, macs
 
 SIZES = {"S": (12, 384, 6), "B": (12, 768, 12), "L": (24, 1024, 16), "XL": (28, 1152, 16)}
 NAMES = [(f"{kind}-{size}/{p}", size, p) for kind in ("DiT", "DyDiT") for size in SIZES for p in (2, 4, 8)]
@@ -33,6 +37,24 @@ def test_resolution_512_has_latents_of_64() -> None:
     assert model_config("DiT-XL/2", 512).tokens == 32**2
 
 
+@pytest.mark.parametrize("name", PIXEL_MODEL_NAMES)
+def test_a_pixel_model_sees_images_of_its_data_set(name: str) -> None:
+    config = model_config(name)
+    assert (config.input_size, config.in_channels, config.out_channels, config.num_classes) == (32, 3, 6, 10)
+    assert (config.depth, config.hidden_size, config.num_heads) == SIZES["S"]
+    assert config.tokens == model_config("DiT-S/2").tokens == 256
+    assert model_config(name, 32) == config
+
+
+def test_the_pixel_models_cost_what_size_s_costs() -> None:
+    """The sizes in the registry's docstring: 32.5 M parameters and 6 GMACs."""
+    for name in PIXEL_MODEL_NAMES:
+        with torch.device("meta"):
+            network = (DyDiT if name.startswith("DyDiT") else DiT)(**model_config(name).kwargs())
+        assert sum(parameter.numel() for parameter in network.parameters()) == pytest.approx(32.5e6, abs=0.2e6)
+        assert macs(network.config).total(MATMUL) == pytest.approx(6e9, abs=0.1e9)
+
+
 def test_a_config_is_rebuilt_from_its_keyword_arguments() -> None:
     config = model_config("DyDiT-B/4", 512)
     assert DiTConfig(**config.kwargs()) == config
@@ -49,7 +71,15 @@ def test_without_learned_variance_there_is_one_output_channel_per_input_channel(
 
 @pytest.mark.parametrize(
     ("name", "offer"),
-    [("DiT-XL/3", "DiT-XL/2"), ("DyDiT-S2", "DyDiT-S/2"), ("DyDit-B/8", "DyDiT-B/8"), ("", "DiT-S/2"), ("#", "DiT")],
+    [
+        ("DiT-XL/3", "DiT-XL/2"),
+        ("DyDiT-S2", "DyDiT-S/2"),
+        ("DyDit-B/8", "DyDiT-B/8"),
+        ("DyDiT-S/2-cifar", "DyDiT-S/2-cifar10"),
+        ("DiT-S/4-cifar10", "DiT-S/2-cifar10"),
+        ("", "DiT-S/2"),
+        ("#", "DiT"),
+    ],
 )
 def test_an_unknown_name_is_refused_with_the_nearest_names(refusal, name: str, offer: str) -> None:
     with refusal(repr(name), offer):
@@ -63,6 +93,12 @@ def test_an_unknown_name_is_refused_with_the_nearest_names(refusal, name: str, o
 def test_a_resolution_the_patches_do_not_divide_is_refused(refusal, name: str, resolution: int, step: int) -> None:
     with refusal(str(resolution), name, f"multiple of {step}"):
         model_config(name, resolution)
+
+
+@pytest.mark.parametrize("resolution", [256, 16, 0, -32])
+def test_a_pixel_model_has_one_resolution(refusal, resolution: int) -> None:
+    with refusal(f"resolution {resolution}", "DiT-S/2-cifar10", "32 pixels"):
+        model_config("DiT-S/2-cifar10", resolution)
 
 
 @pytest.mark.parametrize("field", [*TINY, "num_classes"])

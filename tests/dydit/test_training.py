@@ -14,7 +14,7 @@ from torch import Tensor
 from dydit import DiT, DyDiT
 from dydit.diffusion import Diffusion
 from dydit.flops import flops_loss, flops_ratio
-from dydit.training import Recipe, StepLog, step_loss, stratified_timesteps, train
+from dydit.training import Recipe, StepLog, mirrored, step_loss, stratified_timesteps, train
 
 RECIPE = Recipe(steps=3, batch_size=4, seed=0, learning_rate=1e-3, ema_decay=0.5)
 DYNAMIC = dataclasses.replace(RECIPE, target=0.5, target_hold=0, target_reached=1)
@@ -140,6 +140,33 @@ def test_every_step_is_logged_and_tracked(build) -> None:
         assert entry.ratio == 1.0
         assert entry.loss > 0
         assert entry.gradient_norm > 0
+
+
+def test_mirroring_turns_half_of_the_images_left_to_right() -> None:
+    x, _ = data(400)
+    mirror = mirrored(x, torch.Generator().manual_seed(0))
+    turned = (mirror == x.flip(-1)).flatten(1).all(1)
+    kept = (mirror == x).flatten(1).all(1)
+    assert torch.equal(turned, ~kept)
+    assert 150 < int(turned.sum()) < 250
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_stream_of_random_numbers_is_fixed_and_mirroring_draws_only_when_asked(build, flip: bool) -> None:
+    """Indices, (mirroring,) timesteps, noise: the committed checkpoints were trained with this stream."""
+    images, labels = data()
+    log: list[StepLog] = []
+    recipe = dataclasses.replace(RECIPE, steps=1, flip=flip)
+    train(build(DiT), images, labels, recipe, on_step=log.append)
+    draws = torch.Generator().manual_seed(recipe.seed)
+    chosen = torch.randint(len(images), (recipe.batch_size,), generator=draws)
+    x0 = mirrored(images[chosen], draws) if flip else images[chosen]
+    t = stratified_timesteps(recipe.batch_size, 1000, draws)
+    noise = torch.randn(x0.shape, generator=draws)
+    model = build(DiT).train()
+    torch.manual_seed(recipe.seed)  # label dropout
+    loss, _ = step_loss(model, Diffusion.linear(), x0, labels[chosen], t, noise, recipe, 0)
+    assert log[0].loss == loss.item()
 
 
 def noised(diffusion: Diffusion) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
