@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from bench import environment, flops, paper, results, small_scale, small_scale_claims
+from bench import environment, flops, headline, needs, paper, results, small_scale, small_scale_claims
 from bench.flops_checkpoint import Claimed, measure_checkpoint
 from bench.paper import PublishedValue
 from bench.progress import status
@@ -23,24 +23,34 @@ TIERS = {
 JUDGED_PAPERS = ("dydit_iclr2025", "dit_iccv2023")
 _REASONS = {
     "FID": "needs trained ImageNet weights, 50,000 images and reference statistics",
-    "s/image": "needs a timed run on the hardware of the row",
-    "acceleration": "needs a timed run on the hardware of the row",
+    "s/image": "needs the hardware of the row; `bench latency` times this machine, see results/*/latency-*",
+    "acceleration": "needs the hardware of the row; `bench latency` times this machine, see results/*/latency-*",
     "": "not measured by this version of the suite",
 }
 
 
-def reproduce(out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY) -> list[SummaryRow]:
+def reproduce(
+    out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY, data_root: Path | None = None
+) -> list[SummaryRow]:
     """Run a tier and write flops.csv, quality.csv, summary.csv, their markdown twins and run.json into `out`.
 
+    Args:
+        out: directory of the results; in tier `full` of the generated images, too.
+        tier: one of `TIERS`.
+        checkpoints: of the study on digits.
+        data_root: of the files that tier `full` needs, see `bench.headline`.
+
     Raises:
-        InputError: unknown tier, unusable output directory, missing checkpoints (in tier `full` those that the authors
-            released, too); before any long work.
+        InputError: unknown tier, unusable output directory, missing checkpoints (in tier `full` whatever the headline
+            rows lack: all of it, at once); before any long work.
     """
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
     directory = results.prepare_output(out)
     for variant in small_scale.variants():
         small_scale.load_stage(variant.stage, checkpoints)
+    if tier == "full":
+        needs.check(headline.requirements(data_root), "tier full")
     claimed = _released() if tier == "full" else []
     sampling = TIERS[tier]
     record = environment.record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
@@ -49,6 +59,8 @@ def reproduce(out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY) -
     study = small_scale_claims.run(sampling, checkpoints)
     results.write_table(small_scale_claims.quality_table(study), directory, "quality")
     rows += small_scale_claims.claims(study, tier)
+    if tier == "full":
+        rows += headline.run(directory, tier, data_root)
     rows += unmeasured({row.claim_id for row in rows}, tier)
     results.write_summary(rows, directory)
     results.write_run(record, directory)

@@ -1,4 +1,4 @@
-"""`python -m bench reproduce`: the main job: measure, compare with the paper, write tables and a verdict per claim."""
+"""`python -m bench reproduce`, the main job: measure, compare with the paper, write tables and a verdict per claim."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--tier", default="default", help="smoke (3 minutes), default (15 minutes) or full")
     parser.add_argument("--checkpoints", type=Path, help="study checkpoints, if not the committed ones")
+    parser.add_argument("--data-root", type=Path, metavar="DIR", help="files that tier full needs; `plan` names them")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 when a verdict is `deviates`")
 
 
@@ -20,7 +21,9 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
     from bench import report, reproduce, small_scale
 
-    rows = reproduce.reproduce(options.out, options.tier, options.checkpoints or small_scale.DIRECTORY)
+    rows = reproduce.reproduce(
+        options.out, options.tier, options.checkpoints or small_scale.DIRECTORY, options.data_root
+    )
     print(report.overview(rows))
     print(f"\n{len(rows)} rows in {options.out}/summary.csv and summary.md")
     return int(options.strict and any(row.verdict == "deviates" for row in rows))
