@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import cli, digits, features, pictures, reference, reference_manifest, reference_verify
+from bench import cli, digits, digits_cnn, features, pictures, reference, reference_manifest, reference_verify
 from bench.commands import stats as stats_command
 
 MANIFEST = """
@@ -100,7 +100,7 @@ def test_what_is_built_verifies_and_is_listed(root: Path, stats: Stats) -> None:
     assert sorted(file.name for file in (root / "statistics").iterdir()) == ["digits.json", "digits.npz"]
     sidecar = json.loads((root / "statistics" / "digits.json").read_text())
     assert (sidecar["dataset"], sidecar["split"], sidecar["preprocessing"]) == ("digits", "all", pictures.NATIVE)
-    assert sidecar["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+    assert sidecar["weights_sha256"] == features.file_sha256(digits_cnn.DIGITS_WEIGHTS)
     assert sidecar["environment"]["torch"]["version"] == torch.__version__
     assert reference_manifest.read_pins()["digits"].sha256 == sidecar["sha256"]
 
@@ -137,7 +137,7 @@ def test_own_images_of_a_file(root: Path, stats: Stats, tmp_path: Path) -> None:
 
 
 def test_a_departure_from_the_manifest_gets_a_name_of_its_own(root: Path, stats: Stats) -> None:
-    weights = features.DIGITS_WEIGHTS
+    weights = digits_cnn.DIGITS_WEIGHTS
     arguments = ["--weights", weights, "--weights-sha256", features.file_sha256(weights)]
     assert stats("build", "digits", *arguments)[0] == 0
     (built,) = (root / "statistics").glob("*.npz")
