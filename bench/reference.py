@@ -305,15 +305,11 @@ def _evenly_spaced(total: int, n: int) -> NDArray[np.int64]:
 
 
 def _combined(parts: Sequence[Statistics]) -> Statistics:
-    """Mean and covariance of the union of disjoint sets: scatter within plus scatter of the means."""
-    counts = np.array([part.count for part in parts], dtype=np.float64)
-    means = np.stack([part.mean for part in parts])
-    mean = counts @ means / counts.sum()
-    offsets = (means - mean) * np.sqrt(counts)[:, None]
-    scatter = offsets.T @ offsets
-    for part in parts:
-        scatter += (part.count - 1) * part.covariance
-    return Statistics(int(counts.sum()), mean, scatter / (counts.sum() - 1))
+    """Mean and covariance of the union of disjoint sets."""
+    moments = Moments.of(parts[0])
+    for part in parts[1:]:
+        moments.merge(Moments.of(part))
+    return moments.statistics()
 
 
 def _same(fact: str, first: Reference, one: Any, other: Reference, two: Any) -> None:
