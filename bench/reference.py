@@ -32,6 +32,8 @@ SCHEMA_VERSION = 1
 """Of the sidecar; to be raised when a key changes its meaning."""
 ROWS = 10_000
 """Feature rows kept for precision, recall and KID: as many as the ADM evaluator's files hold images."""
+_OF_A_PART = ("sha256", "count", "rows", "dtype", "part")
+"""What a record says of one part, and not of the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,7 @@ def merge(parts: Sequence[Reference]) -> Reference:
         spatial=_combined(spatial) if len(spatial) == len(parts) else None,
         rows=np.concatenate(rows) if len(rows) == len(parts) else None,
         images=None,
-        record={key: value for key, value in first.record.items() if key not in ("sha256", "count", "rows", "dtype")},
+        record={key: value for key, value in first.record.items() if key not in _OF_A_PART},
     )
 
 
