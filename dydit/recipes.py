@@ -67,7 +67,7 @@ _RELEASED = (
             target_reached=5000,
             gradient_limit=50.0,
         ),
-        f"{RELEASE} for lambda 0.7: one stage (read as no warm-up), where Table 6 has a warm-up of 30k steps and lr 1e-4",
+        f"{RELEASE} for lambda 0.7: one stage (read as no warm-up), where Table 6 has 30k steps of it at lr 1e-4",
     ),
     NamedRecipe(
         "released-xl-0.5",
