@@ -33,9 +33,8 @@ PUBLISHED = {
 }
 """Released checkpoints by short name: hub repository and file."""
 
-_KINDS: dict[str, type[DiT]] = {
-    kind.__name__: kind for kind in (DiT, DyDiT, *(ablation.kind for ablation in ABLATIONS.values()))
-}
+_TYPES: list[type[DiT]] = [DiT, DyDiT, *(ablation.kind for ablation in ABLATIONS.values())]
+_KINDS = {kind.__name__: kind for kind in _TYPES}
 
 
 @dataclass(frozen=True)
