@@ -11,10 +11,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench.commands import finetune, flops, generate, latency, plan, quality, report, reproduce, small_scale, stats
+from bench.commands import (
+    finetune,
+    flops,
+    generate,
+    latency,
+    latents,
+    plan,
+    quality,
+    report,
+    reproduce,
+    small_scale,
+    stats,
+)
 from dydit.errors import InputError
 
-COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, finetune, small_scale, report)
+COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, latents, finetune, small_scale, report)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -14,18 +14,23 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.utils.data
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench import digits, environment, generate, images, results, shards
+from bench import decoding, device_memory, digits, environment, generate, results, shards
 from bench.decoding import LATENT_SCALE
+from bench.arithmetic import arithmetic
 from bench.features import file_sha256
+from bench.images import Images
+from bench.labelled import open_labelled
 from bench.progress import status, track
 from dydit.config import VAE_DOWNSAMPLING
 from dydit.errors import InputError
@@ -109,6 +114,7 @@ def encode(
     split: str | None = None,
     device: str = "cpu",
     unit: int = UNIT,
+    threads: int = 1,
 ) -> Latents:
     """Encode a data set into `out`; a broken-off run goes on, and files whose checksum does not fit are made again.
 
@@ -121,18 +127,19 @@ def encode(
         split: of a data set.
         device: cpu or cuda.
         unit: images per file.
+        threads: of the CPU; sums depend on it.
 
     Raises:
         InputError: anything that cannot be had, images without labels, or a directory that holds another set.
     """
-    from bench import decoding
-
     results.prepare_output(out)
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
-    opened = images.open_images(source, data_root=data_root, split=split, resolution=resolution)
-    if not opened.has_labels:
-        raise InputError(f"data {source}: no class labels, which training needs; use a set that has them")
+    for name, number in (("unit", unit), ("threads", threads)):
+        if number < 1:
+            raise InputError(f"{name} = {number}; it must be at least 1")
+    device_memory.check_device(device, torch.float32)
+    opened = open_labelled(source, resolution, data_root, split)
     module = decoding.open_autoencoder(vae, device)
     side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
     identity = {
@@ -145,7 +152,7 @@ def encode(
         "vae_sha256": generate.tensors_sha256(module.state_dict()),
         "shape": [CHANNELS, side, side],
     }
-    with shards.exclusive(out):
+    with shards.exclusive(out), arithmetic(threads, tf32=False):
         sums = _begun(out, identity)
         _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
         sums["labels.npy"] = file_sha256(out / "labels.npy")
@@ -179,13 +186,14 @@ def _begun(out: Path, identity: dict[str, Any]) -> dict[str, str]:
 
 
 @torch.no_grad()
-def _moments(module: Any, opened: images.Images, rows: range, device: torch.device) -> NDArray[np.float32]:
+def _moments(module: Any, opened: Images, rows: range, device: torch.device) -> NDArray[np.float32]:
     """Mean and deviation of images and of their mirrored twins, (n, 4, C, S, S)."""
+    chosen = torch.utils.data.Subset(opened, rows)
+    # A GPU is faster than one process that decodes pictures.
+    workers = min(os.cpu_count() or 1, 8) if device.type == "cuda" else 0
     parts = []
-    for start in range(rows.start, rows.stop, BATCH):
-        x = digits.to_model(torch.stack([opened[row] for row in range(start, min(start + BATCH, rows.stop))])).to(
-            device
-        )
+    for batch in torch.utils.data.DataLoader(chosen, BATCH, num_workers=workers):
+        x = digits.to_model(batch).to(device)
         found = [module.encode(given).latent_dist for given in (x, x.flip(-1))]
         parts.append(torch.stack([part for each in found for part in (each.mean, each.std)], 1).float().cpu())
     made: NDArray[np.float32] = torch.cat(parts).numpy()

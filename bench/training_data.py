@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench import datasets, digits, images, latents, pictures, shards
+from bench import digits, latents
+from bench.labelled import open_labelled
 from bench.progress import track
 from dydit.config import DiTConfig
 from dydit.errors import InputError
@@ -79,9 +80,7 @@ def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Dat
             f"data {source}: the network takes latents; encode the images once with "
             f"`python -m bench latents --data {source} --out DIR` and give that directory"
         )
-    opened = _open_images(source, config.input_size, data_root)
-    if not opened.has_labels:
-        raise InputError(f"data {source}: no class labels, which the network is trained with; use a set that has them")
+    opened = open_labelled(source, config.input_size, data_root)
     pixels = torch.stack([opened[index] for index in track(range(len(opened)), f"reading {source}")])
     if config.in_channels == 1:  # `Images` repeats grey
         if not torch.equal(pixels, pixels[:, :1].expand_as(pixels)):
@@ -91,24 +90,3 @@ def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Dat
     digest = hashlib.sha256(pixels.numpy().tobytes())
     digest.update(labels.numpy().astype("<i8").tobytes())
     return Pixels(pixels, labels), digest.hexdigest(), labels
-
-
-def _open_images(source: str, side: int, data_root: Path | None) -> images.Images:
-    folder = Path(source)
-    if source in datasets.DATASETS or not folder.is_dir() or (folder / shards.MANIFEST).exists():
-        return images.open_images(source, data_root=data_root, resolution=side)
-    _check_large_enough(folder, side)
-    classes = sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
-    return images.open_folder(folder, source, side, classes or None)
-
-
-def _check_large_enough(folder: Path, side: int) -> None:
-    """The crop enlarges what is too small, which is right for statistics and wrong for training."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in pictures.SUFFIXES:
-            height, width = pictures.size_of(path)
-            if min(height, width) < side:
-                raise InputError(
-                    f"{path}: {width}x{height} pixels, smaller than the crop of {side}x{side}; take it away or train "
-                    "at a lower resolution"
-                )

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import cli, digits, finetune, latents, small_scale
+from bench import cli, digits, finetune, small_scale
 from bench.finetune import Options
 from bench.world import World
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -369,10 +369,3 @@ def test_without_a_recipe_steps_batch_and_lambda_are_asked_for(
     assert exit_.value.code == 2
     error = capsys.readouterr().err
     assert "--recipe NAME" in error and len(error.splitlines()) == 1
-
-
-def test_a_model_of_latents_asks_for_latents(tmp_path: Path) -> None:
-    static = DiT(input_size=4, patch_size=2, in_channels=latents.CHANNELS, hidden_size=24, depth=1, num_heads=2)
-    checkpoint.write(tmp_path / "static.safetensors", static)
-    with pytest.raises(InputError, match="bench latents"):
-        finetune.run(options(tmp_path / "out", source=str(tmp_path / "static.safetensors")))
