@@ -26,8 +26,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench import decoding, device_memory, digits, environment, generate, results, shards
-from bench.decoding import LATENT_SCALE
 from bench.arithmetic import arithmetic
+from bench.decoding import LATENT_SCALE
 from bench.features import file_sha256
 from bench.images import Images
 from bench.labelled import open_labelled
