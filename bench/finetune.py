@@ -24,13 +24,13 @@ from typing import IO, Any
 
 import torch
 
-from bench import device_memory, environment, model_card, results, shards
+from bench import device_memory, environment, results, shards
 from bench.arithmetic import arithmetic
 from bench.features import file_sha256
 from bench.progress import status, track
 from bench.training_data import TrainingData, open_data
 from bench.world import World
-from dydit import ablations, checkpoint, recipes
+from dydit import ablations, checkpoint, model_card, recipes
 from dydit.config import DiTConfig, model_config
 from dydit.dit import DiT
 from dydit.dydit import is_router_key

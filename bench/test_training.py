@@ -1,6 +1,6 @@
 """Timed: one training step of the digits' network, static, DyDiT after warm-up, in it, and with recomputation.
 
-`extra_info` holds how many times a static step each takes, timed in turns with it: after warm-up at most 1.35 is wanted;
+`extra_info` holds how many static steps each takes, timed in turns with one: after warm-up at most 1.35 is wanted;
 in it, the complete model is computed beside the dynamic one, and the step costs about two.
 """
 

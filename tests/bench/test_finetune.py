@@ -25,6 +25,7 @@ from bench.world import World
 from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.ablations import ABLATIONS
 from dydit.dydit import is_router_key
+from dydit.hub import Pretrained
 from dydit.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -103,6 +104,8 @@ def test_exported_files_load_and_generate(whole: Path, tmp_path: Path, capsys: p
         assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
     card = (whole / "README.md").read_text()
     assert "lambda) 0.5" in card and record["parent_sha256"] in card and "complete_warmup | 3" in card
+    again = Pretrained.from_pretrained(whole).model.state_dict()
+    assert all(torch.equal(value, again[key]) for key, value in model.state_dict().items())
     made = ["generate", "--checkpoint", str(whole / "model.safetensors"), "--images", "4", "--steps", "2"]
     with pytest.raises(SystemExit) as exit_:
         cli.main([*made, "--out", str(tmp_path / "samples")])
