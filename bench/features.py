@@ -22,10 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bench import digits_cnn, inception
-from bench.digits_cnn import DIGITS_WEIGHTS as DIGITS_WEIGHTS
-from bench.digits_cnn import load_digits_classifier
-from bench.digits_cnn import save_digits_classifier as save_digits_classifier
-from bench.digits_cnn import train_digits_classifier as train_digits_classifier
+from bench.digits_cnn import DIGITS_WEIGHTS, load_digits_classifier
 from bench.inception import SPATIAL
 from bench.progress import track
 from dydit.errors import InputError

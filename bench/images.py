@@ -87,6 +87,24 @@ class Images(Dataset[Tensor]):
         return self._labels if isinstance(self._labels, Tensor) else self._labels()
 
 
+def part(images: Images, number: int, of: int) -> Images:
+    """The `number`-th (from 1) of `of` consecutive parts, equal in size up to one image.
+
+    Raises:
+        InputError: no such part, or one without images.
+    """
+    start, end = (len(images) * edge // max(of, 1) for edge in (number - 1, number))
+    if not 1 <= number <= of or start == end:
+        raise InputError(f"part {number}/{of} of {images.name}: there is none; it has {len(images)} images")
+    whole = images.labels[start:end] if images.has_labels else None
+    read = functools.partial(_shifted, images, start)
+    return Images(f"{images.name} {number}/{of}", images.size, end - start, read, whole, images.preprocessing)
+
+
+def _shifted(images: Images, start: int, index: int) -> Tensor:
+    return images[start + index]
+
+
 class StreamedImages(IterableDataset[Tensor]):
     """Images that are read while they are iterated over, and never kept: uint8 (3, H, W) each, in the stored order.
 

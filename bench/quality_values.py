@@ -137,7 +137,8 @@ def kernel(rows: Rows, reference: Rows, drawn: Resampling) -> list[Value]:
             rows, reference, subsets=subsets, subset_size=size, resamples=drawn.resamples, seed=drawn.seed
         )
     spread = Value("KID_std", std, n_reference=len(reference), note="standard deviation over the subsets")
-    return [_value("KID", mean, interval, len(reference), note=f"{subsets} subsets of {size}"), spread]
+    note = f"{subsets} subsets of {size}" if subsets > 1 else "both sets whole"
+    return [_value("KID", mean, interval, len(reference), note=note), spread]
 
 
 def probabilities(logits: Rows) -> NDArray[np.float64]:

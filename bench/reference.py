@@ -32,6 +32,8 @@ SCHEMA_VERSION = 1
 """Of the sidecar; to be raised when a key changes its meaning."""
 ROWS = 10_000
 """Feature rows kept for precision, recall and KID: as many as the ADM evaluator's files hold images."""
+_OF_A_PART = ("sha256", "count", "rows", "dtype", "part")
+"""What a record says of one part, and not of the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +142,7 @@ def merge(parts: Sequence[Reference]) -> Reference:
         spatial=_combined(spatial) if len(spatial) == len(parts) else None,
         rows=np.concatenate(rows) if len(rows) == len(parts) else None,
         images=None,
-        record={key: value for key, value in first.record.items() if key not in ("sha256", "count", "rows", "dtype")},
+        record={key: value for key, value in first.record.items() if key not in _OF_A_PART},
     )
 
 
@@ -305,15 +307,11 @@ def _evenly_spaced(total: int, n: int) -> NDArray[np.int64]:
 
 
 def _combined(parts: Sequence[Statistics]) -> Statistics:
-    """Mean and covariance of the union of disjoint sets: scatter within plus scatter of the means."""
-    counts = np.array([part.count for part in parts], dtype=np.float64)
-    means = np.stack([part.mean for part in parts])
-    mean = counts @ means / counts.sum()
-    offsets = (means - mean) * np.sqrt(counts)[:, None]
-    scatter = offsets.T @ offsets
-    for part in parts:
-        scatter += (part.count - 1) * part.covariance
-    return Statistics(int(counts.sum()), mean, scatter / (counts.sum() - 1))
+    """Mean and covariance of the union of disjoint sets."""
+    moments = Moments.of(parts[0])
+    for part in parts[1:]:
+        moments.merge(Moments.of(part))
+    return moments.statistics()
 
 
 def _same(fact: str, first: Reference, one: Any, other: Reference, two: Any) -> None:

@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from bench import device_memory, digits, environment, features
+from bench import device_memory, digits, digits_cnn, environment, features
 from bench.arithmetic import arithmetic
 from bench.progress import status, track
 from bench.studies import DIGITS, Stage, Study, TrainingSet
@@ -32,9 +32,9 @@ from dydit.sampling import generate
 from dydit.training import Recipe, StepLog, train
 
 LAMBDAS = DIGITS.lambdas
-DIRECTORY = features.DIGITS_WEIGHTS.parent
+DIRECTORY = digits_cnn.DIGITS_WEIGHTS.parent
 """The committed checkpoints of the digits."""
-CLASSIFIER = features.DIGITS_WEIGHTS.name
+CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
 CLASSIFIER_EPOCHS = 60
 GUIDANCE_SCALE = 1.5
 THREADS = 2
@@ -269,8 +269,8 @@ def _train_classifier(study: Study, path: Path, data: TrainingSet, epochs: int, 
         status(f"{path.name}: kept, its recipe and data are unchanged")
         return
     bar: Callable[[range], Iterable[int]] = lambda epochs: track(epochs, "digits classifier")  # noqa: E731
-    model = features.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
-    features.save_digits_classifier(model, path, identity | made_by)
+    model = digits_cnn.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
+    digits_cnn.save_digits_classifier(model, path, identity | made_by)
 
 
 def _train_stage(

@@ -11,7 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench import digits, features, metrics, paper, quality
+from bench import digits, digits_cnn, features, metrics, paper, quality
 from bench.progress import track
 from bench.small_scale import DIRECTORY, GUIDANCE_SCALE, LAMBDAS, Rates, Sampling, Variant, sample, variants
 from bench.verdict import Claim, SummaryRow, Tolerance
@@ -54,7 +54,7 @@ def run(sampling: Sampling, directory: Path = DIRECTORY) -> Study:
     Raises:
         InputError: a checkpoint or the extractor's weights are missing.
     """
-    weights = directory / features.DIGITS_WEIGHTS.name
+    weights = directory / digits_cnn.DIGITS_WEIGHTS.name
     features.extractor(EXTRACTOR).weights(weights)
     real = digits.load().images
     reference = _features(real, weights)

@@ -42,10 +42,11 @@ def draw(config: DiTConfig, ratio: float, profile: str, batch: int, seed: int = 
     depth, heads, tokens = config.depth, config.num_heads, config.tokens
     group_share = {"even": math.sqrt(ratio), "width-heavy": ratio / KEPT, "token-heavy": max(KEPT, ratio)}[profile]
     open_heads = _counts(ratio, depth, heads, generator)
-    open_groups = _counts(min(group_share, 1.0), depth, heads, generator)
     # Whole heads and groups miss the target a little; tokens, the finest unit, take up the difference.
     attention, mlp = attention_macs(config), mlp_macs(config)
     wanted = ratio * depth * (attention + mlp) - float(open_heads.sum()) / heads * attention
+    least = math.ceil(wanted / mlp * heads) / (depth * heads)  # with fewer groups, all tokens would not be enough
+    open_groups = _counts(min(max(group_share, least), 1.0), depth, heads, generator)
     share = wanted / (float(open_groups.sum()) / heads * mlp)
     if not 0.0 <= share <= 1.0 + 1.0 / tokens:
         raise InputError(f"ratio {ratio:.3f} cannot be met by profile {profile} with {heads} heads; choose another")

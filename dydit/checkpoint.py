@@ -23,7 +23,7 @@ from torch import Tensor
 from dydit.ablations import ABLATIONS
 from dydit.config import DiTConfig
 from dydit.dit import DiT
-from dydit.dydit import DyDiT, is_router_key
+from dydit.dydit import is_router_key
 from dydit.errors import InputError
 from dydit.files import atomic_path
 
@@ -33,8 +33,8 @@ PUBLISHED = {
 }
 """Released checkpoints by short name: hub repository and file."""
 
-_TYPES: list[type[DiT]] = [DiT, DyDiT, *(ablation.kind for ablation in ABLATIONS.values())]
-_KINDS = {kind.__name__: kind for kind in _TYPES}
+_NETWORKS: list[type[DiT]] = [DiT, *(ablation.kind for ablation in ABLATIONS.values())]
+_KINDS = {network.__name__: network for network in _NETWORKS}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""`python -m bench stats`: build, verify and list the reference statistics."""
+"""`python -m bench stats`: build, merge, verify and list the reference statistics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from bench.images import Images
     from bench.reference_manifest import Entry
 
-HELP = "build, verify or list reference statistics"
+HELP = "build, merge, verify or list reference statistics"
 OUT = None
 EXTRACTOR = "inception-v3-compat"
 """For images that the manifest does not know."""
@@ -33,34 +33,39 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--extractor", metavar="NAME", help=f"the manifest's by default, {EXTRACTOR} for own images")
     build.add_argument("--weights", type=Path, metavar="FILE", help="the extractor's weights, if not where it looks")
     build.add_argument("--weights-sha256", metavar="HEX", help="of weights other than the published ones")
-    build.add_argument("--out", type=Path, metavar="DIR", help="where to write; statistics/ of the root by default")
+    build.add_argument("--part", metavar="K/N", help="of the K-th of N parts alone, to share the work; then `merge`")
+    about = "join the statistics of all parts of a data set"
+    merge = actions.add_parser("merge", help=about, description=about, allow_abbrev=False)
+    merge.add_argument("name", metavar="NAME", help="of the whole")
+    merge.add_argument("parts", nargs="+", type=Path, metavar="FILE", help=".npz of a part, in the order of the images")
     about = "check every reference that is present, or those named; status 1 if one is damaged"
     verify = actions.add_parser("verify", help=about, description=about, allow_abbrev=False)
     verify.add_argument("names", nargs="*", metavar="NAME", help="of the manifest; all by default")
     about = "show all references, where they come from and whether they are present"
     listing = actions.add_parser("list", help=about, description=about, allow_abbrev=False)
-    for action in (build, verify, listing):
+    for action in (build, merge):
+        action.add_argument(
+            "--out", type=Path, metavar="DIR", help="where to write; statistics/ of the root by default"
+        )
+    for action in (build, merge, verify, listing):
         action.add_argument("--data-root", type=Path, metavar="DIR", help="directory of data sets and downloaded files")
         action.add_argument("--root", type=Path, metavar="DIR", help="of pins and statistics, if not reference_stats")
 
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
-    return {"build": _build, "verify": _verify, "list": _list}[options.action](options)
+    return {"build": _build, "merge": _merge, "verify": _verify, "list": _list}[options.action](options)
 
 
 def _build(options: argparse.Namespace) -> int:
-    from bench import features, reference, reference_manifest, results
+    from bench import features, reference, reference_manifest
     from bench.progress import status
 
     entry = reference_manifest.load().get(options.source)
     if entry is not None and entry.downloaded:
         raise InputError(f"{entry.name}: it comes ready made; {entry.remedy()}, then run stats verify {entry.name}")
     name = _name(options, entry)
-    directory = results.prepare_output(options.out or (options.root or reference_manifest.ROOT) / "statistics")
-    path = directory / f"{name}.npz"
-    if path.exists():
-        raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")
+    path = _target(options, name)
     extractor = options.extractor or (entry.extractor if entry else EXTRACTOR)
     weights = features.extractor(extractor).weights(options.weights, options.weights_sha256)
     images, facts = _images(options, entry)
@@ -70,6 +75,49 @@ def _build(options: argparse.Namespace) -> int:
         reference_manifest.renew(entry, path, features.file_sha256(path), options.root)
     status(f"{path}: {built.pool.count} images, {built.pool.dimensions} features")
     return 0
+
+
+def _merge(options: argparse.Namespace) -> int:
+    from bench import features, reference, reference_manifest
+    from bench.progress import status
+
+    entry = reference_manifest.load().get(options.name)
+    if entry is not None and entry.downloaded:
+        raise InputError(f"{entry.name}: it comes ready made; {entry.remedy()}, then run stats verify {entry.name}")
+    if not re.fullmatch(r"\w[\w.-]*", options.name):
+        raise InputError(f"{options.name}: no file name; choose another")
+    path = _target(options, options.name)
+    whole = reference.merge([reference.read(part) for part in options.parts])
+    if entry is not None and whole.pool.count != entry.images:
+        raise InputError(f"{entry.name}: {whole.pool.count} images, the manifest says {entry.images}; give every part")
+    reference.write(path, dataclasses.replace(whole, name=options.name))
+    if entry is not None and options.out is None:
+        reference_manifest.renew(entry, path, features.file_sha256(path), options.root)
+    status(f"{path}: {whole.pool.count} images of {len(options.parts)} parts")
+    return 0
+
+
+def _target(options: argparse.Namespace, name: str) -> Path:
+    """The file to write, in a directory that can be written.
+
+    Raises:
+        InputError: it exists already, or the directory cannot be used.
+    """
+    from bench import reference_manifest, results
+
+    directory = results.prepare_output(options.out or (options.root or reference_manifest.ROOT) / "statistics")
+    path: Path = directory / f"{name}.npz"
+    if path.exists():
+        raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")
+    return path
+
+
+def _part(text: str) -> tuple[int, int]:
+    """K and N of `K/N`."""
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if found is None:
+        raise InputError(f"--part {text}: give it as K/N, such as 3/8")
+    return int(found[1]), int(found[2])
 
 
 def _name(options: argparse.Namespace, entry: Entry | None) -> str:
@@ -90,7 +138,10 @@ def _name(options: argparse.Namespace, entry: Entry | None) -> str:
         raise InputError(f"{options.source}: not in the manifest; say what to call the statistics with --name NAME")
     if not re.fullmatch(r"\w[\w.-]*", name) or (name != usual and name in reference_manifest.load()):
         raise InputError(f"--name {name}: no file name, or the manifest's for other statistics; choose another")
-    return str(name)
+    if options.part is None:
+        return str(name)
+    number, of = _part(options.part)
+    return f"{name}.{number}of{of}"
 
 
 def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images, dict[str, object]]:
@@ -100,7 +151,7 @@ def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images, d
         InputError: images that cannot be opened, or that are not what the manifest says.
     """
     from bench import environment
-    from bench.images import open_images
+    from bench.images import open_images, part
 
     source, split, resolution = options.source, options.split, options.resolution
     if entry is not None:
@@ -108,7 +159,9 @@ def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images, d
     images = open_images(source, data_root=options.data_root, split=split, resolution=resolution)
     if entry is not None and split == entry.split and len(images) != entry.images:
         raise InputError(f"{entry.name}: {len(images)} images, the manifest says {entry.images}; get the whole set")
-    record: dict[str, object] = {"dataset": environment.portable(source), "split": split}
+    record: dict[str, object] = {"dataset": environment.portable(source), "split": split, "part": options.part}
+    if options.part is not None:
+        images = part(images, *_part(options.part))
     return images, record | {"preprocessing": images.preprocessing, "environment": environment.record()}
 
 

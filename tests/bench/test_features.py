@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from bench import digits, features, images, inception
+from bench import digits, digits_cnn, features, images, inception
 from bench.images import Images
 from dydit.errors import InputError
 
@@ -199,7 +199,7 @@ def test_another_checksum_is_refused_and_both_are_shown(tmp_path: Path) -> None:
 def test_weights_of_the_repository_carry_their_checksum() -> None:
     weights = features.extractor("digits-cnn").weights()
     assert weights == features.Weights(
-        features.DIGITS_WEIGHTS, hashlib.sha256(features.DIGITS_WEIGHTS.read_bytes()).hexdigest()
+        digits_cnn.DIGITS_WEIGHTS, hashlib.sha256(digits_cnn.DIGITS_WEIGHTS.read_bytes()).hexdigest()
     )
 
 

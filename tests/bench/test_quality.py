@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import digits, features, images, quality, quality_values, reference, statistics
+from bench import digits, digits_cnn, features, images, quality, quality_values, reference, statistics
 from bench.images import Images
 from bench.reference import Reference
 from dydit.errors import InputError
@@ -54,7 +54,7 @@ def test_torch_fidelity_measures_the_same(real: Reference) -> None:
             input1=named(MADE),
             input2=named(REAL),
             feature_extractor="digits-cnn",
-            feature_extractor_weights_path=str(features.DIGITS_WEIGHTS),
+            feature_extractor_weights_path=str(digits_cnn.DIGITS_WEIGHTS),
             isc=True,
             isc_splits=10,
             samples_shuffle=False,
@@ -264,7 +264,7 @@ def test_rows_name_the_extractor_and_carry_evidence(real: Reference) -> None:
         assert (row["samples"], row["reference"], row["n_samples"]) == ("made", "real digits", 150)
         assert row["n_reference"] == (None if metric.startswith("IS") else 200)
         assert row["extractor"] == "digits-cnn"
-        assert row["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+        assert row["weights_sha256"] == features.file_sha256(digits_cnn.DIGITS_WEIGHTS)
 
 
 # What does not belong together
@@ -279,7 +279,7 @@ def test_a_reference_by_another_extractor_is_refused(real: Reference) -> None:
     with pytest.raises(InputError, match="another extractor than digits-cnn: it has 5 features where that has 64"):
         quality.measure(named(MADE), short)
     with pytest.raises(
-        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{features.DIGITS_WEIGHTS}"
+        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{digits_cnn.DIGITS_WEIGHTS}"
     ):
         quality.measure(named(MADE), dataclasses.replace(real, record={"weights_sha256": "0" * 64}))
 
@@ -371,7 +371,7 @@ def test_inception_measures_what_torch_fidelity_measures(inception_weights: feat
     generator = torch.Generator().manual_seed(0)
     made, true = (
         named(torch.randint(low, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator))
-        for low, count in ((0, 12), (100, 4))
+        for low, count in ((0, 12), (20, 5))
     )
     metrics = ["IS", "precision", "recall", "KID"]
     ours = quality.measure(made, true, extractor="inception-v3-compat", weights=inception_weights, metrics=metrics)
@@ -385,7 +385,7 @@ def test_inception_measures_what_torch_fidelity_measures(inception_weights: feat
             isc_splits=6,
             samples_shuffle=False,
             kid=True,
-            kid_subset_size=4,
+            kid_subset_size=5,
             prc=True,
             rng_seed=0,
             batch_size=12,
@@ -395,10 +395,12 @@ def test_inception_measures_what_torch_fidelity_measures(inception_weights: feat
             verbose=False,
         )
     for metric, key in (
-        ("IS", "inception_score_mean"),
         ("precision", "precision"),
         ("recall", "recall"),
         ("KID", "kernel_inception_distance_mean"),
     ):
-        np.testing.assert_allclose(ours[metric].value, theirs[key], rtol=1e-5, err_msg=metric)
+        np.testing.assert_allclose(ours[metric].value, theirs[key], rtol=1e-4, err_msg=metric)
+        assert ours[metric].value != 0.0
+    # Random weights tell little apart: what matters of the score is how far it is above 1.
+    np.testing.assert_allclose(ours["IS"].value - 1, theirs["inception_score_mean"] - 1, rtol=1e-2)
     assert ours.rows()[0]["metric"] == "IS[inception-v3-compat]" and ours["IS"].low is None

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import cli, digits, features, images, inception, reference, results, shards
+from bench import cli, digits, digits_cnn, features, images, inception, reference, results, shards
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -170,7 +170,7 @@ def test_references_that_cannot_be_used(measured: Quality, tmp_path: Path) -> No
     for change, both in (
         ({"extractor": "inception-v3-compat"}, ("inception-v3-compat", "digits-cnn")),
         ({"resolution": [32, 32]}, ("8x8 pixels", "32x32 pixels")),
-        ({"weights_sha256": "0" * 64}, ("0" * 64, features.file_sha256(features.DIGITS_WEIGHTS))),
+        ({"weights_sha256": "0" * 64}, ("0" * 64, features.file_sha256(digits_cnn.DIGITS_WEIGHTS))),
         ({"sha256": "f" * 64}, ("f" * 64, features.file_sha256(path))),
     ):
         path.with_suffix(".json").write_text(json.dumps(sidecar | change))

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics
 
-from bench import digits, features, images, reference, reference_manifest, statistics
+from bench import digits, digits_cnn, features, images, reference, reference_manifest, statistics
 from bench.reference import Reference
 from bench.statistics import Statistics
 from dydit.errors import InputError
@@ -124,7 +124,7 @@ def test_statistics_are_those_of_the_features() -> None:
     assert built.rows is not None and built.rows.dtype == np.float32
     np.testing.assert_allclose(built.rows, batches[0][layers[0]].astype(np.float32), rtol=1e-6, atol=1e-6)
     assert (built.extractor, built.size, built.images) == ("digits-cnn", (8, 8), None)
-    assert built.record["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+    assert built.record["weights_sha256"] == features.file_sha256(digits_cnn.DIGITS_WEIGHTS)
     assert built.record["dataset"] == "digits"
 
 
@@ -450,4 +450,4 @@ def test_building_the_digits_again_gives_the_committed_numbers() -> None:
     close(again.spatial, committed.spatial, 1e-9)
     assert again.rows is not None and committed.rows is not None and len(committed.rows) == 1797
     np.testing.assert_allclose(again.rows, committed.rows, rtol=1e-6, atol=1e-6)
-    assert committed.record["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+    assert committed.record["weights_sha256"] == features.file_sha256(digits_cnn.DIGITS_WEIGHTS)

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import cli, digits, features, results, small_scale, small_scale_claims, studies
+from bench import cli, digits, digits_cnn, features, results, small_scale, small_scale_claims, studies
 from bench.small_scale import Sampling, Variant
 from bench.studies import CIFAR10, DIGITS, TrainingSet
 from dydit import DiTConfig, DyDiT, InputError, checkpoint
@@ -108,7 +108,7 @@ def test_the_committed_files_are_recognised_and_not_trained_again(
         raise AssertionError("a committed file was trained again")
 
     monkeypatch.setattr(small_scale, "train", never)
-    monkeypatch.setattr(features, "train_digits_classifier", never)
+    monkeypatch.setattr(digits_cnn, "train_digits_classifier", never)
     shutil.copytree(small_scale.DIRECTORY, tmp_path / "study")
     small_scale.train_all(DIGITS, tmp_path / "study")
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from bench import cli, digits, features, pictures, reference, reference_manifest, reference_verify
+from bench import cli, digits, digits_cnn, features, images, pictures, reference, reference_manifest, reference_verify
 from bench.commands import stats as stats_command
 
 MANIFEST = """
@@ -100,7 +100,7 @@ def test_what_is_built_verifies_and_is_listed(root: Path, stats: Stats) -> None:
     assert sorted(file.name for file in (root / "statistics").iterdir()) == ["digits.json", "digits.npz"]
     sidecar = json.loads((root / "statistics" / "digits.json").read_text())
     assert (sidecar["dataset"], sidecar["split"], sidecar["preprocessing"]) == ("digits", "all", pictures.NATIVE)
-    assert sidecar["weights_sha256"] == features.file_sha256(features.DIGITS_WEIGHTS)
+    assert sidecar["weights_sha256"] == features.file_sha256(digits_cnn.DIGITS_WEIGHTS)
     assert sidecar["environment"]["torch"]["version"] == torch.__version__
     assert reference_manifest.read_pins()["digits"].sha256 == sidecar["sha256"]
 
@@ -137,7 +137,7 @@ def test_own_images_of_a_file(root: Path, stats: Stats, tmp_path: Path) -> None:
 
 
 def test_a_departure_from_the_manifest_gets_a_name_of_its_own(root: Path, stats: Stats) -> None:
-    weights = features.DIGITS_WEIGHTS
+    weights = digits_cnn.DIGITS_WEIGHTS
     arguments = ["--weights", weights, "--weights-sha256", features.file_sha256(weights)]
     assert stats("build", "digits", *arguments)[0] == 0
     (built,) = (root / "statistics").glob("*.npz")
@@ -236,3 +236,48 @@ def test_a_data_set_that_is_not_whole_is_refused(root: Path, stats: Stats) -> No
     manifest.write_text(manifest.read_text().replace("1797", "1798"))
     status, _, err = stats("build", "digits")
     assert status == 2 and "1797 images, the manifest says 1798" in err
+
+
+def test_parts_that_were_built_apart_merge_to_the_statistics_of_the_whole(
+    root: Path, stats: Stats, tmp_path: Path
+) -> None:
+    for number in (1, 2, 3):
+        assert stats("build", "digits", "--part", f"{number}/3", "--out", tmp_path)[0] == 0
+    parts = [tmp_path / f"digits.{number}of3.npz" for number in (1, 2, 3)]
+    status, out, err = stats("merge", "digits", *parts)
+    assert (status, out) == (0, "") and "1797 images of 3 parts" in err
+    assert table(stats("verify", "digits")[1])["digits"]["status"] == "ok"
+    merged = reference.read(root / "statistics" / "digits.npz")
+    assert "part" not in merged.record
+    whole = reference.build(digits_images(), "digits-cnn", name="digits", record={})
+    assert whole.rows is not None and merged.rows is not None and np.array_equal(merged.rows, whole.rows)
+    for mine, theirs in ((merged.pool, whole.pool), (merged.spatial, whole.spatial)):
+        assert mine is not None and theirs is not None and mine.count == theirs.count == 1797
+        np.testing.assert_allclose(mine.mean, theirs.mean, rtol=1e-12)
+        np.testing.assert_allclose(mine.covariance, theirs.covariance, rtol=1e-9, atol=1e-12)
+
+
+def digits_images() -> images.Images:
+    return images.of_tensor(digits.load().images, "digits")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("build", "digits", "--part", "third"), "K/N"),
+        (("build", "digits", "--part", "4/3"), "there is none"),
+        (("build", "digits", "--part", "0/3"), "there is none"),
+        (("merge", "digits", "absent.npz"), "absent.npz"),
+        (("merge", "half", "absent.npz"), "ready made"),
+        (("merge", "a/b", "absent.npz"), "no file name"),
+    ],
+)
+def test_a_part_that_does_not_exist_is_refused(stats: Stats, arguments: tuple[str, ...], message: str) -> None:
+    status, _, err = stats(*arguments)
+    assert status == 2 and message in err and len(err.splitlines()) == 1
+
+
+def test_a_whole_that_lacks_a_part_is_refused(stats: Stats, tmp_path: Path) -> None:
+    assert stats("build", "digits", "--part", "1/2", "--out", tmp_path)[0] == 0
+    status, _, err = stats("merge", "digits", tmp_path / "digits.1of2.npz")
+    assert status == 2 and "the manifest says 1797; give every part" in err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench import synthetic
@@ -13,6 +13,7 @@ from dydit.flops import flops_ratio
 
 
 @settings(max_examples=25, deadline=None)
+@example(name="DiT-S/2", ratio=127 / 128, profile="token-heavy", seed=0)  # heads round down, and all tokens fall short
 @given(
     name=st.sampled_from(["DiT-S/2", "DiT-B/2", "DiT-XL/2"]),
     ratio=st.floats(0.3, 1.0),
