@@ -13,22 +13,22 @@ Every file appears whole or not at all, but for the logs, which are cut back to 
 from __future__ import annotations
 
 import contextlib
-import csv
 import dataclasses
 import json
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 
-from bench import device_memory, environment, results, shards
+from bench import device_memory, environment, results, shards, training_files, training_log
 from bench.arithmetic import arithmetic
 from bench.features import file_sha256
 from bench.progress import status, track
 from bench.training_data import TrainingData, open_data
+from bench.training_log import Logs
 from bench.world import World
 from dydit import ablations, checkpoint, model_card, recipes
 from dydit.config import DiTConfig, model_config
@@ -42,13 +42,6 @@ from dydit.variants import RandomRouting
 
 STATIC = "static"
 """The control: the static model, trained on by the same recipe without routers."""
-RATES_EVERY = 100
-"""Steps between two entries of `rates.csv`."""
-SCHEMA_VERSION = 1
-"""Version of the checkpoints; to be raised when a field changes its meaning."""
-LOG = tuple(field.name for field in dataclasses.fields(StepLog) if field.name != "rates")
-RATES = ("step", "layer", "heads", "channel_groups", "tokens")
-RECIPE_FIELDS = tuple(field.name for field in dataclasses.fields(Recipe))
 
 
 @dataclass(frozen=True)
@@ -152,11 +145,11 @@ def run(options: Options) -> Path | None:
             provenance(options.device) if world.first else {}
         )  # before the first file written makes the tree look changed
         job = world.agree(lambda: prepare(options, world))
-        newest = world.share(world.agree(lambda: newest_checkpoint(options.out) if world.first else None))
+        newest = world.share(world.agree(lambda: training_files.newest(options.out) if world.first else None))
         if newest is not None:
             world.agree(lambda: resume(job, newest))
         _tell(world, _beginning(job, newest, world.size))
-        logs = stack.enter_context(_Logs.opened(options.out, job.training.step)) if world.first else None
+        logs = stack.enter_context(Logs.opened(options.out, job.training.step)) if world.first else None
         _train(options, job, world, logs)
         return world.agree(lambda: export(options.out, job, made_by) if world.first else None)
 
@@ -276,18 +269,6 @@ def _config(options: Options, planned: Plan, found: checkpoint.Checkpoint) -> Di
 # Checkpoints of a run
 
 
-def newest_checkpoint(out: Path) -> Path | None:
-    """The checkpoint of the most steps that is whole; one that is cut short is told and passed over."""
-    for path in sorted((out / "checkpoints").glob("[0-9]*.pt"), reverse=True):
-        try:
-            _read(path)
-        except InputError as error:
-            status(f"passed over: {error}")
-        else:
-            return path
-    return None
-
-
 def save(options: Options, job: Job) -> Path:
     """Write a checkpoint of the present step, and remove all but the last `keep`.
 
@@ -296,8 +277,12 @@ def save(options: Options, job: Job) -> Path:
     """
     step = job.training.step
     path = options.out / "checkpoints" / f"{step:08d}.pt"
-    content = {"schema_version": SCHEMA_VERSION, "identity": job.identity, "training": job.training.state()}
-    _write(path, content)
+    content = {
+        "schema_version": training_files.SCHEMA_VERSION,
+        "identity": job.identity,
+        "training": job.training.state(),
+    }
+    training_files.write(path, content)
     for old in sorted(path.parent.glob("[0-9]*.pt"))[: -options.keep]:
         old.unlink()
     return path
@@ -309,7 +294,7 @@ def resume(job: Job, path: Path) -> None:
     Raises:
         InputError: it is of another run; the first field that differs is named.
     """
-    content = _read(path)
+    content = training_files.read(path)
     mine, theirs = _flat(job.identity), _flat(content["identity"])
     for name in (*mine, *theirs):
         if mine.get(name) != theirs.get(name):
@@ -318,31 +303,6 @@ def resume(job: Job, path: Path) -> None:
                 f"{mine.get(name)}; choose another directory"
             )
     job.training.restore(content["training"])
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        version = content["schema_version"]
-        content["identity"], content["training"]["step"]
-    except Exception as error:  # damaged bytes raise many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise InputError(f"{path}: not a whole checkpoint of a run ({reason})") from None
-    if version > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}; update the project")
-    return dict(content)
-
-
-def _write(path: Path, content: Any) -> None:
-    try:
-        with atomic_path(path) as partial:
-            torch.save(content, partial)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the second
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:160]
-        raise InputError(
-            f"{path}: cannot be written ({reason}); the files before it are whole: mend that and repeat the run, "
-            "which goes on"
-        ) from None
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -363,7 +323,7 @@ def _hold(out: Path, stack: contextlib.ExitStack) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _train(options: Options, job: Job, world: World, logs: _Logs | None) -> None:
+def _train(options: Options, job: Job, world: World, logs: Logs | None) -> None:
     training, steps = job.training, job.plan.recipe.steps
     work: Iterable[int] = range(training.step, steps)
     for step in track(work, "fine-tuning", total=steps - training.step) if world.first else work:
@@ -372,7 +332,7 @@ def _train(options: Options, job: Job, world: World, logs: _Logs | None) -> None
         except InputError as error:  # all processes see the same sums, and stop at the same step
             if not world.first:
                 sys.exit(2)
-            newest = newest_checkpoint(options.out)
+            newest = training_files.newest(options.out)
             raise InputError(f"{error}; the last checkpoint is {newest or 'none'}") from None
         if logs is not None:
             logs.add(log)
@@ -384,41 +344,6 @@ def _saved(options: Options, job: Job, log: StepLog) -> None:
     path = save(options, job)
     told = f"loss {log.loss:.4f}, FLOPs ratio {log.ratio:.3f} (target {log.target:.3f})"
     status(f"step {job.training.step} of {job.plan.recipe.steps}: {told}; {path}")
-
-
-class _Logs:
-    """`log.csv` and `rates.csv`, open to be written on."""
-
-    def __init__(self, steps: IO[str], rates: IO[str]) -> None:
-        self.steps, self.rates = csv.writer(steps, lineterminator="\n"), csv.writer(rates, lineterminator="\n")
-
-    @classmethod
-    @contextlib.contextmanager
-    def opened(cls, out: Path, step: int) -> Any:
-        """Both files with what they hold of the steps before `step`."""
-        with contextlib.ExitStack() as stack:
-            files = []
-            for name, columns in (("log.csv", LOG), ("rates.csv", RATES)):
-                path = out / name
-                rows = _rows_before(path, columns, step)
-                with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-                    csv.writer(file, lineterminator="\n").writerows([columns, *rows])
-                files.append(stack.enter_context(path.open("a", 1, newline="", encoding="utf-8")))
-            yield cls(*files)
-
-    def add(self, log: StepLog) -> None:
-        self.steps.writerow([getattr(log, name) for name in LOG])
-        if log.step % RATES_EVERY == 0:
-            self.rates.writerows([log.step, layer, *rates] for layer, rates in enumerate(log.rates))
-
-
-def _rows_before(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
-    whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
-    return [row for row in whole if int(row[0]) < step]
 
 
 def _beginning(job: Job, newest: Path | None, processes: int) -> str:
@@ -444,7 +369,7 @@ def export(out: Path, job: Job, made_by: Mapping[str, str]) -> Path:
     """
     training, recipe = job.training, job.plan.recipe
     averaged = training.averaged
-    outcome = _outcome(out, recipe)
+    outcome = training_log.outcome(out, recipe)
     record = {
         "recipe": json.dumps(dataclasses.asdict(recipe), sort_keys=True),
         "recipe_source": job.plan.source,
@@ -462,7 +387,7 @@ def export(out: Path, job: Job, made_by: Mapping[str, str]) -> Path:
         name: {key: value.cpu() for key, value in model.state_dict().items()}
         for name, model in (("ema", averaged), ("model", training.model))
     }
-    _write(out / "model.pt", states)
+    training_files.write(out / "model.pt", states)
     try:
         checkpoint.write(path, averaged.cpu(), record)
         with atomic_path(out / "README.md") as partial:
@@ -470,22 +395,6 @@ def export(out: Path, job: Job, made_by: Mapping[str, str]) -> Path:
     except (OSError, RuntimeError) as error:
         raise InputError(f"{out}: cannot be written ({error}); mend that and repeat the run, which goes on") from None
     return path
-
-
-def _outcome(out: Path, recipe: Recipe) -> dict[str, str]:
-    """Means over the last tenth of the steps, from the log."""
-    with (out / "log.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    tail = rows[-max(recipe.steps // 10, 1) :]
-    if len(rows) < recipe.steps:  # someone has shortened the log
-        return dict.fromkeys(("final_loss", "final_ratio", "skipped_steps"), "unknown, the log has gaps")
-    means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
-    skipped = sum(row["skipped"] == "True" for row in rows)
-    return {
-        "final_loss": f"{means['loss']:.5f}",
-        "final_ratio": f"{means['ratio']:.4f}",
-        "skipped_steps": str(skipped),
-    }
 
 
 def _told(changes: Mapping[str, Any]) -> str:

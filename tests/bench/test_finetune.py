@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import cli, digits, finetune, small_scale
+from bench import cli, digits, finetune, small_scale, training_files
 from bench.finetune import Options
 from bench.world import World
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -232,7 +232,7 @@ def test_divergence_stops_with_the_last_good_checkpoint_kept(tmp_path: Path, mon
     monkeypatch.setattr(Training, "advance", diverging)
     with pytest.raises(InputError, match=r"diverged at step 3.*the last checkpoint is .*00000002\.pt"):
         finetune.run(options(tmp_path))
-    assert finetune.newest_checkpoint(tmp_path) == tmp_path / "checkpoints" / "00000002.pt"
+    assert training_files.newest(tmp_path) == tmp_path / "checkpoints" / "00000002.pt"
 
 
 def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
