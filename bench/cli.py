@@ -11,10 +11,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench.commands import flops, generate, latency, plan, quality, report, reproduce, routing, small_scale, stats
+from bench.commands import (
+    finetune,
+    flops,
+    generate,
+    latency,
+    latents,
+    plan,
+    quality,
+    report,
+    reproduce,
+    routing,
+    small_scale,
+    stats,
+)
 from dydit.errors import InputError
 
-COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, small_scale, routing, report)
+COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, latents, finetune, small_scale, routing, report)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -89,6 +89,21 @@ def open_decoder(config: DiTConfig, vae: str | None, device: torch.device | str 
         return PixelDecoder((side, side, channels))
     if channels != LATENT_CHANNELS:
         raise InputError(f"a model of {channels} channels draws neither pixels (1 or 3) nor latents (4); give another")
+    module = open_autoencoder(vae, device)
+    side *= 2 ** (len(module.config.block_out_channels) - 1)
+    return LatentDecoder((side, side, 3), module)
+
+
+def open_autoencoder(vae: str | None, device: torch.device | str = "cpu") -> Any:
+    """An AutoencoderKL in evaluation mode, float32, on a device.
+
+    Args:
+        vae: a name of `VAES` or a directory with an autoencoder in diffusers' layout; `DEFAULT_VAE` where it is None.
+        device: where it shall run.
+
+    Raises:
+        InputError: one that cannot be found, fetched or read, or that does not fit the latents.
+    """
     source = vae or DEFAULT_VAE
     module = _load(source)
     made, wanted = _facts(module), (LATENT_CHANNELS, 3, LATENT_SCALE)
@@ -97,8 +112,7 @@ def open_decoder(config: DiTConfig, vae: str | None, device: torch.device | str 
             f"vae {source}: (latent channels, image channels, scale) are {made}, the model needs {wanted}; "
             f"give one of {', '.join(VAES)}"
         )
-    side *= 2 ** (len(module.config.block_out_channels) - 1)
-    return LatentDecoder((side, side, 3), module.to(device))
+    return module.to(device)
 
 
 def _facts(module: Any) -> tuple[int, int, float]:

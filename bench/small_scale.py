@@ -288,11 +288,9 @@ def _train_stage(
 
 
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a trained file records it; `flip` only where it is on, for the files made before there was one."""
+    """The recipe as a trained file records it; fields younger than the first files only where they are in use."""
     record = dataclasses.asdict(recipe)
-    if not recipe.flip:
-        del record["flip"]
-    return record
+    return {name: value for name, value in record.items() if name not in ("flip", "micro_batch") or value}
 
 
 def _identity(study: Study, data: TrainingSet, recipe: dict[str, Any], parent: Path | None) -> dict[str, str]:

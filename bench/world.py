@@ -54,8 +54,10 @@ class World:
         return self.rank == 0
 
     @contextlib.contextmanager
-    def connected(self) -> Iterator[None]:
-        """Join the other processes through gloo, as the environment says where.
+    def connected(self, backend: str = "gloo") -> Iterator[None]:
+        """Join the other processes, as the environment says where.
+
+        `backend` is torch.distributed's: objects and CPU tensors go through gloo, so it must be part of it.
 
         Raises:
             InputError: the environment does not say where, or they do not come.
@@ -64,7 +66,7 @@ class World:
             yield
             return
         try:
-            dist.init_process_group("gloo")
+            dist.init_process_group(backend)
         except (ValueError, RuntimeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
             raise InputError(f"{self.size} processes cannot meet ({reason}); start them with torchrun") from None

@@ -6,13 +6,17 @@ Shape letters: N images, T tokens, C hidden size, H heads, p patch side.
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from dydit.config import DiTConfig
+
+Result = TypeVar("Result")
 
 
 def sincos_table(width: int, grid: int) -> Tensor:
@@ -161,6 +165,8 @@ class DiT(nn.Module):
     """
 
     block_type: type[nn.Module] = DiTBlock
+    recompute: bool = False
+    """Whether training keeps of every block its input alone, and computes the rest again for the gradient."""
     pos_embed: Tensor
 
     def __init__(self, **config: Any) -> None:
@@ -188,8 +194,14 @@ class DiT(nn.Module):
         """
         tokens, _, c = self.embed(x, t, y)
         for block in self.blocks:
-            tokens = block(tokens, c)
+            tokens = self.run_block(block, tokens, c)
         return self.unpatchify(self.final_layer(tokens, c))
+
+    def run_block(self, call: Callable[..., Result], *inputs: Any) -> Result:
+        """`call(*inputs)` of one block; computed twice, for less memory, where `recompute` says so."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(call, *inputs, use_reentrant=False)
+        return call(*inputs)
 
     def embed(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (N, T, C), timestep embedding (N, C) and conditioning c = t_emb + y_emb (N, C)."""

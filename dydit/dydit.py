@@ -87,7 +87,8 @@ class DyDiT(DiT):
         used = []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, DyDiTBlock)
-            tokens, masks = block.masked(tokens, c, t_emb, routing.layer(index) if routing else None)
+            given = routing.layer(index) if routing else None
+            tokens, masks = self.run_block(block.masked, tokens, c, t_emb, given)
             used.append(masks)
         return self.unpatchify(self.final_layer(tokens, c)), self.routing_type.stack(used)
 

@@ -26,10 +26,12 @@ def gumbel_sigmoid(logits: Tensor, training: bool, tau: float = TAU) -> Tensor:
     """
     if not training:
         return (torch.sigmoid(logits) > 0.5).to(logits.dtype)
+    # At least float32: half precision has too few uniform values, and 1 - s + s would not be 1 there.
+    real = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # g1 - g2 of two standard Gumbel variables is one logistic variable.
-    uniform = torch.rand_like(logits).clamp(1e-7, 1 - 1e-7)
-    soft = torch.sigmoid((logits + uniform.log() - (-uniform).log1p()) / tau)
-    return (soft > 0.5).to(logits.dtype) - soft.detach() + soft
+    uniform = torch.rand_like(real).clamp(1e-7, 1 - 1e-7)
+    soft = torch.sigmoid((real + uniform.log() - (-uniform).log1p()) / tau)
+    return ((soft > 0.5).to(real.dtype) - soft.detach() + soft).to(logits.dtype)
 
 
 class WidthRouter(nn.Module):

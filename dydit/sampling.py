@@ -69,7 +69,7 @@ class ImageNoise:
     """One random generator per image, on the CPU so that every device sees the same numbers."""
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(_mix(seed, index)) for index in indices]
+        self.generators = [torch.Generator().manual_seed(mix(seed, index)) for index in indices]
 
     def labels(self, num_classes: int) -> Tensor:
         """Uniform labels (N,); call before `normal`."""
@@ -80,7 +80,7 @@ class ImageNoise:
         return torch.stack([torch.randn(tuple(shape), generator=g) for g in self.generators])
 
 
-def _mix(seed: int, index: int) -> int:
+def mix(seed: int, index: int) -> int:
     """A 63-bit generator seed; neighbouring pairs land far apart (splitmix64's finaliser)."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & mask

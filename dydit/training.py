@@ -2,14 +2,22 @@
 
 The recipe's stages: complete-model warm-up (the unmasked loss is added), a falling FLOPs target, timesteps stratified
 over four quarters, an upper limit on the gradient norm, and an exponential moving average of the weights.
+
+Every random number of a step is a function of (seed, step, place in the batch), never of a generator that runs on: a
+run that was stopped goes on with nothing but its weights and its step, and several processes share a batch without a
+word about it. Number of processes and accumulation change nothing but the order of sums.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import contextlib
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -19,8 +27,12 @@ from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.errors import InputError
 from dydit.flops import LOSS_WEIGHT, flops_loss, flops_ratio
+from dydit.sampling import mix
 
 STRATA = 4
+PRECISIONS = ("fp32", "bf16")
+BUCKET = 2**24
+"""Gradient elements that processes sum at once: enough to fill a network, and little memory beside the gradients."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,10 @@ class Recipe:
     The FLOPs target stays 1 for `target_hold` steps and has fallen linearly to lambda at `target_reached`.
     A step whose gradient norm exceeds `gradient_limit` is skipped. With `flip` every image is mirrored left to right in
     half of its appearances.
+
+    A batch is computed in parts of `micro_batch` (None: whole), whose losses are averaged. The FLOPs loss compares the
+    mean ratio of a part with the target, so that the size of the parts, other than their distribution over processes,
+    belongs to the recipe.
 
     Raises:
         InputError: a value out of range.
@@ -48,17 +64,29 @@ class Recipe:
     flops_weight: float = LOSS_WEIGHT
     gradient_limit: float = float("inf")
     flip: bool = False
+    micro_batch: int | None = None
 
     def __post_init__(self) -> None:
         if self.target is not None:
             check_lambda(self.target)
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InputError(f"recipe: {name} = {getattr(self, name)}; it must be at least 1")
+        for name in ("steps", "batch_size", "micro_batch"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"recipe: {name} = {value}; it must be at least 1")
+        if self.micro_batch is not None and self.batch_size % self.micro_batch:
+            raise InputError(
+                f"recipe: batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; "
+                "choose a divisor"
+            )
         if self.target_hold >= self.target_reached:
             raise InputError(
                 f"recipe: target_hold {self.target_hold} must lie before target_reached {self.target_reached}"
             )
+
+    @property
+    def micro_batches(self) -> int:
+        """Parts of a batch."""
+        return self.batch_size // (self.micro_batch or self.batch_size)
 
     def target_at(self, step: int) -> float:
         """FLOPs target at an optimiser step, counted from 0."""
@@ -68,14 +96,58 @@ class Recipe:
         return 1.0 - (1.0 - self.target) * min(max(progress, 0.0), 1.0)
 
 
+Rates = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class StepLog:
-    """One step's losses (means over the batch), achieved FLOPs ratio (1 for a static model) and gradient norm."""
+    """One step: loss and achieved FLOPs ratio (means over the batch; the ratio is 1 for a static model).
+
+    `gradient_norm` is that of all parameters, and a `skipped` step changed none of them. `target` is the FLOPs ratio
+    asked for. `rates` are the open shares of heads, channel groups and tokens of every block (none in a static model).
+    """
 
     step: int
     loss: float
     ratio: float
     gradient_norm: float
+    target: float = 1.0
+    skipped: bool = False
+    rates: tuple[Rates, ...] = ()
+
+
+class Data(Protocol):
+    """What is trained on, by row."""
+
+    def __len__(self) -> int:
+        """Number of rows."""
+
+    def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        """Images or latents (n, C, S, S) and labels (n,) of rows (n,), mirrored left to right where `mirror` (n,) says.
+
+        It may draw from torch's global generator, which has a seed of its own for every part of every batch.
+        """
+
+
+@dataclass(frozen=True)
+class InMemory:
+    """Data in memory: images (M, C, S, S) in [-1, 1], or latents, and labels (M,), on one device."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        """As `Data.batch`."""
+        rows = rows.to(self.images.device)
+        return mirrored(self.images[rows], mirror), self.labels[rows]
+
+
+def mirrored(x: Tensor, chosen: Tensor) -> Tensor:
+    """Images (N, C, S, S), those of `chosen` (N,) mirrored left to right."""
+    return torch.where(chosen.to(x.device)[:, None, None, None], x.flip(-1), x)
 
 
 def stratified_timesteps(batch: int, total: int, generator: torch.Generator) -> Tensor:
@@ -85,10 +157,153 @@ def stratified_timesteps(batch: int, total: int, generator: torch.Generator) -> 
     return ((quarter + within) * (total / STRATA)).long().clamp(max=total - 1)
 
 
-def mirrored(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Images (N, C, S, S), each mirrored left to right with probability 1/2 by a generator on the CPU."""
-    chosen = torch.rand(len(x), generator=generator) < 0.5
-    return torch.where(chosen.to(x.device)[:, None, None, None], x.flip(-1), x)
+class Draws(NamedTuple):
+    """The random choices of one batch, by place in it: rows of the data, which are mirrored, timesteps, and noise."""
+
+    rows: Tensor
+    mirror: Tensor
+    t: Tensor
+    noise: Tensor
+
+    @classmethod
+    def of(cls, recipe: Recipe, step: int, rows: int, shape: tuple[int, ...], timesteps: int) -> Draws:
+        """Those of a step, from `rows` rows of data and `timesteps` timesteps; the noise of an image has `shape`."""
+        generator, batch = torch.Generator().manual_seed(mix(recipe.seed, step)), recipe.batch_size
+        return cls(
+            torch.randint(rows, (batch,), generator=generator),
+            (torch.rand(batch, generator=generator) < 0.5) & recipe.flip,
+            stratified_timesteps(batch, timesteps, generator),
+            torch.randn(batch, *shape, generator=generator),
+        )
+
+    def part(self, number: int, size: int) -> Draws:
+        """Those of one part of the batch."""
+        return Draws(*(each[number * size : (number + 1) * size] for each in self))
+
+
+class Training:
+    """A model in training: its weights, their moving average, optimiser and step; recipe and data decide the rest.
+
+    Several processes make one training, each with a `Training` of its own on equal weights: they take turns with the
+    parts of a batch, and sum gradients through torch.distributed, which must be initialised.
+    """
+
+    def __init__(
+        self,
+        model: DiT,
+        recipe: Recipe,
+        *,
+        precision: str = "fp32",
+        recompute: bool = False,
+        rank: int = 0,
+        processes: int = 1,
+    ) -> None:
+        """Begin at step 0, with the model where it lies.
+
+        Args:
+            model: a DiT, or a DyDiT when the recipe has a target; trained in place.
+            recipe: the schedule.
+            precision: `fp32`, or `bf16` for matrix products in bfloat16; weights and losses are float32 in both.
+            recompute: keep no activations inside blocks (gradient checkpointing): less memory, a third more work.
+            rank: the number of this process.
+            processes: how many there are.
+
+        Raises:
+            InputError: recipe and model do not belong together, an unknown precision, or a batch that the processes
+                cannot share out.
+        """
+        if (recipe.target is not None) != isinstance(model, DyDiT):
+            kind = type(model).__name__
+            raise InputError(f"recipe: target {recipe.target} does not fit a {kind}; DyDiT needs a target")
+        if precision not in PRECISIONS:
+            raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
+        if recipe.micro_batches % processes:
+            raise InputError(
+                f"recipe: {recipe.micro_batches} x {recipe.batch_size // recipe.micro_batches} images a batch cannot "
+                f"be shared out to {processes} processes; choose a micro_batch so that their number is a multiple"
+            )
+        self.model, self.recipe, self.rank, self.processes = model.train(), recipe, rank, processes
+        self.step = 0
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+        decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
+        self.average = AveragedModel(model, multi_avg_fn=decay)
+        model.recompute = recompute
+        self._diffusion = Diffusion.linear()
+        self._device = next(model.parameters()).device
+        self._half = precision == "bf16"
+
+    @property
+    def averaged(self) -> DiT:
+        """The moving average, in evaluation mode; before the first step it is the model itself."""
+        averaged = self.average.module
+        assert isinstance(averaged, DiT)
+        return averaged.eval()
+
+    def advance(self, data: Data) -> StepLog:
+        """Make one step.
+
+        Raises:
+            InputError: the loss or its gradient is no longer finite; the weights are those of the step before.
+        """
+        recipe, config = self.recipe, self.model.config
+        shape = (config.in_channels, config.input_size, config.input_size)
+        draws = Draws.of(recipe, self.step, len(data), shape, len(self._diffusion))
+        self.optimizer.zero_grad()
+        parts = [self._part(data, draws, k) for k in range(self.rank, recipe.micro_batches, self.processes)]
+        measured = torch.stack(parts).sum(0)
+        gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
+        if self.processes > 1:
+            sum_over_processes([*gradients, measured])
+        norm = torch.nn.utils.get_total_norm(gradients)
+        gradient_norm, loss, ratio, *rates = torch.cat([norm[None], measured]).tolist()  # the one wait for the device
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            raise InputError(
+                f"training diverged at step {self.step}: loss {loss}, gradient norm {gradient_norm}; "
+                "lower the learning rate"
+            )
+        skipped = gradient_norm > recipe.gradient_limit
+        if not skipped:
+            self.optimizer.step()
+            self.average.update_parameters(self.model)
+        layers = tuple(zip(rates[::3], rates[1::3], rates[2::3], strict=True))
+        log = StepLog(self.step, loss, ratio, gradient_norm, recipe.target_at(self.step), skipped, layers)
+        self.step += 1
+        return log
+
+    def state(self) -> dict[str, Any]:
+        """All that `restore` needs, in tensors and plain containers; the tensors are the training's own."""
+        return {
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "average": self.average.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state` of the same model and recipe.
+
+        Raises:
+            InputError: it belongs to another model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.average.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.step = int(state["step"])
+        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+            raise InputError(f"training state: not one of this {type(self.model).__name__} ({reason})") from None
+
+    def _part(self, data: Data, draws: Draws, number: int) -> Tensor:
+        """Add the gradient of one part of the batch; returns its share of loss, ratio and rates, (2 + 3 L,)."""
+        recipe, parts, device = self.recipe, self.recipe.micro_batches, self._device
+        rows, mirror, t, noise = draws.part(number, recipe.batch_size // parts)
+        with seeded(mix(mix(recipe.seed, self.step), number + 1), device):
+            x0, y = (each.to(device, non_blocking=True) for each in data.batch(rows, mirror))
+            with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
+                found = step_loss(self.model, self._diffusion, x0, y, t.to(device), noise.to(x0), recipe, self.step)
+            (found.loss / parts).backward()  # type: ignore[no-untyped-call]
+        return torch.cat([found.loss.detach()[None], found.ratio[None], found.rates.flatten()]) / parts
 
 
 def train(
@@ -115,54 +330,70 @@ def train(
     Raises:
         InputError: recipe and model do not belong together, or the loss is no longer finite.
     """
-    if (recipe.target is not None) != isinstance(model, DyDiT):
-        raise InputError(f"recipe: target {recipe.target} does not fit a {type(model).__name__}; DyDiT needs a target")
-    diffusion = Diffusion.linear()
-    draws = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
-    decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
-    average = AveragedModel(model, multi_avg_fn=decay)
-    model.train()
-    with torch.random.fork_rng():
-        torch.manual_seed(recipe.seed)  # label dropout and gate noise
-        for step in track(range(recipe.steps)):
-            chosen = torch.randint(len(images), (recipe.batch_size,), generator=draws)
-            x0, y = images[chosen], labels[chosen]
-            if recipe.flip:
-                x0 = mirrored(x0, draws)
-            t = stratified_timesteps(recipe.batch_size, len(diffusion), draws).to(x0.device)
-            noise = torch.randn(x0.shape, generator=draws).to(x0)
-            loss, ratio = step_loss(model, diffusion, x0, y, t, noise, recipe, step)
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
-            if not torch.isfinite(norm):
-                raise InputError(
-                    f"training diverged at step {step}: gradient norm {norm.item()}; lower the learning rate"
-                )
-            if norm <= recipe.gradient_limit:
-                optimizer.step()
-                average.update_parameters(model)
-            if on_step is not None:
-                on_step(StepLog(step, loss.item(), ratio, norm.item()))
-    averaged = average.module
-    assert isinstance(averaged, DiT)
-    return averaged.eval()
+    training, data = Training(model, recipe), InMemory(images, labels)
+    for _ in track(range(recipe.steps)):
+        log = training.advance(data)
+        if on_step is not None:
+            on_step(log)
+    return training.averaged
+
+
+class Measured(NamedTuple):
+    """Loss of a batch (a scalar with gradient), its mean FLOPs ratio (a scalar) and its rates (L, 3) by block."""
+
+    loss: Tensor
+    ratio: Tensor
+    rates: Tensor
 
 
 def step_loss(
     model: DiT, diffusion: Diffusion, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, recipe: Recipe, step: int
-) -> tuple[Tensor, float]:
-    """Loss of one step (a scalar) and the achieved FLOPs ratio.
+) -> Measured:
+    """Loss of one step, the achieved FLOPs ratio, and the rates of heads, channel groups and tokens.
 
     Warm-up: L_DiT(dynamic) + L_DiT(complete) + FLOPs loss; afterwards the complete term is dropped.
     """
     x_t = diffusion.add_noise(x0, t, noise)
+
+    def image_loss(output: Tensor) -> Tensor:
+        return diffusion.losses(output.to(x_t.dtype), x0, x_t, t, noise).loss.mean()
+
     if not isinstance(model, DyDiT):
-        return diffusion.losses(model(x_t, t, y), x0, x_t, t, noise).loss.mean(), 1.0
+        return Measured(image_loss(model(x_t, t, y)), x_t.new_ones(()), x_t.new_ones(0, 3))
     output, routing = model.route(x_t, t, y)
-    loss = diffusion.losses(output, x0, x_t, t, noise).loss.mean()
+    loss = image_loss(output)
     if step < recipe.complete_warmup:
-        loss = loss + diffusion.losses(model.complete(x_t, t, y), x0, x_t, t, noise).loss.mean()
+        loss = loss + image_loss(model.complete(x_t, t, y))
     loss = loss + flops_loss(routing, model.config, recipe.target_at(step), recipe.flops_weight)
-    return loss, flops_ratio(routing, model.config).mean().item()
+    with torch.no_grad():
+        ratio = flops_ratio(routing, model.config).mean()
+        rates = torch.stack([routing.head_rate, routing.channel_rate, routing.token_rate], -1).mean(0)
+    return Measured(loss, ratio, rates)
+
+
+@contextlib.contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """Torch's global generators of the CPU and of `device` at a seed; as they were, afterwards."""
+    gpu = device.type == "cuda"
+    with torch.random.fork_rng(devices=[device] if gpu else []):
+        torch.default_generator.manual_seed(seed)
+        if gpu:
+            with torch.cuda.device(device):
+                torch.cuda.manual_seed(seed)
+        yield
+
+
+def sum_over_processes(tensors: list[Tensor]) -> None:
+    """Sum each of the tensors, in place, over all processes; they all have a tensor of its shape and dtype there."""
+    start = 0
+    while start < len(tensors):
+        stop, elements = start + 1, tensors[start].numel()
+        while stop < len(tensors) and elements + tensors[stop].numel() <= BUCKET:
+            elements += tensors[stop].numel()
+            stop += 1
+        bucket = tensors[start:stop]
+        flat = torch.cat([tensor.flatten() for tensor in bucket])
+        dist.all_reduce(flat)
+        for tensor, summed in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
+            tensor.copy_(summed.view_as(tensor))
+        start = stop

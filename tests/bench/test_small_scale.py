@@ -152,10 +152,11 @@ def test_a_missing_checkpoint_names_the_file_and_the_remedy(tmp_path: Path) -> N
         small_scale.load_stage("dit", tmp_path)
 
 
-def test_the_record_of_a_recipe_names_flip_where_it_is_on() -> None:
-    assert "flip" not in small_scale.recipe_record(DIGITS.static)
+def test_the_record_of_a_recipe_names_younger_fields_where_they_are_in_use() -> None:
+    assert not {"flip", "micro_batch"} & small_scale.recipe_record(DIGITS.static).keys()
     assert small_scale.recipe_record(CIFAR10.static)["flip"] is True
-    assert small_scale.recipe_record(CIFAR10.dynamic) == dataclasses.asdict(CIFAR10.dynamic)
+    whole = dataclasses.replace(CIFAR10.dynamic, micro_batch=32)
+    assert small_scale.recipe_record(whole) == dataclasses.asdict(whole)
 
 
 def test_cifar10_is_trained_by_the_papers_recipe() -> None:

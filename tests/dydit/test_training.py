@@ -2,7 +2,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import io
 import math
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +20,8 @@ from torch import Tensor
 from dydit import DiT, DyDiT
 from dydit.diffusion import Diffusion
 from dydit.flops import flops_loss, flops_ratio
-from dydit.training import Recipe, StepLog, mirrored, step_loss, stratified_timesteps, train
+from dydit.sampling import mix
+from dydit.training import InMemory, Recipe, StepLog, Training, mirrored, step_loss, stratified_timesteps, train
 
 RECIPE = Recipe(steps=3, batch_size=4, seed=0, learning_rate=1e-3, ema_decay=0.5)
 DYNAMIC = dataclasses.replace(RECIPE, target=0.5, target_hold=0, target_reached=1)
@@ -27,6 +34,17 @@ def data(n: int = 12) -> tuple[Tensor, Tensor]:
 
 def weights(model: DiT) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
+
+
+def assert_weights_agree(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    """To 1e-5 of their norm, but for the biases of keys: softmax does not see them, so that their gradient is rounding
+    alone, of which Adam makes whole steps."""
+    for key, value in other.items():
+        if key.endswith("attn.qkv.bias"):
+            value, mine = (each.reshape(3, -1)[::2] for each in (value, one[key]))
+        else:
+            mine = one[key]
+        assert (mine - value).norm() <= 1e-5 * value.norm(), key
 
 
 def of(kind: type[DiT], **changes: Any) -> Recipe:
@@ -64,6 +82,8 @@ def test_a_static_recipe_has_target_one() -> None:
         ({"target": math.nan}, "lambda = nan"),
         ({"steps": 0}, "steps = 0"),
         ({"batch_size": -1}, "batch_size = -1"),
+        ({"micro_batch": 0}, "micro_batch = 0"),
+        ({"micro_batch": 3}, "batch_size 4 is not a multiple of micro_batch 3"),
         ({"target_hold": 5, "target_reached": 5}, "target_hold 5"),
     ],
 )
@@ -142,31 +162,207 @@ def test_every_step_is_logged_and_tracked(build) -> None:
         assert entry.gradient_norm > 0
 
 
-def test_mirroring_turns_half_of_the_images_left_to_right() -> None:
-    x, _ = data(400)
-    mirror = mirrored(x, torch.Generator().manual_seed(0))
-    turned = (mirror == x.flip(-1)).flatten(1).all(1)
-    kept = (mirror == x).flatten(1).all(1)
-    assert torch.equal(turned, ~kept)
-    assert 150 < int(turned.sum()) < 250
+def test_mirroring_turns_the_chosen_images_left_to_right() -> None:
+    x, _ = data(8)
+    chosen = torch.tensor([True, False] * 4)
+    mirror = mirrored(x, chosen)
+    assert torch.equal(mirror[::2], x[::2].flip(-1))
+    assert torch.equal(mirror[1::2], x[1::2])
 
 
 @pytest.mark.parametrize("flip", [False, True])
-def test_the_stream_of_random_numbers_is_fixed_and_mirroring_draws_only_when_asked(build, flip: bool) -> None:
-    """Indices, (mirroring,) timesteps, noise: the committed checkpoints were trained with this stream."""
+def test_the_stream_of_random_numbers_is_fixed(build, flip: bool) -> None:
+    """Of a batch: rows, mirroring, timesteps, noise; of a part of it: label dropout."""
     images, labels = data()
     log: list[StepLog] = []
-    recipe = dataclasses.replace(RECIPE, steps=1, flip=flip)
+    recipe = dataclasses.replace(RECIPE, steps=2, flip=flip, learning_rate=0.0, micro_batch=2)
     train(build(DiT), images, labels, recipe, on_step=log.append)
-    draws = torch.Generator().manual_seed(recipe.seed)
-    chosen = torch.randint(len(images), (recipe.batch_size,), generator=draws)
-    x0 = mirrored(images[chosen], draws) if flip else images[chosen]
-    t = stratified_timesteps(recipe.batch_size, 1000, draws)
-    noise = torch.randn(x0.shape, generator=draws)
-    model = build(DiT).train()
-    torch.manual_seed(recipe.seed)  # label dropout
-    loss, _ = step_loss(model, Diffusion.linear(), x0, labels[chosen], t, noise, recipe, 0)
-    assert log[0].loss == loss.item()
+    for step in range(2):
+        draws = torch.Generator().manual_seed(mix(recipe.seed, step))
+        chosen = torch.randint(len(images), (recipe.batch_size,), generator=draws)
+        turned = torch.rand(recipe.batch_size, generator=draws) < 0.5
+        x0 = mirrored(images[chosen], turned) if flip else images[chosen]
+        t = stratified_timesteps(recipe.batch_size, 1000, draws)
+        noise = torch.randn(x0.shape, generator=draws)
+        losses, model = [], build(DiT).train()
+        for number, part in enumerate((slice(0, 2), slice(2, 4))):
+            torch.manual_seed(mix(mix(recipe.seed, step), number + 1))
+            y = labels[chosen][part]
+            losses.append(step_loss(model, Diffusion.linear(), x0[part], y, t[part], noise[part], recipe, 0).loss)
+        assert log[step].loss == pytest.approx(torch.stack(losses).mean().item(), rel=1e-6)
+
+
+def test_half_of_all_appearances_are_mirrored_where_asked(build) -> None:
+    seen = []
+
+    class Watched(InMemory):
+        def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+            seen.append(mirror)
+            return super().batch(rows, mirror)
+
+    for flip, least, most in ((True, 130, 190), (False, 0, 0)):
+        seen.clear()
+        training = Training(build(DiT), dataclasses.replace(RECIPE, batch_size=32, flip=flip))
+        for _ in range(10):
+            training.advance(Watched(*data()))
+        assert least <= int(torch.cat(seen).sum()) <= most
+
+
+def saved(training: Training) -> Any:
+    """The state through a file, as a later process finds it."""
+    buffer = io.BytesIO()
+    torch.save(training.state(), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def assert_same_state(one: Any, other: Any) -> None:
+    if isinstance(one, dict):
+        assert one.keys() == other.keys()
+        for key in one:
+            assert_same_state(one[key], other[key])
+    elif isinstance(one, Tensor):
+        assert torch.equal(one, other)
+    else:
+        assert one == other
+
+
+@pytest.mark.parametrize("kind", [DiT, DyDiT])
+def test_a_run_resumed_at_any_step_equals_the_unbroken_one_to_the_bit(build, kind: type[DiT]) -> None:
+    recipe = of(kind, steps=5, micro_batch=2, complete_warmup=3, flip=True)
+    whole, states, logs = Training(build(kind), recipe), [], []
+    for _ in range(5):
+        states.append(saved(whole))
+        logs.append(whole.advance(InMemory(*data())))
+    for step, state in enumerate(states):
+        torch.manual_seed(step)  # the global generator must not matter
+        resumed = Training(build(kind, seed=9), recipe)
+        resumed.restore(state)
+        assert [resumed.advance(InMemory(*data())) for _ in range(step, 5)] == logs[step:]
+        assert_same_state(saved(resumed), saved(whole))
+
+
+def test_a_state_of_another_model_is_refused(build, refusal) -> None:
+    state = saved(Training(build(DiT), RECIPE))
+    with refusal("training state", "DyDiT"):
+        Training(build(DyDiT), DYNAMIC).restore(state)
+    with refusal("training state"):
+        Training(build(DiT), RECIPE).restore({"step": 1})
+
+
+def test_a_static_model_learns_the_same_from_a_batch_in_parts(build) -> None:
+    """To rounding; a DyDiT has another FLOPs loss then, which compares each part's mean ratio with the target."""
+    results = []
+    for micro_batch in (None, 4, 2, 1):
+        model = build(DiT, class_dropout_prob=0.0)
+        log: list[StepLog] = []
+        train(model, *data(), of(DiT, micro_batch=micro_batch, flip=True, learning_rate=1e-4), on_step=log.append)
+        results.append((model.state_dict(), torch.tensor([(entry.loss, entry.gradient_norm) for entry in log])))
+    for state, log in results[1:]:
+        torch.testing.assert_close(log, results[0][1], rtol=1e-5, atol=0)
+        assert_weights_agree(state, results[0][0])
+
+
+@pytest.mark.parametrize("kind", [DiT, DyDiT])
+def test_recomputing_activations_changes_nothing(build, kind: type[DiT]) -> None:
+    results = []
+    for recompute in (False, True):
+        training = Training(build(kind), of(kind, complete_warmup=2), recompute=recompute)
+        logs = [training.advance(InMemory(*data())) for _ in range(3)]
+        results.append((logs, saved(training)))
+    assert results[0][0] == results[1][0]
+    assert_same_state(results[0][1], results[1][1])
+
+
+def test_recomputing_keeps_fewer_activations(build) -> None:
+    kept = []
+    for recompute in (False, True):
+        model, total = build(DyDiT, depth=4).train(), 0
+        model.recompute = recompute
+
+        def pack(tensor: Tensor) -> Tensor:
+            nonlocal total
+            total += tensor.numel()
+            return tensor
+
+        x0, y = data(4)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            model.route(x0, torch.tensor([0, 300, 600, 999]), y)
+        kept.append(total)
+    assert kept[1] < kept[0] / 3
+
+
+@pytest.mark.parametrize("kind", [DiT, DyDiT])
+def test_bf16_keeps_weights_and_losses_in_float32_and_stays_near(build, kind: type[DiT]) -> None:
+    logs = []
+    for precision in ("fp32", "bf16"):
+        training = Training(build(kind), of(kind), precision=precision)
+        logs.append(training.advance(InMemory(*data())))
+        assert all(parameter.dtype is torch.float32 for parameter in training.model.parameters())
+    assert logs[0].loss != logs[1].loss
+    assert logs[1].loss == pytest.approx(logs[0].loss, rel=0.15)
+
+
+@pytest.mark.parametrize(
+    ("options", "recipe", "part"),
+    [
+        ({"precision": "fp16"}, RECIPE, "fp16"),
+        ({"processes": 2}, RECIPE, "2 processes"),
+        ({"processes": 3}, dataclasses.replace(RECIPE, micro_batch=1), "4 x 1 images"),
+    ],
+)
+def test_what_cannot_be_trained_that_way_is_refused(
+    build, refusal, options: dict[str, Any], recipe: Recipe, part: str
+) -> None:
+    with refusal(part):
+        Training(build(DiT), recipe, **options)
+
+
+WORKER = """
+import sys, torch
+import torch.distributed as dist
+sys.path.insert(0, {root!r})
+from dydit import DyDiT
+from dydit.training import InMemory, Training
+torch.set_num_threads(1)
+given = torch.load({given!r}, weights_only=False)
+dist.init_process_group("gloo")
+model = DyDiT(**given["config"])
+model.load_state_dict(given["weights"])
+training = Training(model, given["recipe"], rank=dist.get_rank(), processes=dist.get_world_size())
+logs = [training.advance(InMemory(*given["data"])) for _ in range(given["recipe"].steps)]
+torch.save({{"state": training.state(), "logs": logs}}, {made!r} + str(dist.get_rank()))
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_train_what_one_trains(build, tmp_path: Path) -> None:
+    recipe = of(DyDiT, steps=4, micro_batch=1, complete_warmup=2, flip=True, learning_rate=1e-4)
+    model = build(DyDiT)
+    given = {"config": model.config.kwargs(), "weights": model.state_dict(), "recipe": recipe, "data": data()}
+    torch.save(given, tmp_path / "given")
+    root = str(Path(__file__).parents[2])
+    code = WORKER.format(root=root, given=str(tmp_path / "given"), made=str(tmp_path / "made"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    started = [
+        subprocess.Popen([sys.executable, "-c", code], env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    whole = Training(model, recipe)
+    logs = [whole.advance(InMemory(*data())) for _ in range(4)]
+    for process in started:
+        _, error = process.communicate(timeout=60)
+        assert process.returncode == 0, error.decode()
+    first, second = (torch.load(tmp_path / f"made{rank}", weights_only=False) for rank in range(2))
+    assert_same_state(first["state"], second["state"])
+    assert_weights_agree(first["state"]["model"], whole.model.state_dict())
+    averaged = {key.removeprefix("module."): value for key, value in first["state"]["average"].items()}
+    assert_weights_agree(averaged, whole.averaged.state_dict())
+    for log, wanted in zip(first["logs"], logs, strict=True):
+        assert (log.loss, log.gradient_norm) == pytest.approx((wanted.loss, wanted.gradient_norm), rel=1e-5)
 
 
 def noised(diffusion: Diffusion) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
@@ -182,7 +378,7 @@ def test_the_complete_model_counts_during_warm_up_alone(build, step: int, comple
     model, diffusion = build().train(), Diffusion.linear()
     x0, y, t, noise, x_t = noised(diffusion)
     torch.manual_seed(5)
-    loss, ratio = step_loss(model, diffusion, x0, y, t, noise, recipe, step)
+    loss, ratio, rates = step_loss(model, diffusion, x0, y, t, noise, recipe, step)
     torch.manual_seed(5)
     output, routing = model.route(x_t, t, y)
     expected = diffusion.losses(output, x0, x_t, t, noise).loss.mean()
@@ -190,14 +386,17 @@ def test_the_complete_model_counts_during_warm_up_alone(build, step: int, comple
     if complete:
         expected = expected + diffusion.losses(model.complete(x_t, t, y), x0, x_t, t, noise).loss.mean()
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    assert ratio == flops_ratio(routing, model.config).mean().item()
+    assert ratio == flops_ratio(routing, model.config).mean()
     assert 0 < ratio < 1
+    torch.testing.assert_close(rates[:, 0], routing.head_rate.mean(0))
+    torch.testing.assert_close(rates[:, 1], routing.channel_rate.mean(0))
+    torch.testing.assert_close(rates[:, 2], routing.token_rate.mean(0))
 
 
 def test_a_static_model_has_the_diffusion_loss_alone(build) -> None:
     model, diffusion = build(DiT), Diffusion.linear()
     x0, y, t, noise, x_t = noised(diffusion)
-    loss, ratio = step_loss(model, diffusion, x0, y, t, noise, RECIPE, 0)
+    loss, ratio, _ = step_loss(model, diffusion, x0, y, t, noise, RECIPE, 0)
     assert torch.equal(loss, diffusion.losses(model(x_t, t, y), x0, x_t, t, noise).loss.mean())
     assert ratio == 1.0
 
