@@ -7,6 +7,18 @@ from collections.abc import Iterator
 
 import torch
 
+from bench import device_memory
+from dydit.errors import InputError
+
+
+def check_arithmetic(device: str, dtype: torch.dtype, tf32: bool) -> None:
+    """Raise InputError: a device other than `cpu` and `cuda`, one or a dtype not of this machine, or TF32 on a CPU."""
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: choose cpu or cuda (CUDA_VISIBLE_DEVICES picks among GPUs)")
+    device_memory.check_device(device, dtype)
+    if tf32 and device == "cpu":
+        raise InputError("tf32: a CPU has no TF32; leave it out, or use --device cuda")
+
 
 @contextlib.contextmanager
 def arithmetic(threads: int, tf32: bool) -> Iterator[None]:

@@ -23,8 +23,8 @@ from typing import Any
 
 import torch
 
-from bench import device_memory, environment, results, shards, training_files, training_log
-from bench.arithmetic import arithmetic
+from bench import environment, results, shards, training_files, training_log
+from bench.arithmetic import arithmetic, check_arithmetic
 from bench.features import file_sha256
 from bench.progress import status, track
 from bench.training_data import TrainingData, open_data
@@ -98,11 +98,7 @@ class Options:
                 raise InputError(f"{name.replace('_', '-')} = {getattr(self, name)}; it must be at least 1")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
-        if self.device not in ("cpu", "cuda"):
-            raise InputError(f"device {self.device!r}: choose cpu or cuda (CUDA_VISIBLE_DEVICES picks among GPUs)")
-        device_memory.check_device(self.device, torch.float32)
-        if self.tf32 and self.device == "cpu":
-            raise InputError("tf32: a CPU has no TF32; leave it out, or use --device cuda")
+        check_arithmetic(self.device, torch.float32, self.tf32)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bench import device_memory, environment, results, samplers, shards
-from bench.arithmetic import arithmetic
+from bench.arithmetic import arithmetic, check_arithmetic
 from bench.decoding import Decoder, open_decoder
 from bench.latency_cases import DTYPES
 from bench.progress import status, track
@@ -103,11 +103,7 @@ class Options:
             raise InputError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
-        if self.device not in ("cpu", "cuda"):
-            raise InputError(f"device {self.device!r}: choose cpu or cuda (CUDA_VISIBLE_DEVICES picks among GPUs)")
-        device_memory.check_device(self.device, DTYPES[self.dtype])
-        if self.tf32 and self.device == "cpu":
-            raise InputError("tf32: a CPU has no TF32; leave it out, or use --device cuda")
+        check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
         if self.model is None and self.resolution is not None:
             raise InputError(f"resolution {self.resolution}: belongs to a model's name; give --model, or leave it out")
 

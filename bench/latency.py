@@ -130,13 +130,14 @@ def growth(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
-    """Join `latency.csv` of finished runs into latency_growth.csv.
+    """Join `latency.csv` of finished runs into latency_growth.csv, with a run.json that names them.
 
     Raises:
         InputError: a directory without such a table.
     """
     frame = growth(pd.concat([results.read_table(run, "latency") for run in directories], ignore_index=True))
     results.write_table(frame, directory, "latency_growth")
+    results.write_run(environment.record(sources=[environment.portable(str(run)) for run in directories]), directory)
     return frame
 
 

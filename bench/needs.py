@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from bench import cifar_archive, dataset_rows, decoding, device_memory, features, reference_manifest
+from bench import decoding, device_memory, features, reference_manifest
 from dydit.checkpoint import PUBLISHED
 from dydit.errors import InputError
 
@@ -114,23 +114,12 @@ def dataset(name: str, data_root: Path | None = None, split: str | None = None) 
         remedy += ", after consent to its terms on the hub"
     if data_root is not None:
         try:
-            found = _local_dataset(entry, split, data_root)
+            found = datasets.locate(name, split, data_root)
         except InputError as error:  # some of its files
             return Requirement(title, False, str(data_root), str(error))
         return Requirement(title, found is not None, str(found or data_root), remedy)
     cached = _converted(entry, split)
     return Requirement(title, cached is not None, str(cached or "the cache of datasets"), remedy)
-
-
-def _local_dataset(entry: DataSet, split: str, data_root: Path) -> Path | None:
-    """Where `datasets.open_dataset` will find a split below a data root, by the presence of its files."""
-    own = data_root / entry.name
-    directory = own if own.is_dir() else data_root
-    if files := dataset_rows.parquet_files(entry, split, directory):
-        return files[0].parent
-    archive = cifar_archive.ARCHIVES.get(entry.name)
-    names = [archive.file, archive.folder, split] if archive is not None else [split]
-    return next((directory / name for name in names if (directory / name).exists()), None)
 
 
 def _converted(entry: DataSet, split: str) -> Path | None:

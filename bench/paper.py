@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import difflib
 import functools
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from dydit.errors import InputError
+from dydit.errors import InputError, nearest
 
 DIRECTORY = Path(__file__).parents[1] / "reference_stats" / "paper"
 COLUMNS = ("paper", "table", "row", "dataset", "metric", "value", "unit", "source", "confidence", "note")
@@ -105,7 +104,7 @@ def find(
         present = {getattr(value, field) for value in matches}
         matches = [value for value in matches if getattr(value, field) == text]
         if not matches:
-            hint = f"{field} has: {', '.join(_nearest(text, present))}"
+            hint = f"{field} has: {', '.join(nearest(text, sorted(present)))}"
             break
     if len(matches) == 1:
         return matches[0]
@@ -186,11 +185,6 @@ def _number(where: str, printed: str) -> float | None:
     if not math.isfinite(value):
         raise InputError(f"{where}, column value: {printed!r} is not a number; write digits alone, the unit apart")
     return value
-
-
-def _nearest(text: str, present: Iterable[str]) -> list[str]:
-    ordered = sorted(present)
-    return difflib.get_close_matches(text, ordered, n=3, cutoff=0.4) or ordered[:3]
 
 
 def _bare(text: str) -> str:

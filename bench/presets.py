@@ -7,13 +7,12 @@ that this suite did not make.
 from __future__ import annotations
 
 import functools
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import environment, features, reference_manifest
+from bench import environment, features, reference_manifest, results
 from bench.quality import METRICS, Quality
 from bench.verdict import Claim, SummaryRow, Tolerance
 from dydit.errors import InputError
@@ -102,14 +101,7 @@ def find(name: str) -> Preset:
 
 @functools.cache
 def _load(path: Path) -> dict[str, Preset]:
-    try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
-        raise InputError(f"{path}: not TOML ({error}); correct it") from error
-    return {name: _preset(f"{path}, [{name}]", name, table) for name, table in tables.items()}
+    return {name: _preset(f"{path}, [{name}]", name, table) for name, table in results.read_toml(path).items()}
 
 
 def _preset(where: str, name: str, table: dict[str, Any]) -> Preset:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
-import tomllib
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -93,13 +92,7 @@ def load(path: Path | None = None) -> dict[str, Entry]:
         InputError: no such file, not TOML, or a table with a key or value that no `Entry` has.
     """
     path = path or ROOT / "manifest.toml"
-    try:
-        with path.open("rb") as file:
-            tables = tomllib.load(file)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
-        raise InputError(f"{path}: not TOML ({error}); correct it") from error
+    tables = results.read_toml(path)
     version = tables.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")

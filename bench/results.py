@@ -7,6 +7,7 @@ import json
 import math
 import os
 import tempfile
+import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,20 @@ def read_table(directory: Path, name: str) -> pd.DataFrame:
         InputError: no such file, or not a table.
     """
     return _read_csv(directory / f"{name}.csv")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file of the repository.
+
+    Raises:
+        InputError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
+        raise InputError(f"{path}: not TOML ({error}); correct it") from error
 
 
 def write_summary(rows: Iterable[SummaryRow], directory: Path) -> Path:

@@ -6,14 +6,13 @@ Ablations of the training alone (no warm-up, no ordering, weight of the FLOPs lo
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 
 import torch
 
 from dydit.config import DiTConfig, check_lambda
 from dydit.dydit import DyDiT, is_router_key, routers
-from dydit.errors import InputError
+from dydit.errors import InputError, nearest
 from dydit.flops import Macs, flops_ratio, macs
 from dydit.routing import Routing, TokenRouter
 from dydit.variants import (
@@ -109,6 +108,5 @@ def find(name: str) -> Ablation:
         InputError: no such name; the nearest are offered.
     """
     if name not in ABLATIONS:
-        nearest = difflib.get_close_matches(name, ABLATIONS, n=3, cutoff=0.4) or tuple(ABLATIONS)
-        raise InputError(f"unknown ablation {name!r}; nearest names: {', '.join(nearest)}")
+        raise InputError(f"unknown ablation {name!r}; nearest names: {', '.join(nearest(name, ABLATIONS))}")
     return ABLATIONS[name]

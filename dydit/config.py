@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 from typing import Any
 
-from dydit.errors import InputError
+from dydit.errors import InputError, nearest
 
 VAE_DOWNSAMPLING = 8
 PATCH_SIZES = (2, 4, 8)
@@ -129,8 +128,7 @@ def model_config(name: str, resolution: int | None = None) -> DiTConfig:
     """
     names = (*MODEL_NAMES, *PIXEL_MODEL_NAMES)
     if name not in names:
-        nearest = difflib.get_close_matches(name, names, n=3, cutoff=0.4) or names[:3]
-        raise InputError(f"unknown model {name!r}; nearest names: {', '.join(nearest)}")
+        raise InputError(f"unknown model {name!r}; nearest names: {', '.join(nearest(name, names))}")
     _, size_and_patch, *data = name.split("-")
     size, patch = size_and_patch.split("/")
     if data:

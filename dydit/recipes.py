@@ -6,11 +6,10 @@ Names: `dydit-s-0.5` is the paper's recipe for size S/2 at lambda 0.5, `released
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from dataclasses import dataclass
 
 from dydit.config import PAPER_LAMBDAS
-from dydit.errors import InputError
+from dydit.errors import InputError, nearest
 from dydit.training import Recipe
 
 PAPER = "DyDiT paper (arXiv 2410.03456), Tables 6 and 7"
@@ -99,8 +98,7 @@ def find(name: str) -> NamedRecipe:
         InputError: no such name; the nearest are offered.
     """
     if name not in RECIPES:
-        nearest = difflib.get_close_matches(name, RECIPES, n=3, cutoff=0.4) or tuple(RECIPES)
-        raise InputError(f"unknown recipe {name!r}; nearest names: {', '.join(nearest)}")
+        raise InputError(f"unknown recipe {name!r}; nearest names: {', '.join(nearest(name, RECIPES))}")
     return RECIPES[name]
 
 
