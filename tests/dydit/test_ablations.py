@@ -197,5 +197,5 @@ def test_classes_and_names_are_one_to_one() -> None:
 def test_an_unknown_name_is_refused_with_the_nearest(refusal) -> None:
     with refusal("'tdw'", "tdw-only"):
         find("tdw")
-    with refusal("'zzz'", "both", "soft-gated"):
+    with refusal("'zzz'", "both", "tdw-only"):
         find("zzz")
