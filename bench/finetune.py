@@ -137,9 +137,8 @@ def run(options: Options) -> Path | None:
         stack.enter_context(world.connected("cpu:gloo,cuda:nccl" if options.device == "cuda" else "gloo"))
         stack.enter_context(arithmetic(options.threads, options.tf32))
         world.agree(lambda: _hold(options.out, stack) if world.first else None)
-        made_by = (
-            provenance(options.device) if world.first else {}
-        )  # before the first file written makes the tree look changed
+        # Before the first file written makes the tree look changed.
+        made_by = provenance(options.device) if world.first else {}
         job = world.agree(lambda: prepare(options, world))
         newest = world.share(world.agree(lambda: training_files.newest(options.out) if world.first else None))
         if newest is not None:

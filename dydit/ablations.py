@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from dydit.config import DiTConfig, check_lambda
-from dydit.dydit import DyDiT, is_router_key, routers
+from dydit.dydit import DyDiT, routers
 from dydit.errors import InputError, nearest
 from dydit.flops import Macs, flops_ratio, macs
 from dydit.routing import Routing, TokenRouter
@@ -42,10 +42,6 @@ class Ablation:
     def build(self, config: DiTConfig) -> DyDiT:
         """A new model, in training mode and all open."""
         return self.kind(**config.kwargs())
-
-    def router_keys(self, config: DiTConfig) -> tuple[str, ...]:
-        """State-dict keys that a static DiT lacks, in order."""
-        return tuple(key for key in self._outline(config).state_dict() if is_router_key(key))
 
     def router_macs(self, config: DiTConfig) -> int:
         """MACs of the routers of all blocks: once an image for widths and layers, once a token for tokens."""
