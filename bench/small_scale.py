@@ -1,4 +1,4 @@
-"""Small-scale studies: training what `bench.studies` describes, and drawing from the trained models of the digits.
+"""Small-scale studies: training what `bench.studies` describes.
 
 Every trained file records the command, commit, seed, data checksum and parent that made it, and a file whose record
 still fits is not made again.
@@ -7,52 +7,52 @@ still fits is not made again.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from bench import device_memory, digits, digits_cnn, environment, features
+from bench import device_memory, digits, digits_cnn, environment, features, studies, workers
 from bench.arithmetic import arithmetic
 from bench.progress import status, track
-from bench.studies import DIGITS, Stage, Study, TrainingSet
-from dydit import checkpoint
+from bench.studies import Stage, Study, TrainingSet
+from bench.workers import Task
+from dydit import ablations, checkpoint
 from dydit.diffusion import Diffusion
 from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.errors import InputError
-from dydit.flops import flops_ratio
 from dydit.importance import order_by_importance
 from dydit.routing import Routing
-from dydit.sampling import generate
-from dydit.training import Recipe, StepLog, train
+from dydit.training import Draws, Recipe, StepLog, train
+from dydit.variants import RandomRouting
 
-LAMBDAS = DIGITS.lambdas
-DIRECTORY = digits_cnn.DIGITS_WEIGHTS.parent
-"""The committed checkpoints of the digits."""
 CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
-CLASSIFIER_EPOCHS = 60
-GUIDANCE_SCALE = 1.5
-THREADS = 2
-"""Training fixes the thread count: floating-point sums depend on it."""
+THREADS = 1
+"""Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
 
 
 def train_all(
-    study: Study, directory: Path, shorten: int = 1, *, device: str = "cpu", data_root: Path | None = None
+    study: Study,
+    directory: Path,
+    *,
+    processes: int = 1,
+    device: str = "cpu",
+    data_root: Path | None = None,
 ) -> None:
-    """Train every stage of a study into `directory` (safetensors), in order, and the digits' classifier with theirs.
+    """Train every stage of a study into `directory` (safetensors), and the digits' classifier with theirs.
 
-    Files of an earlier, broken-off run with the same recipe, data and parent are kept; the stage that was broken off
-    begins again.
+    Files of an earlier, broken-off run with the same recipe, data and parent are kept; a stage that was broken off
+    begins again. The number of processes changes nothing in the files.
 
     Args:
         study: what to train.
         directory: for the files `STAGE.safetensors`.
-        shorten: divides every step count, for trials.
+        processes: how many stages are trained at once, each with one thread.
         device: cpu or cuda. On a GPU, matrix products take TF32 inputs, as the papers' training does.
         data_root: directory of the data set's files, where the study does not find them by itself.
 
@@ -62,43 +62,52 @@ def train_all(
     device_memory.check_device(device, torch.float32)
     made_by = provenance(device)  # once, before the first file written makes the tree look changed
     data = study.load(data_root)
-    _check_fits(study, data)
-    with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
-        if study.extractor == "digits-cnn":
-            _train_classifier(study, directory / CLASSIFIER, data, max(CLASSIFIER_EPOCHS // shorten, 1), made_by)
-        x, labels = digits.to_model(data.images).to(device), data.labels.to(device)
-        for stage in study.stages(shorten):
-            _make(stage, study, directory, data, (x, labels), made_by)
+    for stage in study.stages:
+        _check_fits(study, stage, data)
+    if study.classifier_epochs:
+        with arithmetic(THREADS, tf32=False):
+            _train_classifier(directory / CLASSIFIER, data, study.classifier_epochs, made_by)
+    load = functools.partial(study.load, data_root)
+    tasks = [
+        Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
+        for stage in study.stages
+    ]
+    workers.run(tasks, processes, f"training {study.name}")
 
 
 def _make(
     stage: Stage,
-    study: Study,
+    dtype: torch.dtype,
+    load: Callable[[], TrainingSet],
     directory: Path,
-    data: TrainingSet,
-    given: tuple[Tensor, Tensor],
+    device: str,
     made_by: dict[str, str],
-) -> None:
-    """Train one stage on images and labels that lie on their device, unless its file is made already."""
-    path = directory / f"{stage.name}.safetensors"
-    parent = directory / f"{stage.parent}.safetensors" if stage.parent else None
-    identity = _identity(study, data, recipe_record(stage.recipe), parent)
+) -> str:
+    """Train one stage, unless its file is made already."""
+    data = _loaded(load)
+    path, identity = directory / f"{stage.name}.safetensors", _identity(stage, data, directory)
     if _is_made(path, identity):
-        status(f"{path.name}: kept, its recipe, data and parent are unchanged")
-        return
-    status(f"{path.name}: training for {stage.recipe.steps} steps")
-    model, log = _train_stage(study, stage, parent, *given)
+        return ""
+    with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
+        x, labels = digits.to_model(data.images).to(device), data.labels.to(device)
+        model, log = _train_stage(stage, directory, x, labels)
     tail = log[-max(len(log) // 10, 1) :]
     outcome = {
         "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
         "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
+        "skipped_steps": str(sum(entry.skipped for entry in log)),
     }
-    checkpoint.write(path, model, identity | made_by | outcome, dtype=study.dtype)
-    status(f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}")
+    checkpoint.write(path, model, identity | made_by | outcome, dtype=dtype)
+    return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
 
 
-def _check_fits(study: Study, data: TrainingSet) -> None:
-    network = study.network
+@functools.lru_cache(maxsize=1)
+def _loaded(load: Callable[[], TrainingSet]) -> TrainingSet:
+    return load()
+
+
+def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
+    network = stage.network
     wanted = (network.in_channels, network.input_size, network.input_size)
     shape, classes = tuple(data.images.shape[1:]), int(data.labels.max()) + 1
     if shape != wanted or classes > network.num_classes:
@@ -117,191 +126,87 @@ def provenance(device: str = "cpu") -> dict[str, str]:
     return made_by | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
 
 
-Rates = tuple[float, float, float]
-Kind = Literal["learned", "random", "shuffled"]
-
-
-class RoutedModel:
-    """A DyDiT as a sampling model that keeps batch size, FLOPs ratio and rates of every call.
-
-    With `routing` other than `learned`, masks drawn from `seed` replace the routers' own (see `Variant`); `random`
-    needs `rates`.
-    """
-
-    def __init__(self, model: DyDiT, routing: Kind = "learned", seed: int = 0, rates: Rates | None = None) -> None:
-        self.model = model
-        self.kind = routing
-        self.rates = rates
-        self.generator = torch.Generator().manual_seed(seed)
-        self.calls: list[tuple[int, float, Rates]] = []
-
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output, routing = self.model.route(x, t, y, self._drawn(len(x)))
-        if self.kind == "shuffled":
-            output, routing = self.model.route(x, t, y, routing.shuffled(self.generator))
-        self.calls.append((len(x), flops_ratio(routing, self.model.config).mean().item(), routing.rates))
-        return output
-
-    def _drawn(self, images: int) -> Routing | None:
-        if self.kind != "random":
-            return None
-        assert self.rates is not None, "random routing needs the learned run's rates"
-        config = self.model.config
-        return Routing.random((images, config.depth, config.num_heads, config.tokens), self.rates, self.generator)
-
-    def means(self) -> tuple[float, Rates]:
-        """FLOPs ratio and rates over all images and steps."""
-        weights = torch.tensor([float(rows) for rows, _, _ in self.calls])
-        values = torch.tensor([(ratio, *rates) for _, ratio, rates in self.calls])
-        ratio, heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
-        return ratio, (heads, groups, tokens)
-
-
-@dataclass(frozen=True)
-class Sampling:
-    """How images are drawn: count, DDPM steps, seed; guidance as in the paper's headline rows."""
-
-    images: int
-    steps: int
-    seed: int = 0
-    batch_size: int = 300
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A model of the study as it is sampled: `stage` names its file.
-
-    `routing` is `learned`; `random`, at the learned run's overall rates; or `shuffled`, at its rates in every block and
-    step, so that only the places are random.
-    """
-
-    name: str
-    stage: str
-    routing: Kind = "learned"
-
-
-_SUFFIXES: dict[Kind, str] = {
-    "learned": "",
-    "random": ", random routing",
-    "shuffled": ", shuffled routing",
-}
-
-
-def variants() -> tuple[Variant, ...]:
-    """All models that the study scores, the static baseline first."""
-    dynamic = [
-        Variant(f"DyDiT lambda={target}{suffix}", f"dydit-{target}", routing)
-        for target in LAMBDAS
-        for routing, suffix in _SUFFIXES.items()
-    ]
-    return Variant("DiT", "dit"), Variant("DiT fine-tuned equally long", "dit-control"), *dynamic
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), achieved FLOPs ratio and rates (None: static)."""
-
-    images: Tensor
-    labels: Tensor
-    flops_ratio: float | None
-    rates: Rates | None
-
-
-def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
-    """A trained model of the study.
-
-    Raises:
-        InputError: its file is missing or broken.
-    """
-    path = directory / f"{stage}.safetensors"
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train the study with `nox -s small_scale` or restore the file")
-    return checkpoint.load_model(path)[0]
-
-
-def sample(variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, rates: Rates | None = None) -> Samples:
-    """Draw guided digits from one model; image k has the same label and noise whatever the model.
-
-    `rates` are those of the learned run, which `random` routing needs.
-    """
-    model = load_stage(variant.stage, directory)
-    network: Any = RoutedModel(model, variant.routing, sampling.seed, rates) if isinstance(model, DyDiT) else model
-    diffusion = Diffusion.linear().respaced(sampling.steps)
-    config = model.config
-    shape = (config.in_channels, config.input_size, config.input_size)
-    batches = [
-        range(start, min(start + sampling.batch_size, sampling.images))
-        for start in range(0, sampling.images, sampling.batch_size)
-    ]
-    steps = iter(track(range(sampling.steps * len(batches)), f"sampling {variant.name}"))
-
-    def advance(inner: Iterable[int]) -> Iterable[int]:
-        for step in inner:
-            next(steps, None)
-            yield step
-
-    drawn = [
-        generate(
-            network,
-            diffusion,
-            shape,
-            config.num_classes,
-            batch,
-            seed=sampling.seed,
-            scale=GUIDANCE_SCALE,
-            track=advance,
-        )
-        for batch in batches
-    ]
-    next(steps, None)  # closes the bar
-    ratio, used = network.means() if isinstance(network, RoutedModel) else (None, None)
-    return Samples(
-        images=digits.to_uint8(torch.cat([images for images, _ in drawn])),
-        labels=torch.cat([labels for _, labels in drawn]),
-        flops_ratio=ratio,
-        rates=used,
-    )
-
-
-def _train_classifier(study: Study, path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:
-    identity = _identity(study, data, {"epochs": epochs, "seed": 0}, None)
+def _train_classifier(path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:
+    identity = _record_of(data, {"epochs": epochs, "seed": 0}) | {"parent_sha256": ""}
     if _is_made(path, identity):
-        status(f"{path.name}: kept, its recipe and data are unchanged")
         return
+    status(f"{path.name}: training for {epochs} epochs")
     bar: Callable[[range], Iterable[int]] = lambda epochs: track(epochs, "digits classifier")  # noqa: E731
     model = digits_cnn.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
     digits_cnn.save_digits_classifier(model, path, identity | made_by)
 
 
-def _train_stage(
-    study: Study, stage: Stage, parent: Path | None, x: Tensor, labels: Tensor
-) -> tuple[DiT, list[StepLog]]:
+def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tuple[DiT, list[StepLog]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.recipe.seed)
-        model = (DiT if stage.recipe.target is None else DyDiT)(**study.network.kwargs())
-    if parent is not None:
-        checkpoint.load_into(model, checkpoint.read(parent), str(parent))
+        model = _built(stage)
+    if stage.parent is not None:
+        path = directory / f"{stage.parent}.safetensors"
+        checkpoint.load_into(model, checkpoint.read(path), str(path))
+    if stage.ordered:
         order_by_importance(model)
+    if isinstance(model, RandomRouting):
+        assert stage.rates_of is not None, f"{stage.name}: random routing needs the rates of another stage"
+        learned = checkpoint.load_model(directory / f"{stage.rates_of}.safetensors")[0]
+        routing = evaluated(learned, x.cpu(), labels.cpu()).routing
+        assert routing is not None, f"{stage.rates_of}: a static model has no rates"
+        model.meet(routing.rates, stage.recipe.seed)
     log: list[StepLog] = []
     bar = lambda steps: track(steps, f"training {stage.name}", total=stage.recipe.steps)  # noqa: E731
     return train(model.to(x.device), x, labels, stage.recipe, track=bar, on_step=log.append).cpu(), log
 
 
+def _built(stage: Stage) -> DiT:
+    if stage.kind == studies.STATIC:
+        return DiT(**stage.network.kwargs())
+    ablation = ablations.find(stage.kind)
+    if stage.recipe.target is not None:
+        ablation.check_target(stage.network, stage.recipe.target)
+    return ablation.build(stage.network)
+
+
+class Evaluated(NamedTuple):
+    """Loss of the images (that of training, without its FLOPs term), and the routing (None in a static model)."""
+
+    loss: float
+    routing: Routing | None
+
+
+@torch.no_grad()
+def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evaluated:
+    """A model in evaluation mode on what training draws: images (M, C, S, S) at stratified timesteps, always the same.
+
+    The FLOPs ratio of the routing is what the FLOPs loss holds to its target, but for the noise of the gates.
+    """
+    config, diffusion = model.config, Diffusion.linear()
+    shape = (config.in_channels, config.input_size, config.input_size)
+    rows, _, t, noise = Draws.of(Recipe(steps=1, batch_size=draws, seed=0), 0, len(x), shape, len(diffusion))
+    x_t, y = diffusion.add_noise(x[rows], t, noise), labels[rows]
+    output, routing = model.route(x_t, t, y) if isinstance(model, DyDiT) else (model(x_t, t, y), None)
+    return Evaluated(diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item(), routing)
+
+
 def recipe_record(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a trained file records it; fields younger than the first files only where they are in use."""
-    record = dataclasses.asdict(recipe)
-    return {name: value for name, value in record.items() if name not in ("flip", "micro_batch") or value}
+    """The recipe as a trained file records it."""
+    return dataclasses.asdict(recipe)
 
 
-def _identity(study: Study, data: TrainingSet, recipe: dict[str, Any], parent: Path | None) -> dict[str, str]:
-    """What decides the content of a trained file: recipe and seed, data, parent, network."""
+def _record_of(data: TrainingSet, recipe: dict[str, Any]) -> dict[str, str]:
     return {
         "recipe": json.dumps(recipe, sort_keys=True),
         "seed": str(recipe["seed"]),
         "data": data.name,
         "data_sha256": data.sha256,
-        "network": json.dumps(study.network.kwargs(), sort_keys=True),
-        "parent_sha256": features.file_sha256(parent) if parent else "",
+    }
+
+
+def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str]:
+    """What decides the content of a trained file: recipe and seed, data, parent, network, and what is changed in it."""
+    files = {"parent_sha256": stage.parent, "rates_of_sha256": stage.rates_of}
+    return _record_of(data, recipe_record(stage.recipe)) | {
+        "network": json.dumps(stage.network.kwargs(), sort_keys=True),
+        "run": stage.run,
+        **{key: features.file_sha256(directory / f"{name}.safetensors") if name else "" for key, name in files.items()},
     }
 
 

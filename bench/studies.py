@@ -1,14 +1,14 @@
-"""The small studies, one a data set: network, recipes, data, and the extractor that scores them.
+"""The small studies, one a data set: every model that is trained, and what it is trained on.
 
-The digits train in minutes on a CPU, and their trained files are committed. CIFAR-10 needs a GPU and the data set;
-nothing of it is committed.
+The study on the digits holds the paper's grid, its ablations, its controls and the questions of its reviewers at a size
+that two CPU cores train in little more than an hour. CIFAR-10 needs a GPU and the data set; nothing of it is committed.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,14 @@ from torch import Tensor
 
 from bench import digits
 from bench.progress import track
+from dydit import ablations, recipes
 from dydit.config import DiTConfig, model_config
-from dydit.errors import InputError
+from dydit.errors import InputError, nearest
 from dydit.training import Recipe
+
+STATIC, CONTROL, SCRATCH = "static", "control", "from-scratch"
+"""Names of runs besides those of `dydit.ablations` and `dydit.recipes`: the model that all others start from, the same
+trained on without routers, and a DyDiT trained from nothing for as long as the two together."""
 
 
 @dataclass(frozen=True)
@@ -34,42 +39,84 @@ class TrainingSet:
 
 @dataclass(frozen=True)
 class Stage:
-    """One trained model: its file stem, the stage whose weights it starts from, and its recipe."""
+    """One training: its file stem, what is trained, and by which recipe.
+
+    Args:
+        name: stem of the file.
+        size: name of the network among those of its study.
+        network: the architecture.
+        run: `STATIC`, `CONTROL`, `SCRATCH`, or an ablation of network or training; `both` is the paper's method.
+        recipe: the schedule; its seed tells repetitions apart.
+        parent: the stage whose weights it starts from (None: random ones).
+        rates_of: for random routing, the stage whose learned rates it takes.
+    """
 
     name: str
-    parent: str | None
+    size: str
+    network: DiTConfig
+    run: str
     recipe: Recipe
+    parent: str | None = None
+    rates_of: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name of the network among `dydit.ablations`, or `STATIC`."""
+        if self.recipe.target is None:
+            return STATIC
+        return self.run if self.run in ablations.ABLATIONS else "both"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether heads and channels are ordered by importance first."""
+        return self.parent is not None and self.run != recipes.NO_ORDERING
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the stages whose files must be there before."""
+        return tuple(name for name in (self.parent, self.rates_of) if name is not None)
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is trained on one data set, and what scores it.
+    """What is trained on one data set, parents before children, and what scores it.
 
-    `static` trains a DiT from nothing, `control` goes on with it, and `dynamic`, once a lambda, fine-tunes a DyDiT from
-    it for as long. `load` reads the training set from a directory, or from where the data set is found by itself.
-    `dtype` is that of the stored weights; `extractor` is the one of the claims.
+    `load` reads the training set from a directory, or from where the data set is found by itself. `dtype` is that of
+    the stored weights. `extractor` is the one of the claims; `classifier_epochs` trains it, where the study does.
     """
 
     name: str
-    network: DiTConfig
-    lambdas: tuple[float, ...]
-    static: Recipe
-    control: Recipe
-    dynamic: Recipe
+    stages: tuple[Stage, ...]
     load: Callable[[Path | None], TrainingSet]
     dtype: torch.dtype
     extractor: str
+    classifier_epochs: int = 0
 
-    def stages(self, shorten: int = 1) -> tuple[Stage, ...]:
-        """The models in training order; `shorten` divides every step count, for trials."""
-        return (
-            Stage("dit", None, _shortened(self.static, shorten)),
-            Stage("dit-control", "dit", _shortened(self.control, shorten)),
-            *(
-                Stage(f"dydit-{target}", "dit", _shortened(dataclasses.replace(self.dynamic, target=target), shorten))
-                for target in self.lambdas
-            ),
-        )
+    def find(self, name: str) -> Stage:
+        """A stage by its name (KeyError where there is none)."""
+        return {stage.name: stage for stage in self.stages}[name]
+
+    def shortened(self, by: int) -> Study:
+        """The same study with every count of steps and epochs divided, for trials."""
+        if by == 1:
+            return self
+        stages = (dataclasses.replace(stage, recipe=_shortened(stage.recipe, by)) for stage in self.stages)
+        epochs = self.classifier_epochs and max(self.classifier_epochs // by, 1)
+        return dataclasses.replace(self, stages=tuple(stages), classifier_epochs=epochs)
+
+    def only(self, names: Iterable[str]) -> Study:
+        """The named stages and what they need.
+
+        Raises:
+            InputError: no such stage; the nearest are offered.
+        """
+        wanted, known = set(names), [stage.name for stage in self.stages]
+        for name in sorted(wanted.difference(known)):
+            raise InputError(f"no stage {name!r} in {self.name}; nearest names: {', '.join(nearest(name, known))}")
+        for stage in reversed(self.stages):
+            if stage.name in wanted:
+                wanted.update(stage.needs)
+        return dataclasses.replace(self, stages=tuple(stage for stage in self.stages if stage.name in wanted))
 
 
 def _shortened(recipe: Recipe, by: int) -> Recipe:
@@ -99,42 +146,107 @@ def _cifar10(data_root: Path | None) -> TrainingSet:
     return TrainingSet(images, data.labels, "cifar10 train", digest.hexdigest())
 
 
-_DIGITS_FINETUNE = Recipe(steps=2000, batch_size=128, seed=2, learning_rate=3e-4, ema_decay=0.997)
+# The digits
 
-DIGITS = Study(
-    name="digits",
-    network=DiTConfig(input_size=8, patch_size=2, in_channels=1, hidden_size=96, depth=4, num_heads=6, num_classes=10),
-    lambdas=(0.7, 0.5),
-    static=Recipe(steps=6000, batch_size=128, seed=1, learning_rate=1e-3, ema_decay=0.999),
-    control=_DIGITS_FINETUNE,
-    # The paper's recipe scaled down: complete-model warm-up for 15 % of the steps (30k of 200k there), the FLOPs target
-    # held and then lowered over the first quarter.
-    dynamic=dataclasses.replace(
-        _DIGITS_FINETUNE, complete_warmup=300, target_hold=50, target_reached=500, gradient_limit=200.0
-    ),
-    load=_digits,
-    dtype=torch.float16,
-    extractor="digits-cnn",
+SEEDS = (1, 2, 3)
+SIZES = {
+    name: DiTConfig(
+        input_size=8, patch_size=2, in_channels=1, hidden_size=width, depth=depth, num_heads=6, num_classes=10
+    )
+    for name, width, depth in (("s", 48, 3), ("m", 72, 4), ("l", 96, 6))
+}
+"""Networks of the study on digits: 0.15, 0.42 and 1.07 million parameters."""
+MIDDLE = "m"
+LAMBDAS = (0.9, 0.7, 0.5, 0.3)
+LARGEST_LAMBDA = 0.8
+"""Besides `LAMBDAS`, on the largest size: the paper prints nothing above 0.7 for XL."""
+ABLATION_LAMBDA = 0.5
+SDT_LAMBDAS = (0.9, 0.7, 0.5, 0.4)
+"""Where SDT alone is followed down; it cannot go below 0.35."""
+TRAININGS = (recipes.NO_WARMUP, recipes.NO_ORDERING, f"{recipes.FLOPS_WEIGHT}0.5", f"{recipes.FLOPS_WEIGHT}8")
+
+_STATIC = Recipe(steps=3000, batch_size=64, seed=0, learning_rate=1e-3, ema_decay=0.998)
+_CONTROL = Recipe(steps=1000, batch_size=64, seed=0, learning_rate=5e-4, ema_decay=0.98)
+# The paper's recipe scaled down: complete-model warm-up for 15 % of the steps (30k of 200k there), the FLOPs target
+# held and then lowered over the first quarter.
+_DYNAMIC = dataclasses.replace(_CONTROL, complete_warmup=150, target_hold=25, target_reached=250, gradient_limit=200.0)
+# From nothing: as many steps as static model and fine-tuning together, at the learning rate of the former.
+_SCRATCH = dataclasses.replace(
+    _DYNAMIC,
+    steps=_STATIC.steps + _CONTROL.steps,
+    learning_rate=_STATIC.learning_rate,
+    ema_decay=_STATIC.ema_decay,
+    complete_warmup=0,
 )
+
+
+def _digits_stages() -> Iterator[Stage]:
+    for size, network in SIZES.items():
+        yield Stage(f"dit-{size}", size, network, STATIC, _STATIC)
+    for seed in SEEDS:  # early, because they take longest
+        yield _digits_stage(MIDDLE, SCRATCH, ABLATION_LAMBDA, seed, _SCRATCH)
+    for size in SIZES:
+        for seed in SEEDS:
+            yield _digits_stage(size, CONTROL, None, seed, _CONTROL)
+            lambdas = (*LAMBDAS, LARGEST_LAMBDA) if size == list(SIZES)[-1] else LAMBDAS
+            for target in lambdas:
+                yield _digits_stage(size, "both", target, seed, _DYNAMIC)
+    for seed in SEEDS:
+        for run in ablations.ABLATIONS:
+            if run in ("tdw-only", "layer-skip", "layer-skip-only", "token-skip-attention", "random"):
+                yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, _DYNAMIC)
+        for target in SDT_LAMBDAS:
+            yield _digits_stage(MIDDLE, "sdt-only", target, seed, _DYNAMIC)
+        yield _digits_stage(MIDDLE, "soft-gated", 1.0, seed, _DYNAMIC)
+        for run in TRAININGS:
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, recipes.modified(_DYNAMIC, run)[0])
+
+
+def _digits_stage(size: str, run: str, target: float | None, seed: int, recipe: Recipe) -> Stage:
+    return Stage(
+        stem(size, run, target, seed),
+        size,
+        SIZES[size],
+        run,
+        dataclasses.replace(recipe, target=target, seed=seed),
+        None if run == SCRATCH else f"dit-{size}",
+        stem(size, "both", target, seed) if run == "random" else None,
+    )
+
+
+def stem(size: str, run: str, target: float | None, seed: int) -> str:
+    """File stem of a fine-tuned model: `dydit-m-0.5-s1`, `dydit-m-tdw-only-0.5-s1`, `dit-m-control-s1`."""
+    if run == CONTROL:
+        return f"dit-{size}-control-s{seed}"
+    middle = "" if run == "both" else f"{run}-"
+    return f"dydit-{size}-{middle}{target}-s{seed}"
+
+
+DIGITS = Study("digits", tuple(_digits_stages()), _digits, torch.float16, "digits-cnn", classifier_epochs=60)
+
+
+# CIFAR-10
 
 # AdamW at 1e-4 without weight decay, EMA 0.9999 and horizontal flip are the papers'. The batch is half of theirs: 128
 # of 50,000 images are still a larger share of the data than 256 of ImageNet's 1.28 million.
 _CIFAR10_FINETUNE = Recipe(steps=50_000, batch_size=128, seed=2, flip=True)
+# 50k steps and no complete-model warm-up: what the DyDiT paper gives size S (Table 7). The course of the FLOPs target
+# and the gradient limit are those of the released script for lambda 0.5.
+_CIFAR10_DYNAMIC = dataclasses.replace(_CIFAR10_FINETUNE, target_hold=100, target_reached=1000, gradient_limit=200.0)
+# 400k steps, as the DiT paper compares its sizes: 1,024 passes over the data.
+_CIFAR10_STATIC = Recipe(steps=400_000, batch_size=128, seed=1, flip=True)
 
-CIFAR10 = Study(
-    name="cifar10",
-    network=model_config("DiT-S/2-cifar10"),
-    lambdas=(0.7, 0.5),
-    # 400k steps, as the DiT paper compares its sizes: 1,024 passes over the data.
-    static=Recipe(steps=400_000, batch_size=128, seed=1, flip=True),
-    # 50k steps and no complete-model warm-up: what the DyDiT paper gives size S (Table 7). The course of the FLOPs
-    # target and the gradient limit are those of the released script for lambda 0.5.
-    control=_CIFAR10_FINETUNE,
-    dynamic=dataclasses.replace(_CIFAR10_FINETUNE, target_hold=100, target_reached=1000, gradient_limit=200.0),
-    load=_cifar10,
-    dtype=torch.float32,
-    extractor="inception-v3-compat",
-)
+
+def _cifar10_stages() -> Iterator[Stage]:
+    size, network = "s", model_config("DiT-S/2-cifar10")
+    yield Stage("dit", size, network, STATIC, _CIFAR10_STATIC)
+    yield Stage("dit-control", size, network, CONTROL, _CIFAR10_FINETUNE, "dit")
+    for target in (0.7, 0.5):
+        recipe = dataclasses.replace(_CIFAR10_DYNAMIC, target=target)
+        yield Stage(f"dydit-{target}", size, network, "both", recipe, "dit")
+
+
+CIFAR10 = Study("cifar10", tuple(_cifar10_stages()), _cifar10, torch.float32, "inception-v3-compat")
 
 STUDIES = {study.name: study for study in (DIGITS, CIFAR10)}
 

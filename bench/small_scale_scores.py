@@ -1,0 +1,105 @@
+"""Scores of every model of the study on digits: quality of its images, loss, FLOPs ratio and rates; kept beside it."""
+
+from __future__ import annotations
+
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench import digits, features, quality, results, studies, workers
+from bench.arithmetic import arithmetic
+from bench.small_scale import CLASSIFIER, THREADS, evaluated
+from bench.small_scale_samples import Sampling, Variant, load_stage, sample
+from bench.studies import Stage, Study
+from bench.workers import Task
+from dydit.config import DiTConfig
+from dydit.flops import flops_ratio
+from dydit.routing import Routing
+
+EXTRACTOR = "digits-cnn"
+IMAGES = 1000
+STEPS = 25
+SAMPLER_STEPS = (250, 50, 20, 10, 4)
+"""Step counts at which DyDiT at lambda 0.5 and the control are sampled besides: does routing fit other samplers?"""
+METRICS = ("FID", "IS", "precision", "recall")
+
+
+def score_all(study: Study, directory: Path, *, processes: int = 1, images: int = IMAGES) -> pd.DataFrame:
+    """Score every trained stage in `directory`; a row a stage and number of sampling steps, in the study's order.
+
+    `scores/STAGE.json` keeps the rows, and is made anew only when the weights, the classifier or the sampling changed.
+    Image k of every model of one seed has the same label and noise.
+
+    Columns: stage, size, run, lambda (NaN: static), seed, steps, images; `ratio`, `heads`, `groups` and `tokens` of
+    the masks over training's draws, all 1000 timesteps, which the FLOPs loss holds to lambda; `sampled_ratio` over the
+    guided run; `loss` on fixed draws; and `METRICS`.
+
+    Raises:
+        InputError: a stage is not trained yet.
+    """
+    scores = directory / "scores"
+    scores.mkdir(exist_ok=True)
+    tasks = [
+        Task(stage.name, functools.partial(_score, stage, directory, scores / f"{stage.name}.json", images))
+        for stage in study.stages
+    ]
+    workers.run(tasks, processes, f"scoring {study.name}")
+    rows = [row for stage in study.stages for row in json.loads((scores / f"{stage.name}.json").read_text())["rows"]]
+    return pd.DataFrame(rows)
+
+
+def sampler_steps(stage: Stage) -> tuple[int, ...]:
+    """How many steps a stage's images are drawn in, the study's own number first."""
+    asked = stage.size == studies.MIDDLE and (stage.run, stage.recipe.target) in (
+        (studies.CONTROL, None),
+        ("both", studies.ABLATION_LAMBDA),
+    )
+    return (STEPS, *SAMPLER_STEPS) if asked else (STEPS,)
+
+
+def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
+    model = load_stage(stage.name, directory)
+    weights = directory / CLASSIFIER
+    identity = {
+        "checkpoint_sha256": features.file_sha256(directory / f"{stage.name}.safetensors"),
+        "classifier_sha256": features.file_sha256(weights),
+        "images": images,
+        "steps": list(sampler_steps(stage)),
+    }
+    if path.is_file() and json.loads(path.read_text()).get("identity") == identity:
+        return ""
+    data = digits.load()
+    with arithmetic(THREADS, tf32=False):
+        loss, routing = evaluated(model, digits.to_model(data.images), data.labels)
+        rows = []
+        for steps in sampler_steps(stage):
+            sampling = Sampling(images, steps, seed=stage.recipe.seed)
+            drawn = sample(Variant(stage.name, stage.name), sampling, directory)
+            measured = quality.evaluate(drawn.images, data.images, extractor=EXTRACTOR, weights=weights)
+            rows.append(
+                _about(stage)
+                | {"steps": steps, "images": images, "loss": loss}
+                | _routed(routing, stage.network)
+                | {"sampled_ratio": drawn.flops_ratio}
+                | {metric: measured[metric].value for metric in METRICS}
+            )
+    results.write_json({"identity": identity, "rows": rows}, path)
+    return f"{stage.name}: FID[{EXTRACTOR}] {rows[0]['FID']:.2f}"
+
+
+def _about(stage: Stage) -> dict[str, Any]:
+    about = {"stage": stage.name, "size": stage.size, "run": stage.run}
+    return about | {"lambda": stage.recipe.target, "seed": stage.recipe.seed}
+
+
+def _routed(routing: Routing | None, config: DiTConfig) -> dict[str, float | None]:
+    if routing is None:
+        return dict.fromkeys(("ratio", "heads", "groups", "tokens"))
+    heads, groups, tokens = routing.rates
+    with torch.no_grad():
+        ratio = flops_ratio(routing, config).mean().item()
+    return {"ratio": ratio, "heads": heads, "groups": groups, "tokens": tokens}
