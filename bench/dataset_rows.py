@@ -14,19 +14,39 @@ import torch
 from torch import Tensor
 
 from bench import pictures
-from bench.images import Images, StreamedImages
+from bench.images import Images
+from bench.streams import StreamedImages
 from dydit.errors import InputError
 
 if TYPE_CHECKING:
     from bench.datasets import DataSet
 
 
-def from_hub(entry: DataSet, split: str, resolution: int, streaming: bool) -> Images | StreamedImages:
-    """The hub's copy of a split: downloaded into the cache of `datasets`, or streamed.
+def from_hub(entry: DataSet, split: str, resolution: int) -> Images:
+    """The hub's copy of a split, downloaded into the cache of `datasets`.
 
     Raises:
         InputError: the hub cannot be reached, refuses, or has no such images; the message says what to download where.
     """
+    rows = _hub_rows(entry, split, streaming=False)
+    if len(rows) != entry.splits[split]:
+        raise InputError(
+            f"{entry.name}: {entry.hub_id} has {len(rows)} images in split {split}, expected {entry.splits[split]}; "
+            "the hub's copy has changed, get another and give --data-root DIR"
+        )
+    return _mapped(rows, entry, split, resolution)
+
+
+def stream_from_hub(entry: DataSet, split: str, resolution: int) -> StreamedImages:
+    """The hub's copy of a split as it comes, with nothing kept.
+
+    Raises:
+        InputError: as `from_hub`; while it is read, also a network that fails.
+    """
+    return _streamed(_hub_rows(entry, split, streaming=True), entry, split, resolution, entry.splits[split])
+
+
+def _hub_rows(entry: DataSet, split: str, streaming: bool) -> Any:
     if split in entry.local_splits:
         raise InputError(
             f"{entry.name}: {entry.hub_id} has no images of split {split}; put them into DIR/{entry.name}/{split} "
@@ -44,14 +64,9 @@ def from_hub(entry: DataSet, split: str, resolution: int, streaming: bool) -> Im
             f"there is a network (hf download {entry.hub_id} --repo-type dataset --local-dir DIR/{entry.name}) and "
             "give --data-root DIR"
         ) from error
-    if not streaming and len(rows) != entry.splits[split]:
-        raise InputError(
-            f"{entry.name}: {entry.hub_id} has {len(rows)} images in split {split}, expected {entry.splits[split]}; "
-            "the hub's copy has changed, get another and give --data-root DIR"
-        )
     if rows.column_names is not None:  # a stream may not know before it is read
         _check_columns(entry, str(entry.hub_id), rows.column_names)
-    return _open(rows, entry, split, resolution)
+    return rows
 
 
 def parquet_files(entry: DataSet, split: str, directory: Path) -> list[Path]:
@@ -74,23 +89,39 @@ def parquet_files(entry: DataSet, split: str, directory: Path) -> list[Path]:
     return []
 
 
-def from_parquet(
-    entry: DataSet, split: str, files: list[Path], resolution: int, streaming: bool
-) -> Images | StreamedImages:
-    """The rows of local parquet files: converted into the cache of `datasets` and mapped from there, or streamed.
+def from_parquet(entry: DataSet, split: str, files: list[Path], resolution: int) -> Images:
+    """The rows of local parquet files, converted into the cache of `datasets` and mapped from there.
 
     Raises:
         InputError: a file that is not whole, or has not the columns of the data set.
     """
+    rows, _ = _parquet_rows(entry, files, streaming=False)
+    return _mapped(rows, entry, split, resolution)
+
+
+def stream_parquet(entry: DataSet, split: str, files: list[Path], resolution: int) -> StreamedImages:
+    """The rows of local parquet files where they are, without conversion.
+
+    Raises:
+        InputError: as `from_parquet`; what is damaged far inside a file is found when it is reached.
+    """
+    rows, count = _parquet_rows(entry, files, streaming=True)
+    return _streamed(rows, entry, split, resolution, count)
+
+
+def _parquet_rows(entry: DataSet, files: list[Path], streaming: bool) -> tuple[Any, int]:
+    """The rows, and how many there are by the files' headers."""
     import datasets
     import pyarrow.parquet  # type: ignore[import-untyped]
 
+    count = 0
     for path in files:
         try:
-            found = pyarrow.parquet.read_schema(path).names
+            header = pyarrow.parquet.read_metadata(path)
         except Exception as error:  # Arrow's own errors and the system's
             raise InputError(f"{path}: not a whole parquet file ({_reason(error)}); download it again") from error
-        _check_columns(entry, str(path), found)
+        _check_columns(entry, str(path), header.schema.to_arrow_schema().names)
+        count += header.num_rows
     kind = datasets.IterableDataset if streaming else datasets.Dataset
     try:
         with _bars_on_terminals_only():
@@ -99,7 +130,7 @@ def from_parquet(
         raise InputError(
             f"{files[0].parent}: cannot be read ({_reason(error)}); download the parquet files again"
         ) from error
-    return _open(rows, entry, split, resolution)
+    return rows, count
 
 
 def _columns(entry: DataSet) -> list[str]:
@@ -129,18 +160,24 @@ def _bars_on_terminals_only() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _open(rows: Any, entry: DataSet, split: str, resolution: int) -> Images | StreamedImages:
-    """A `Dataset` or an `IterableDataset` with the columns of `entry` as images; the kind stays what it is."""
+def _mapped(rows: Any, entry: DataSet, split: str, resolution: int) -> Images:
+    reader = _Rows(_undecoded(rows, entry, _columns(entry)), entry, f"{entry.name}/{split}", resolution)
+    labels = reader.labels if entry.label_column is not None else None
+    size = (resolution, resolution)
+    return Images(reader.title, size, len(rows), reader.read, labels, entry.preprocessing(resolution))
+
+
+def _streamed(rows: Any, entry: DataSet, split: str, resolution: int, count: int) -> StreamedImages:
+    reader = _Rows(_undecoded(rows, entry, [entry.image_column]), entry, f"{entry.name}/{split}", resolution)
+    size = (resolution, resolution)
+    return StreamedImages(reader.title, size, count, reader.stream, entry.preprocessing(resolution))
+
+
+def _undecoded(rows: Any, entry: DataSet, columns: list[str]) -> Any:
+    """These columns alone. `datasets` would turn pictures by their orientation tags, which the protocol does not."""
     import datasets
 
-    # Undecoded: `datasets` would turn pictures by their orientation tags, which the protocol does not.
-    rows = rows.select_columns(_columns(entry)).cast_column(entry.image_column, datasets.Image(decode=False))
-    reader = _Rows(rows, entry, f"{entry.name}/{split}", resolution)
-    size = (resolution, resolution)
-    if isinstance(rows, datasets.IterableDataset):
-        return StreamedImages(reader.title, size, reader.stream)
-    labels = reader.labels if entry.label_column is not None else None
-    return Images(reader.title, size, len(rows), reader.read, labels, entry.preprocessing(resolution))
+    return rows.select_columns(columns).cast_column(entry.image_column, datasets.Image(decode=False))
 
 
 @dataclass(frozen=True)
@@ -164,12 +201,17 @@ class _Rows:
         self._check_label(int(values.max()))
         return torch.from_numpy(values).to(torch.int64)
 
-    def stream(self) -> Iterator[tuple[Tensor, int | None]]:
-        for number, row in enumerate(self.rows):
-            label = None if self.entry.label_column is None else int(row[self.entry.label_column])
-            if label is not None:
-                self._check_label(label)
-            yield self._picture(row, f"{self.title}, image {number} of the stream"), label
+    def stream(self) -> Iterator[Tensor]:
+        number = 0
+        try:
+            for number, row in enumerate(self.rows):
+                yield self._picture(row, f"{self.title}, row {number}")
+        except InputError:
+            raise
+        except Exception as error:  # the network's, the hub's or Arrow's
+            raise InputError(
+                f"{self.title}: the stream broke off after row {number} ({_reason(error)}); start again, or download it"
+            ) from error
 
     def _picture(self, row: Mapping[str, Any], where: str) -> Tensor:
         stored = row[self.entry.image_column] or {}

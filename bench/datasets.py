@@ -6,21 +6,19 @@ set with several resolutions is brought to one by `centre_crop`; sets of a nativ
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, overload
 
 import numpy as np
-import torch.utils.data
 from torch import Tensor
 
-from bench import cifar_archive, dataset_rows, digits, images, pictures
-from bench.images import Images, StreamedImages
+from bench import cifar_archive, dataset_rows, digits, image_files, images, pictures
+from bench.images import Images
 from bench.pictures import NATIVE as NATIVE
 from bench.pictures import PREPROCESSING as PREPROCESSING
 from bench.pictures import centre_crop as centre_crop
+from bench.streams import StreamedImages
 from dydit.errors import InputError
 
 
@@ -183,32 +181,9 @@ _LIST = (
 DATASETS: dict[str, DataSet] = {entry.name: entry for entry in _LIST}
 
 
-@overload
 def open_dataset(
-    name: str,
-    split: str | None = None,
-    *,
-    data_root: Path | None = None,
-    streaming: Literal[False] = False,
-    resolution: int | None = None,
-) -> Images: ...
-@overload
-def open_dataset(
-    name: str,
-    split: str | None = None,
-    *,
-    data_root: Path | None = None,
-    streaming: Literal[True],
-    resolution: int | None = None,
-) -> StreamedImages: ...
-def open_dataset(
-    name: str,
-    split: str | None = None,
-    *,
-    data_root: Path | None = None,
-    streaming: bool = False,
-    resolution: int | None = None,
-) -> Images | StreamedImages:
+    name: str, split: str | None = None, *, data_root: Path | None = None, resolution: int | None = None
+) -> Images:
     """Open one split of a data set; images are decoded when asked for.
 
     With `data_root`, local files are used and nothing is downloaded. Below `data_root/NAME`, or `data_root` itself
@@ -219,14 +194,12 @@ def open_dataset(
     - folders of pictures, `SPLIT/CLASS/FILE`, or `SPLIT/FILE` for a set without classes; class k is the k-th by name.
 
     They may hold fewer images than the split has. Without `data_root`, the hub's copy is used, and must be whole.
-    Parquet is converted to Arrow in the cache of `datasets` (HF_DATASETS_CACHE), and mapped from there, unless it is
-    streamed.
+    Parquet is converted to Arrow in the cache of `datasets` (HF_DATASETS_CACHE), and mapped from there.
 
     Args:
         name: in `DATASETS`.
         split: a name in its `splits`; the first by default.
         data_root: see above.
-        streaming: iterate over the files where they are, without download or conversion.
         resolution: side in pixels; `DataSet.resolution` by default.
 
     Raises:
@@ -236,18 +209,39 @@ def open_dataset(
     entry = _entry(name)
     split = _split(entry, split)
     resolution = _resolution(entry, resolution)
-    title = f"{name}/{split}"
     if entry.hub_id is None:
         data = digits.load()
-        opened = _cropped(images.of_tensor(data.images, title, data.labels), entry, resolution)
-        return _streamed(opened) if streaming else opened
+        return _cropped(images.of_tensor(data.images, f"{name}/{split}", data.labels), entry, resolution)
     if data_root is None:
-        return dataset_rows.from_hub(entry, split, resolution, streaming)
+        return dataset_rows.from_hub(entry, split, resolution)
     directory = _directory(entry, data_root)
     if files := dataset_rows.parquet_files(entry, split, directory):
-        return dataset_rows.from_parquet(entry, split, files, resolution, streaming)
-    opened = _from_archive_or_folder(entry, split, directory, resolution)
-    return _streamed(opened) if streaming else opened
+        return dataset_rows.from_parquet(entry, split, files, resolution)
+    return _from_archive_or_folder(entry, split, directory, resolution)
+
+
+def open_stream(
+    name: str, split: str | None = None, *, data_root: Path | None = None, resolution: int | None = None
+) -> Images | StreamedImages:
+    """The images of `open_dataset` in their order, each read once when it comes, without classes.
+
+    The hub's copy is not downloaded, and parquet files are not converted: nothing is written. What is neither is read
+    where it lies by `open_dataset` already, and comes from there.
+
+    Args:
+        name: as the next three, as in `open_dataset`.
+
+    Raises:
+        InputError: as `open_dataset`; while it is read, also images that are broken, too many or too few.
+    """
+    entry = _entry(name)
+    split = _split(entry, split)
+    side = _resolution(entry, resolution)
+    if entry.hub_id is not None and data_root is None:
+        return dataset_rows.stream_from_hub(entry, split, side)
+    if data_root is not None and (files := dataset_rows.parquet_files(entry, split, _directory(entry, data_root))):
+        return dataset_rows.stream_parquet(entry, split, files, side)
+    return open_dataset(name, split, data_root=data_root, resolution=resolution)
 
 
 def locate(name: str, split: str | None, data_root: Path) -> Path | None:
@@ -311,7 +305,7 @@ def _from_archive_or_folder(entry: DataSet, split: str, directory: Path, resolut
             f"{directory}: no split {split} of {entry.name}; looked for data/{split}-*.parquet, "
             f"{entry.config}/{split}-*.parquet, {entry.config}/{split}/*.parquet{own} and the folder {split}"
         )
-    opened = images.open_folder(folder, title, None if entry.native else resolution, entry.classes or None)
+    opened = image_files.open_folder(folder, title, None if entry.native else resolution, entry.classes or None)
     return _cropped(opened, entry, resolution) if entry.native else opened
 
 
@@ -340,14 +334,3 @@ class _Cropped:
 
         image = Image.fromarray(np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy()))
         return pictures.to_tensor(centre_crop(image, self.resolution))
-
-
-def _streamed(opened: Images) -> StreamedImages:
-    def rows() -> Iterator[tuple[Tensor, int | None]]:
-        worker = torch.utils.data.get_worker_info()
-        start, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        labels = opened.labels.tolist() if opened.has_labels else itertools.repeat(None, len(opened))
-        for index, label in itertools.islice(enumerate(labels), start, None, step):
-            yield opened[index], label
-
-    return StreamedImages(opened.name, opened.size, rows)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from bench import digits_cnn, inception
 from bench.digits_cnn import DIGITS_WEIGHTS, load_digits_classifier
@@ -29,6 +29,7 @@ from dydit.errors import InputError
 
 if TYPE_CHECKING:
     from bench.images import Images
+    from bench.streams import StreamedImages
 
 BATCH_SIZE = 64
 WORKERS = 4
@@ -162,7 +163,7 @@ def file_sha256(path: Path) -> str:
 
 
 def stream(
-    images: Images,
+    images: Images | StreamedImages,
     name: str,
     layers: Sequence[str],
     weights: Path | Weights | None = None,
@@ -227,7 +228,11 @@ def open_network(
 
 
 def run(
-    network: nn.Module, images: Images, layers: Sequence[str], batch_size: int, label: str = "features"
+    network: nn.Module,
+    images: Images | StreamedImages,
+    layers: Sequence[str],
+    batch_size: int,
+    label: str = "features",
 ) -> Iterator[dict[str, NDArray[Any]]]:
     """What `stream` yields, through a network of `open_network` with the same layers, on the device where it is.
 
@@ -236,10 +241,12 @@ def run(
     """
     device = next(network.parameters()).device
     on_gpu = device.type == "cuda"
+    # Several workers would mix the order of a stream.
+    workers = 1 if isinstance(images, IterableDataset) else min(WORKERS, os.cpu_count() or 1)
     loader = DataLoader(
         images,
         batch_size=batch_size,
-        num_workers=min(WORKERS, os.cpu_count() or 1) if on_gpu else 0,
+        num_workers=workers if on_gpu else 0,
         pin_memory=on_gpu,
         generator=torch.Generator(),  # the loader seeds its workers; the global generator stays untouched
     )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import datasets, images, pictures, shards
+from bench import datasets, image_files, pictures, shards, sources
 from bench.images import Images
 from dydit.errors import InputError
 
 
 def open_labelled(source: str, resolution: int, data_root: Path | None = None, split: str | None = None) -> Images:
-    """Images of a source of `bench.images.open_images`, or of a folder of pictures with one folder a class.
+    """Images of a source of `bench.sources.open_images`, or of a folder of pictures with one folder a class.
 
     Args:
         source: name or path.
@@ -23,13 +23,13 @@ def open_labelled(source: str, resolution: int, data_root: Path | None = None, s
     """
     folder = Path(source)
     if source in datasets.DATASETS or not folder.is_dir() or (folder / shards.MANIFEST).exists():
-        opened = images.open_images(source, data_root=data_root, split=split, resolution=resolution)
+        opened = sources.open_images(source, data_root=data_root, split=split, resolution=resolution)
     else:
         if split is not None:
             raise InputError(f"{source}: split {split} was asked for, but only a data set by name has splits")
         _check_large_enough(folder, resolution)
         classes = sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
-        opened = images.open_folder(folder, source, resolution, classes or None)
+        opened = image_files.open_folder(folder, source, resolution, classes or None)
     if not opened.has_labels:
         raise InputError(f"data {source}: no class labels, which networks are trained with; use a set that has them")
     return opened

@@ -119,7 +119,7 @@ def encode(
     """Encode a data set into `out`; a broken-off run goes on, and files whose checksum does not fit are made again.
 
     Args:
-        source: as `bench.images.open_images` takes it.
+        source: as `bench.sources.open_images` takes it.
         out: directory.
         resolution: side in pixels.
         vae: as `bench.decoding.open_decoder` takes it.

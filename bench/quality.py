@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench import environment, features, images, quality_values, reference_manifest, shards
+from bench import environment, features, images, quality_values, reference_manifest, shards, sources
 from bench import reference as references
 from bench.features import ExtractorSpec, Weights
 from bench.images import Images
@@ -131,7 +131,7 @@ def open_samples(source: str, data_root: Path | None = None, size: tuple[int, in
     """Images from where they lie.
 
     Args:
-        source: a data set by name, or `NAME/SPLIT`; otherwise as `images.open_images` takes it.
+        source: a data set by name, or `NAME/SPLIT`; otherwise as `sources.open_images` takes it.
         data_root: where local copies of data sets lie.
         size: (H, W) of what they are compared with; a data set without a native resolution is cropped to it.
 
@@ -142,10 +142,10 @@ def open_samples(source: str, data_root: Path | None = None, size: tuple[int, in
 
     name, _, split = source.partition("/")
     if name not in datasets.DATASETS:
-        return images.open_images(source)
+        return sources.open_images(source)
     height, width = size or (0, 1)
     side = height if height == width and not datasets.DATASETS[name].native else None
-    return images.open_images(name, data_root=data_root, split=split or None, resolution=side)
+    return sources.open_images(name, data_root=data_root, split=split or None, resolution=side)
 
 
 def open_reference(source: str, data_root: Path | None, size: tuple[int, int]) -> Images | Reference:

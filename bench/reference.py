@@ -20,11 +20,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench import features, images, reference_manifest, results
+from bench import features, image_files, reference_manifest, results
 from bench.features import Weights
 from bench.images import Images
 from bench.reference_manifest import ChecksumError, Entry
 from bench.statistics import Moments, Statistics
+from bench.streams import StreamedImages
 from dydit.errors import InputError
 from dydit.files import atomic_path
 
@@ -57,7 +58,7 @@ class Reference:
 
 
 def build(
-    source: Images,
+    source: Images | StreamedImages,
     extractor: str,
     weights: Path | Weights | None = None,
     *,
@@ -218,7 +219,7 @@ def read(path: str | Path, sha256: str | None = None) -> Reference:
         raise InputError(f"{path}: features is {rows.dtype} {rows.shape}; it must be float32 (n, {pool.dimensions})")
     if rows is not None and not np.isfinite(rows).all():
         raise InputError(f"{path}: NaN or infinite values in features; build it again")
-    shown = images.open_images(path) if "arr_0" in stored else None
+    shown = image_files.open_npz(path, str(path)) if "arr_0" in stored else None
     if record is None:
         name, extractor, size = path.stem, None, None if shown is None else shown.size
     else:

@@ -14,6 +14,7 @@ from dydit.errors import InputError
 if TYPE_CHECKING:
     from bench.images import Images
     from bench.reference_manifest import Entry
+    from bench.streams import StreamedImages
 
 HELP = "build, merge, verify or list reference statistics"
 OUT = None
@@ -34,6 +35,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     build.add_argument("--weights", type=Path, metavar="FILE", help="the extractor's weights, if not where it looks")
     build.add_argument("--weights-sha256", metavar="HEX", help="of weights other than the published ones")
     build.add_argument("--part", metavar="K/N", help="of the K-th of N parts alone, to share the work; then `merge`")
+    about = "read a data set as it comes from the hub or from parquet files, with no copy of it on the disk"
+    build.add_argument("--streaming", action="store_true", help=about)
     about = "join the statistics of all parts of a data set"
     merge = actions.add_parser("merge", help=about, description=about, allow_abbrev=False)
     merge.add_argument("name", metavar="NAME", help="of the whole")
@@ -144,24 +147,31 @@ def _name(options: argparse.Namespace, entry: Entry | None) -> str:
     return f"{name}.{number}of{of}"
 
 
-def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images, dict[str, object]]:
+def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images | StreamedImages, dict[str, object]]:
     """The images to build from, and how they were come by, for the sidecar.
 
     Raises:
         InputError: images that cannot be opened, or that are not what the manifest says.
     """
-    from bench import environment
-    from bench.images import open_images, part
+    from bench import datasets, environment, sources
+    from bench.images import part
 
     source, split, resolution = options.source, options.split, options.resolution
     if entry is not None:
         source, split, resolution = entry.dataset, split or entry.split, resolution or entry.resolution
-    images = open_images(source, data_root=options.data_root, split=split, resolution=resolution)
+    where = {"data_root": options.data_root, "split": split, "resolution": resolution}
+    if options.streaming and (source not in datasets.DATASETS or options.part):
+        raise InputError(f"{source}: --streaming reads a data set by name, the whole of it; leave it or --part out")
+    images: Images | StreamedImages
+    if options.streaming:
+        images = datasets.open_stream(source, **where)
+    else:
+        images = whole = sources.open_images(source, **where)
     if entry is not None and split == entry.split and len(images) != entry.images:
         raise InputError(f"{entry.name}: {len(images)} images, the manifest says {entry.images}; get the whole set")
     record: dict[str, object] = {"dataset": environment.portable(source), "split": split, "part": options.part}
     if options.part is not None:
-        images = part(images, *_part(options.part))
+        images = part(whole, *_part(options.part))
     return images, record | {"preprocessing": images.preprocessing, "environment": environment.record()}
 
 

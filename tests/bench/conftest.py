@@ -1,10 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from bench import features, inception
@@ -26,3 +28,20 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> features.Weig
     path: Path = tmp_path_factory.mktemp("inception") / "inception.pth"
     inception.write_random_weights(path)
     return features.extractor("inception-v3-compat").weights(path, features.file_sha256(path))
+
+
+@pytest.fixture
+def random_pictures() -> Callable[..., list[Image.Image]]:
+    """Pictures of random pixels: (count, height, width, seed) -> RGB."""
+
+    def draw(count: int, height: int, width: int, seed: int = 0) -> list[Image.Image]:
+        array = np.random.default_rng(seed).integers(0, 256, (count, height, width, 3), dtype=np.uint8)
+        return [Image.fromarray(picture) for picture in array]
+
+    return draw
+
+
+@pytest.fixture
+def stacked() -> Callable[[Iterable[torch.Tensor]], np.ndarray]:
+    """All images of a set as (N, H, W, 3)."""
+    return lambda opened: torch.stack(list(opened)).permute(0, 2, 3, 1).numpy()

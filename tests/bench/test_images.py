@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +12,14 @@ import pytest
 import torch
 from PIL import Image
 
-from bench import digits, images, pictures, shards
+from bench import digits, image_files, images, pictures, shards, sources
 from dydit import InputError
+
+Stacked = Callable[[images.Images], np.ndarray]
 
 
 def random_pixels(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
-
-
-def stacked(opened: images.Images) -> np.ndarray:
-    """All images as (N, H, W, 3)."""
-    return torch.stack(list(opened)).permute(0, 2, 3, 1).numpy()
 
 
 def test_tensors_come_back_image_by_image() -> None:
@@ -76,27 +74,27 @@ def test_asking_for_labels_that_are_not_known_is_refused() -> None:
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
-def test_npz(tmp_path: Path, channels: int, save: object) -> None:
+def test_npz(tmp_path: Path, channels: int, save: object, stacked: Stacked) -> None:
     array = random_pixels(5, 4, 6, channels)
     save(tmp_path / "a.npz", arr_0=array, arr_1=np.arange(5, dtype=np.int32))
-    opened = images.open_images(tmp_path / "a.npz")
+    opened = sources.open_images(tmp_path / "a.npz")
     assert (opened.name, opened.size, len(opened)) == (str(tmp_path / "a.npz"), (4, 6), 5)
     assert np.array_equal(stacked(opened), np.broadcast_to(array, (5, 4, 6, 3)))
     assert opened.labels.dtype == torch.int64 and opened.labels.tolist() == [0, 1, 2, 3, 4]
 
 
-def test_npz_in_fortran_order_and_without_labels(tmp_path: Path) -> None:
+def test_npz_in_fortran_order_and_without_labels(tmp_path: Path, stacked: Stacked) -> None:
     array = random_pixels(5, 4, 6, 3)
     np.savez(tmp_path / "a.npz", mu=np.zeros(9), arr_0=np.asfortranarray(array))
-    opened = images.open_images(tmp_path / "a.npz")
+    opened = sources.open_images(tmp_path / "a.npz")
     assert np.array_equal(stacked(opened), array)
     assert not opened.has_labels
 
 
-def test_an_uncompressed_npz_is_mapped_and_the_map_is_not_sent_along(tmp_path: Path) -> None:
+def test_an_uncompressed_npz_is_mapped_and_the_map_is_not_sent_along(tmp_path: Path, stacked: Stacked) -> None:
     array = random_pixels(50, 32, 32, 3)
     np.savez(tmp_path / "a.npz", array)
-    opened = images.open_images(tmp_path / "a.npz")
+    opened = sources.open_images(tmp_path / "a.npz")
     first = opened[0]
     sent = pickle.dumps(opened)  # what a worker process of a DataLoader gets
     assert len(sent) < 2000 < array.nbytes
@@ -106,7 +104,7 @@ def test_an_uncompressed_npz_is_mapped_and_the_map_is_not_sent_along(tmp_path: P
 
 def test_changing_an_image_does_not_change_the_file(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8))
-    opened = images.open_images(tmp_path / "a.npz")
+    opened = sources.open_images(tmp_path / "a.npz")
     opened[0].fill_(9)
     assert opened[0].sum() == 0
 
@@ -125,14 +123,14 @@ def test_changing_an_image_does_not_change_the_file(tmp_path: Path) -> None:
 def test_other_arrays_are_refused(tmp_path: Path, array: np.ndarray, name: str) -> None:
     np.savez(tmp_path / "a.npz", **{name: array})
     with pytest.raises(InputError, match=r"a\.npz: .*arr_0"):
-        images.open_images(tmp_path / "a.npz")
+        sources.open_images(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("labels", [np.zeros(3, np.int64), np.zeros(2), np.array(["cat", "dog"])])
 def test_other_labels_are_refused(tmp_path: Path, labels: np.ndarray) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8), labels)
     with pytest.raises(InputError, match=r"a\.npz: arr_1 is"):
-        images.open_images(tmp_path / "a.npz")
+        sources.open_images(tmp_path / "a.npz")
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -142,21 +140,21 @@ def test_a_truncated_npz_is_refused(tmp_path: Path, save: object, keep: int) -> 
     save(path, random_pixels(2, 8, 8, 3))
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"a\.npz: no whole"):
-        images.open_images(path)
+        sources.open_images(path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
 @pytest.mark.parametrize("piece", [100, 2**24])
 def test_damaged_pixels_are_refused(tmp_path: Path, save: object, piece: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "_PIECE", piece)
+    monkeypatch.setattr(image_files, "_PIECE", piece)
     path = tmp_path / "a.npz"
     save(path, random_pixels(20, 32, 32, 3))
-    assert len(images.open_images(path)) == 20
+    assert len(sources.open_images(path)) == 20
     content = bytearray(path.read_bytes())
     content[50_000] ^= 1  # far behind what is read with the headers
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.npz: no whole"):
-        images.open_images(path)
+        sources.open_images(path)
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
@@ -171,7 +169,7 @@ def test_another_checksum_is_refused(tmp_path: Path, save: object, member: int) 
     content[entry + 16] ^= 1
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"a\.npz: no whole .*CRC"):
-        images.open_images(path)
+        sources.open_images(path)
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -182,7 +180,7 @@ def test_an_array_shorter_or_longer_than_its_shape_is_refused(tmp_path: Path, me
         np.lib.format.write_array_header_1_0(member, {"descr": "|u1", "fortran_order": False, "shape": (2, 4, 4, 3)})
         member.write(bytes(count))
     with pytest.raises(InputError, match=r"a\.npz: no whole"):
-        images.open_images(path)
+        sources.open_images(path)
 
 
 # Shards
@@ -199,10 +197,10 @@ def write_run(directory: Path, array: np.ndarray, unit: int) -> shards.Manifest:
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_shards(tmp_path: Path, channels: int) -> None:
+def test_shards(tmp_path: Path, channels: int, stacked: Stacked) -> None:
     array = random_pixels(7, 4, 6, channels)
     write_run(tmp_path, array, 3)
-    opened = images.open_images(tmp_path)
+    opened = sources.open_images(tmp_path)
     assert (opened.name, opened.size, len(opened)) == (str(tmp_path), (4, 6), 7)
     assert np.array_equal(stacked(opened), np.broadcast_to(array, (7, 4, 6, 3)))
     for index in (6, 0, 3, 2):
@@ -216,13 +214,13 @@ def test_an_unfinished_run_is_refused(tmp_path: Path) -> None:
     shards.unit_path(tmp_path, 1).unlink()
     assert manifest.units == 3
     with pytest.raises(InputError, match="1 of 3 units are missing, the first is 1"):
-        images.open_images(tmp_path)
+        sources.open_images(tmp_path)
 
 
 def test_a_manifest_of_something_else_is_refused(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text("{}")
     with pytest.raises(InputError, match=r"manifest\.json"):
-        images.open_images(tmp_path)
+        sources.open_images(tmp_path)
 
 
 # Folders
@@ -234,7 +232,7 @@ def draw(path: Path, array: np.ndarray, **options: object) -> Path:
     return path
 
 
-def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path, stacked: Stacked) -> None:
     array = random_pixels(5, 4, 6, 3)
     draw(tmp_path / "b" / "2.PNG", array[3])
     draw(tmp_path / "b" / "10.bmp", array[2])
@@ -244,7 +242,7 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
     draw(tmp_path / ".hidden" / "y.png", array[0])
     draw(tmp_path / "b" / "._2.png", array[0])
     (tmp_path / "notes.txt").write_text("no picture")
-    opened = images.open_images(tmp_path)
+    opened = sources.open_images(tmp_path)
     assert (opened.size, len(opened), opened.has_labels) == ((4, 6), 5, False)
     assert np.array_equal(stacked(opened), array)
 
@@ -253,7 +251,7 @@ def test_jpeg_and_grey_files(tmp_path: Path) -> None:
     grey = random_pixels(4, 4)
     draw(tmp_path / "a.png", grey)
     draw(tmp_path / "b.jpg", np.full((4, 4, 3), 77, np.uint8), quality=100)
-    opened = images.open_images(tmp_path)
+    opened = sources.open_images(tmp_path)
     assert np.array_equal(opened[0].numpy(), np.broadcast_to(grey, (3, 4, 4)))
     assert (opened[1].int() - 77).abs().max() <= 1
 
@@ -262,15 +260,15 @@ def test_class_folders_may_be_links(tmp_path: Path) -> None:
     draw(tmp_path / "elsewhere" / "x.png", random_pixels(4, 4, 3))
     (tmp_path / "set").mkdir()
     (tmp_path / "set" / "cat").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
-    assert len(images.open_images(tmp_path / "set")) == 1
+    assert len(sources.open_images(tmp_path / "set")) == 1
 
 
-def test_mixed_resolutions_are_refused_unless_cropped(tmp_path: Path) -> None:
+def test_mixed_resolutions_are_refused_unless_cropped(tmp_path: Path, stacked: Stacked) -> None:
     draw(tmp_path / "a.png", random_pixels(8, 8, 3))
     path = draw(tmp_path / "b.png", random_pixels(8, 12, 3))
     with pytest.raises(InputError, match=r"a\.png is 8x8 pixels, .*b\.png is 8x12"):
-        images.open_images(tmp_path)
-    opened = images.open_images(tmp_path, resolution=4)
+        sources.open_images(tmp_path)
+    opened = sources.open_images(tmp_path, resolution=4)
     assert opened.size == (4, 4) and opened.preprocessing == pictures.PREPROCESSING
     with Image.open(path) as image:
         assert np.array_equal(stacked(opened)[1], np.asarray(pictures.centre_crop(image, 4)))
@@ -280,7 +278,7 @@ def test_a_broken_header_is_named_on_opening(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", random_pixels(8, 8, 3))
     (tmp_path / "b.png").write_bytes(b"\x89PNG\r\n")
     with pytest.raises(InputError, match=r"b\.png: not a picture"):
-        images.open_images(tmp_path)
+        sources.open_images(tmp_path)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip"])
@@ -291,7 +289,7 @@ def test_broken_pixels_are_named_on_reading(tmp_path: Path, damage: str) -> None
     if damage == "flip":
         content[200] ^= 255
     path.write_bytes(content[:400] if damage == "cut" else content)
-    opened = images.open_images(tmp_path, resolution=8)
+    opened = sources.open_images(tmp_path, resolution=8)
     assert opened[0].shape == (3, 8, 8)
     with pytest.raises(InputError, match=r"b\.png: not a whole picture"):
         opened[1]
@@ -299,7 +297,7 @@ def test_broken_pixels_are_named_on_reading(tmp_path: Path, damage: str) -> None
 
 def test_a_file_that_changed_its_size_is_refused(tmp_path: Path) -> None:
     path = draw(tmp_path / "a.png", random_pixels(8, 8, 3))
-    opened = images.open_images(tmp_path)
+    opened = sources.open_images(tmp_path)
     draw(path, random_pixels(8, 9, 3))
     with pytest.raises(InputError, match=r"a\.png: changed to 8x9"):
         opened[0]
@@ -308,20 +306,20 @@ def test_a_file_that_changed_its_size_is_refused(tmp_path: Path) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("no picture")
     with pytest.raises(InputError, match="no PNG"):
-        images.open_images(tmp_path)
+        sources.open_images(tmp_path)
 
 
 def test_class_folders_give_labels_by_name(tmp_path: Path) -> None:
     for name, count in (("wolf", 2), ("ape", 1), ("cat", 1)):
         for number in range(count):
             draw(tmp_path / name / f"{number}.png", random_pixels(4, 4, 3))
-    opened = images.open_folder(tmp_path, "animals", classes=3)
+    opened = image_files.open_folder(tmp_path, "animals", classes=3)
     assert opened.labels.tolist() == [0, 1, 2, 2]
     with pytest.raises(InputError, match="3 class folders"):
-        images.open_folder(tmp_path, "animals", classes=4)
+        image_files.open_folder(tmp_path, "animals", classes=4)
     draw(tmp_path / "stray.png", random_pixels(4, 4, 3))
     with pytest.raises(InputError, match=r"stray\.png"):
-        images.open_folder(tmp_path, "animals", classes=3)
+        image_files.open_folder(tmp_path, "animals", classes=3)
 
 
 # What to open
@@ -329,18 +327,18 @@ def test_class_folders_give_labels_by_name(tmp_path: Path) -> None:
 
 def test_digits_by_name_and_a_folder_of_that_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = digits.load()
-    opened = images.open_images("digits")
+    opened = sources.open_images("digits")
     assert torch.equal(torch.stack(list(opened))[:, 1:2], data.images) and torch.equal(opened.labels, data.labels)
     draw(tmp_path / "digits" / "a.png", random_pixels(4, 4, 3))
     monkeypatch.chdir(tmp_path)
-    assert len(images.open_images("digits")) == 1797
-    assert len(images.open_images("./digits")) == 1
+    assert len(sources.open_images("digits")) == 1797
+    assert len(sources.open_images("./digits")) == 1
 
 
 def test_names_are_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8))
     monkeypatch.chdir(tmp_path)
-    opened = images.open_images("a.npz")
+    opened = sources.open_images("a.npz")
     assert opened.name == "a.npz"
     monkeypatch.chdir("/")
     assert opened[1].shape == (3, 4, 4)  # found again from elsewhere
@@ -348,17 +346,17 @@ def test_names_are_as_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_nothing_there_lists_the_data_sets() -> None:
     with pytest.raises(InputError, match=r"nowhere\.npz: no such file or folder.*imagenet, cifar10"):
-        images.open_images("nowhere.npz")
+        sources.open_images("nowhere.npz")
 
 
 def test_a_split_of_a_file_is_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8))
     with pytest.raises(InputError, match="split train"):
-        images.open_images(tmp_path / "a.npz", split="train")
+        sources.open_images(tmp_path / "a.npz", split="train")
 
 
 def test_finished_images_are_not_resized(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", np.zeros((2, 4, 4, 3), np.uint8))
-    assert len(images.open_images(tmp_path / "a.npz", resolution=4)) == 2
+    assert len(sources.open_images(tmp_path / "a.npz", resolution=4)) == 2
     with pytest.raises(InputError, match="4x4 pixels, asked for 8x8"):
-        images.open_images(tmp_path / "a.npz", resolution=8)
+        sources.open_images(tmp_path / "a.npz", resolution=8)

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics
 
-from bench import digits, digits_cnn, features, images, reference, reference_manifest, statistics
+from bench import datasets, digits, digits_cnn, features, images, reference, reference_manifest, statistics
 from bench.reference import Reference
 from bench.statistics import Statistics
 from dydit.errors import InputError
@@ -444,7 +444,7 @@ def test_what_is_missing_comes_with_its_remedy(root: Path, tmp_path: Path) -> No
 
 def test_building_the_digits_again_gives_the_committed_numbers() -> None:
     committed = reference.resolve("digits")
-    again = reference.build(images.open_images("digits"), "digits-cnn", name="digits", record=RECORD)
+    again = reference.build(datasets.open_dataset("digits"), "digits-cnn", name="digits", record=RECORD)
     close(again.pool, committed.pool, 1e-9)
     assert again.spatial is not None and committed.spatial is not None
     close(again.spatial, committed.spatial, 1e-9)

@@ -8,9 +8,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import datasets as hub
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import cli, digits, digits_cnn, features, images, pictures, reference, reference_manifest, reference_verify
 from bench.commands import stats as stats_command
@@ -136,6 +138,29 @@ def test_own_images_of_a_file(root: Path, stats: Stats, tmp_path: Path) -> None:
     assert (built.name, built.pool.count, built.record["split"]) == ("mine", 70, None)
 
 
+def test_a_stream_gives_the_same_statistics_and_leaves_no_copy(
+    root: Path,
+    stats: Stats,
+    tmp_path: Path,
+    random_pictures: Callable[..., list[Image.Image]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    columns = {"img": random_pictures(70, 32, 32), "label": [0] * 70}
+    (tmp_path / "data").mkdir()
+    kinds = hub.Features({"img": hub.Image(), "label": hub.ClassLabel(num_classes=10)})
+    hub.Dataset.from_dict(columns, features=kinds).to_parquet(tmp_path / "data" / "train-0.parquet", batch_size=30)
+    monkeypatch.setattr(hub.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    arguments = ["build", "cifar10", "--data-root", tmp_path, "--resolution", "8", "--extractor", "digits-cnn"]
+
+    assert stats(*arguments, "--name", "streamed", "--streaming")[0] == 0
+    assert not list((tmp_path / "cache").rglob("*.arrow"))
+    assert stats(*arguments, "--name", "mapped")[0] == 0
+    assert list((tmp_path / "cache").rglob("*.arrow"))
+    streamed, mapped = (root / "statistics" / f"{name}.npz" for name in ("streamed", "mapped"))
+    assert streamed.read_bytes() == mapped.read_bytes()
+    assert reference.resolve(streamed).record["preprocessing"] == "adm-centre-crop"
+
+
 def test_a_departure_from_the_manifest_gets_a_name_of_its_own(root: Path, stats: Stats) -> None:
     weights = digits_cnn.DIGITS_WEIGHTS
     arguments = ["--weights", weights, "--weights-sha256", features.file_sha256(weights)]
@@ -217,6 +242,7 @@ def test_the_committed_statistics_verify() -> None:
         (["build", "somewhere", "--name", "digits"], "--name digits"),
         (["build", "digits", "--name", "half"], "--name half"),
         (["build", "nowhere", "--name", "mine", "--extractor", "digits-cnn"], "nowhere"),
+        (["build", "nowhere", "--name", "mine", "--extractor", "digits-cnn", "--streaming"], "a data set by name"),
         (["build", "nowhere", "--name", "mine", "--extractor", "vgg"], "digits-cnn, inception-v3-compat"),
         (["build", "digits", "--split", "test"], "no split 'test'"),
         (["build", "digits", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
@@ -267,6 +293,7 @@ def digits_images() -> images.Images:
         (("build", "digits", "--part", "third"), "K/N"),
         (("build", "digits", "--part", "4/3"), "there is none"),
         (("build", "digits", "--part", "0/3"), "there is none"),
+        (("build", "digits", "--part", "1/3", "--streaming"), "leave it or --part out"),
         (("merge", "digits", "absent.npz"), "absent.npz"),
         (("merge", "half", "absent.npz"), "ready made"),
         (("merge", "a/b", "absent.npz"), "no file name"),
