@@ -9,7 +9,9 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from bench import features, inception
+from bench import features, inception, reference, statistics
+from bench.reference import Reference
+from bench.statistics import Statistics
 
 
 @pytest.fixture
@@ -45,3 +47,30 @@ def random_pictures() -> Callable[..., list[Image.Image]]:
 def stacked() -> Callable[[Iterable[torch.Tensor]], np.ndarray]:
     """All images of a set as (N, H, W, 3)."""
     return lambda opened: torch.stack(list(opened)).permute(0, 2, 3, 1).numpy()
+
+
+@pytest.fixture(scope="session")
+def made_up() -> Callable[..., Reference]:
+    """(n, seed, d) -> statistics of n random rows, all of which are kept up to `reference.ROWS`."""
+
+    def make(n: int, seed: int = 0, d: int = 5) -> Reference:
+        rows = np.random.default_rng(seed).normal(3.0, 2.0, (n, d))
+        record = {"dataset": "digits", "split": "all", "preprocessing": "native", "weights_sha256": "0" * 64}
+        kept = rows[reference._evenly_spaced(n, min(n, reference.ROWS))].astype(np.float32)
+        pool, spatial = statistics.of_features(rows), statistics.of_features(rows[:, :3])
+        return Reference("rows", "digits-cnn", (8, 8), pool, spatial, kept, None, record)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def close() -> Callable[[Statistics, Statistics, float], None]:
+    """Both are of as many rows, and agree to `rtol` of the largest entry."""
+
+    def check(one: Statistics, other: Statistics, rtol: float) -> None:
+        assert one.count == other.count
+        for key in ("mean", "covariance"):
+            wanted = getattr(other, key)
+            np.testing.assert_allclose(getattr(one, key), wanted, rtol=rtol, atol=rtol * np.abs(wanted).max())
+
+    return check

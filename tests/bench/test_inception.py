@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench import inception
+from bench import images, inception, quality
 from bench.features import Weights
 from dydit.errors import InputError
 
@@ -105,3 +105,45 @@ def test_truncated_weights_are_refused(weights: Path, tmp_path: Path) -> None:
     path.write_bytes(weights.read_bytes()[:100_000])
     with pytest.raises(InputError, match="not a readable file of tensors"):
         inception.check_weights(path)
+
+
+def test_quality_is_what_torch_fidelity_measures(inception_weights: Weights) -> None:
+    """With random weights, against its own InceptionV3; FID is left out, 2048 features take seconds."""
+    import torch_fidelity
+
+    generator = torch.Generator().manual_seed(0)
+    made, true = (
+        images.of_tensor(torch.randint(low, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), "made")
+        for low, count in ((0, 12), (20, 5))
+    )
+    metrics = ["IS", "precision", "recall", "KID"]
+    ours = quality.measure(made, true, extractor="inception-v3-compat", weights=inception_weights, metrics=metrics)
+    with torch.random.fork_rng(devices=[]):
+        theirs = torch_fidelity.calculate_metrics(
+            input1=made,
+            input2=true,
+            feature_extractor="inception-v3-compat",
+            feature_extractor_weights_path=str(inception_weights.path),
+            isc=True,
+            isc_splits=6,
+            samples_shuffle=False,
+            kid=True,
+            kid_subset_size=5,
+            prc=True,
+            rng_seed=0,
+            batch_size=12,
+            cuda=False,
+            save_cpu_ram=True,
+            cache=False,
+            verbose=False,
+        )
+    for metric, key in (
+        ("precision", "precision"),
+        ("recall", "recall"),
+        ("KID", "kernel_inception_distance_mean"),
+    ):
+        np.testing.assert_allclose(ours[metric].value, theirs[key], rtol=1e-4, err_msg=metric)
+        assert ours[metric].value != 0.0
+    # Random weights tell little apart: what matters of the score is how far it is above 1.
+    np.testing.assert_allclose(ours["IS"].value - 1, theirs["inception_score_mean"] - 1, rtol=1e-2)
+    assert ours.rows()[0]["metric"] == "IS[inception-v3-compat]" and ours["IS"].low is None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch_fidelity.metric_fid import fid_features_to_statistics
 
-from bench import datasets, digits, digits_cnn, features, images, reference, reference_manifest, statistics
+from bench import datasets, digits, digits_cnn, features, images, reference, reference_manifest
 from bench.reference import Reference
 from bench.statistics import Statistics
 from dydit.errors import InputError
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 RECORD = {"dataset": "digits", "split": "all", "preprocessing": "native"}
 MANIFEST = """
@@ -47,37 +47,12 @@ extractor = "digits-cnn"
 """
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """8x8 images gain nothing from threads that wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def digit_images(n: int) -> images.Images:
     return images.of_tensor(digits.load().images[:n], "digits")
 
 
 def build(n: int = 60, name: str = "built", **options: Any) -> Reference:
     return reference.build(digit_images(n), "digits-cnn", name=name, record=RECORD, **options)
-
-
-def made_up(n: int, seed: int = 0, d: int = 5) -> Reference:
-    """Statistics of random rows, all of which are kept up to `reference.ROWS`."""
-    rows = np.random.default_rng(seed).normal(3.0, 2.0, (n, d))
-    record = RECORD | {"weights_sha256": "0" * 64}
-    kept = rows[reference._evenly_spaced(n, min(n, reference.ROWS))].astype(np.float32)
-    gaussian = statistics.of_features(rows)
-    return Reference("rows", "digits-cnn", (8, 8), gaussian, statistics.of_features(rows[:, :3]), kept, None, record)
-
-
-def close(one: Statistics, other: Statistics, rtol: float) -> None:
-    assert one.count == other.count
-    for key in ("mean", "covariance"):
-        wanted = getattr(other, key)
-        np.testing.assert_allclose(getattr(one, key), wanted, rtol=rtol, atol=rtol * np.abs(wanted).max())
 
 
 def adm_arrays(seed: int = 0) -> dict[str, np.ndarray[Any, Any]]:
@@ -112,7 +87,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 # build
 
 
-def test_statistics_are_those_of_the_features() -> None:
+def test_statistics_are_those_of_the_features(close: Callable[..., None]) -> None:
     built = build(200)
     spec = features.extractor("digits-cnn")
     layers = [spec.features_layer, spec.spatial_layer]
@@ -129,7 +104,9 @@ def test_statistics_are_those_of_the_features() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
-def test_batch_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, batch_size: int) -> None:
+def test_batch_size_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, batch_size: int, close: Callable[..., None]
+) -> None:
     monkeypatch.setattr(reference, "ROWS", 20)
     one, other = build(60, batch_size=60), build(60, batch_size=batch_size)
     close(other.pool, one.pool, 1e-11)
@@ -148,68 +125,6 @@ def test_rows_beyond_the_limit_are_evenly_spaced(monkeypatch: pytest.MonkeyPatch
 def test_one_image_is_refused_before_any_work() -> None:
     with pytest.raises(InputError, match="1 images"):
         build(1)
-
-
-# merge
-
-
-@given(sizes=st.lists(st.integers(2, 80), min_size=1, max_size=5))
-@settings(max_examples=40, deadline=None)
-def test_parts_combine_to_the_whole(sizes: list[int]) -> None:
-    rows = np.random.default_rng(0).normal(50.0, 0.5, (sum(sizes), 5))
-    parts = [
-        replace(
-            made_up(2),
-            pool=statistics.of_features(part),
-            spatial=statistics.of_features(part[:, :3]),
-            rows=part.astype(np.float32),
-        )
-        for part in np.split(rows, np.cumsum(sizes)[:-1])
-    ]
-    merged = reference.merge(parts)
-    close(merged.pool, statistics.of_features(rows), 1e-10)
-    assert merged.spatial is not None and merged.rows is not None
-    close(merged.spatial, statistics.of_features(rows[:, :3]), 1e-10)
-    assert np.array_equal(merged.rows, rows.astype(np.float32))
-
-
-def test_parts_give_rows_by_their_share(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reference, "ROWS", 10)
-    parts = [made_up(30, seed=1), made_up(10, seed=2)]
-    merged = reference.merge(parts).rows
-    assert merged is not None and len(merged) == 10
-    counts = [sum((part.rows == row).all(axis=1).any() for row in merged) for part in parts if part.rows is not None]
-    assert counts == [7, 3]  # 7.5 and 2.5, of the 10 rows that each holds
-
-
-def test_merging_keeps_only_what_all_parts_have() -> None:
-    merged = reference.merge([made_up(30), replace(made_up(10), spatial=None, rows=None)])
-    assert merged.spatial is None and merged.rows is None and merged.pool.count == 40
-
-
-def test_merged_files_do_not_keep_the_checksum_of_a_part(tmp_path: Path) -> None:
-    for seed in (0, 1):
-        reference.write(tmp_path / f"{seed}.npz", made_up(10, seed))
-    merged = reference.merge([reference.read(tmp_path / f"{seed}.npz") for seed in (0, 1)])
-    assert "sha256" not in merged.record and merged.record["dataset"] == "digits"
-    reference.write(tmp_path / "both.npz", merged)
-    assert reference.read(tmp_path / "both.npz").pool.count == 20
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"extractor": "other"}, "extractor of rows is digits-cnn, of rows other"),
-        ({"size": (16, 16)}, r"size of rows is \(8, 8\), of rows \(16, 16\)"),
-        ({"record": RECORD | {"weights_sha256": "1" * 64}}, "weights_sha256"),
-        ({"pool": replace(made_up(10).pool, count=0)}, "how many images"),
-    ],
-)
-def test_parts_of_different_things_are_refused(change: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message):
-        reference.merge([made_up(10), replace(made_up(10), **change)])
-    with pytest.raises(InputError, match="no references"):
-        reference.merge([])
 
 
 # files
@@ -240,7 +155,7 @@ def test_the_layout_is_the_adm_evaluators(tmp_path: Path) -> None:
         assert np.array_equal(file["sigma"], built.pool.covariance) and file["mu_s"].shape == (112,)
 
 
-def test_a_reference_of_an_unknown_extractor_is_not_written(tmp_path: Path) -> None:
+def test_a_reference_of_an_unknown_extractor_is_not_written(tmp_path: Path, made_up: Callable[..., Reference]) -> None:
     with pytest.raises(InputError, match="extractor None"):
         reference.write(tmp_path / "a.npz", replace(made_up(10), extractor=None))
     with pytest.raises(InputError, match=r"\.npz"):
@@ -248,7 +163,7 @@ def test_a_reference_of_an_unknown_extractor_is_not_written(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_a_lost_sidecar_and_another_checksum_are_refused(tmp_path: Path) -> None:
+def test_a_lost_sidecar_and_another_checksum_are_refused(tmp_path: Path, made_up: Callable[..., Reference]) -> None:
     path = tmp_path / "a.npz"
     reference.write(path, made_up(10, seed=0))
     before = features.file_sha256(path)
@@ -330,7 +245,9 @@ def test_arrays_that_are_no_reference_are_refused(tmp_path: Path, key: str, chan
         ({"count": 11}, "10 images, its sidecar says 11"),
     ],
 )
-def test_an_unusable_sidecar_is_refused(tmp_path: Path, change: Any, message: str) -> None:
+def test_an_unusable_sidecar_is_refused(
+    tmp_path: Path, change: Any, message: str, made_up: Callable[..., Reference]
+) -> None:
     path = tmp_path / "a.npz"
     sidecar = reference.write(path, made_up(10))
     text = change if isinstance(change, str) else json.dumps(json.loads(sidecar.read_text()) | change)
@@ -340,7 +257,7 @@ def test_an_unusable_sidecar_is_refused(tmp_path: Path, change: Any, message: st
 
 
 @pytest.mark.parametrize("rows", [np.zeros((4, 3), np.float32), np.zeros((4, 5)), np.full((4, 5), np.nan, np.float32)])
-def test_unusable_rows_are_refused(tmp_path: Path, rows: Any) -> None:
+def test_unusable_rows_are_refused(tmp_path: Path, rows: Any, made_up: Callable[..., Reference]) -> None:
     path = tmp_path / "a.npz"
     reference.write(path, replace(made_up(10), rows=rows))
     with pytest.raises(InputError, match="features"):
@@ -399,7 +316,9 @@ def test_a_built_reference_is_found_by_name(root: Path) -> None:
         ({"dimensions": 5}, "5 features, digits-cnn has 64"),
     ],
 )
-def test_a_built_reference_of_something_else_is_refused(root: Path, change: dict[str, Any], message: str) -> None:
+def test_a_built_reference_of_something_else_is_refused(
+    root: Path, change: dict[str, Any], message: str, made_up: Callable[..., Reference]
+) -> None:
     built = made_up(60, d=5) if "dimensions" in change else build(change.get("images", 60))
     wrong = replace(
         built,
@@ -442,7 +361,7 @@ def test_what_is_missing_comes_with_its_remedy(root: Path, tmp_path: Path) -> No
 # the committed statistics
 
 
-def test_building_the_digits_again_gives_the_committed_numbers() -> None:
+def test_building_the_digits_again_gives_the_committed_numbers(close: Callable[..., None]) -> None:
     committed = reference.resolve("digits")
     again = reference.build(datasets.open_dataset("digits"), "digits-cnn", name="digits", record=RECORD)
     close(again.pool, committed.pool, 1e-9)
