@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+import contextlib
+import functools
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Protocol
 
 import pandas as pd
 import torch
-from torch.profiler import ProfilerActivity, profile
+
+from bench.timing import synchronise
+from dydit.engine import watched
 
 PARTS = (
     "embedding",
@@ -25,22 +30,52 @@ PARTS = (
 REPEATS = 5
 
 
+class Mark(Protocol):
+    """A moment: on a GPU an event in its stream, which makes nothing wait."""
+
+    def elapsed_time(self, end: Any, /) -> float:
+        """Milliseconds from here to `end`."""
+
+
+class _HostMark:
+    def __init__(self) -> None:
+        self.at = time.perf_counter()
+
+    def elapsed_time(self, end: _HostMark, /) -> float:
+        return (end.at - self.at) * 1e3
+
+
+def _event() -> Mark:
+    event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    event.record()
+    return event
+
+
+@contextlib.contextmanager
+def _timed(spans: list[tuple[str, Mark, Mark]], mark: Callable[[], Mark], part: str) -> Iterator[None]:
+    began = mark()
+    yield
+    spans.append((part, began, mark()))
+
+
 def measure(calls: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, dict[str, float]]:
-    """Mean ms of one call by part, and of the whole under `forward`, for each named call; calls take turns."""
+    """Mean ms of one call by part, and of the whole under `forward`, for each named call; calls take turns.
+
+    Triton's kernels fuse parts: gathering the tokens counts as `norm`, scattering them as `MLP`.
+    """
     totals: dict[str, dict[str, float]] = {name: dict.fromkeys((*PARTS, "forward"), 0.0) for name in calls}
-    activities = [ProfilerActivity.CPU] + [ProfilerActivity.CUDA] * (device.type == "cuda")
+    mark = _event if device.type == "cuda" else _HostMark
     for call in calls.values():
         call()
     for _ in range(REPEATS):
         for name, call in calls.items():
-            with profile(activities=activities) as watched, torch.profiler.record_function("forward"):
+            spans: list[tuple[str, Mark, Mark]] = []
+            clock = functools.partial(_timed, spans, mark)
+            with watched(clock), clock("forward"):
                 call()
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
-            for event in watched.key_averages():
-                if event.key in totals[name]:
-                    spent = event.device_time_total if device.type == "cuda" else event.cpu_time_total
-                    totals[name][event.key] += spent / 1e3 / REPEATS
+            synchronise(device)
+            for part, began, ended in spans:
+                totals[name][part] += began.elapsed_time(ended) / REPEATS
     return totals
 
 

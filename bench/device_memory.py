@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
+import ctypes
 import itertools
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +18,8 @@ from dydit.errors import InputError
 from dydit.slices import MEMORY_SHARE
 
 MIB = 2**20
-ENERGY_SECONDS = 1.0
-"""NVML's counter moves every 20 to 100 ms: energy is averaged over this long."""
+ENERGY_SECONDS = 0.6
+"""NVML's counter moves every 20 to 100 ms: energy is averaged from its first move to its last in this time."""
 
 
 @dataclass(frozen=True)
@@ -103,31 +103,37 @@ def _peak(call: Callable[[], object], device: torch.device) -> float:
 
 
 def _energy(call: Callable[[], object], device: torch.device) -> float | None:
-    if device.type != "cuda":
+    if device.type != "cuda" or (joules := _energy_counter(device)) is None:
         return None
-    with _energy_counter(device) as joules:
-        if joules is None:
-            return None
-        calls, began, start = 0, time.perf_counter(), joules()
-        while time.perf_counter() - began < ENERGY_SECONDS:
-            call()
-            synchronise(device)
-            calls += 1
-        return (joules() - start) / calls
+    calls, moves, began = 0, [(0, joules())], time.perf_counter()
+    while calls < 3 or time.perf_counter() - began < ENERGY_SECONDS:
+        call()
+        synchronise(device)
+        calls += 1
+        if (now := joules()) != moves[-1][1]:
+            moves.append((calls, now))
+    if len(moves) < 3:
+        return None
+    (first, before), (last, after) = moves[1], moves[-1]
+    return (after - before) / (last - first)
 
 
-@contextlib.contextmanager
-def _energy_counter(device: torch.device) -> Iterator[Callable[[], float] | None]:
-    """A function giving joules since the driver started; None without NVML."""
+def _energy_counter(device: torch.device) -> Callable[[], float] | None:
+    """A function giving joules since the driver started; None where NVML or its counter is missing."""
     try:
-        import pynvml
+        nvml = ctypes.CDLL("libnvidia-ml.so.1")
+    except OSError:
+        return None
+    handle, millijoules = ctypes.c_void_p(), ctypes.c_ulonglong()
+    # By UUID: CUDA may number devices in another order, or see some of them alone.
+    uuid = f"GPU-{torch.cuda.get_device_properties(device).uuid}".encode()
 
-        pynvml.nvmlInit()
-    except Exception:  # no library or no driver: both mean that there is no counter
-        yield None
-        return
-    try:
-        handle = pynvml.nvmlDeviceGetHandleByIndex(device.index or 0)
-        yield lambda: float(pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)) / 1e3
-    finally:
-        pynvml.nvmlShutdown()
+    def failed() -> int:
+        return int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle, ctypes.byref(millijoules)))
+
+    def joules() -> float:
+        failed()
+        return millijoules.value / 1e3
+
+    missing = nvml.nvmlInit_v2() or nvml.nvmlDeviceGetHandleByUUID(uuid, ctypes.byref(handle)) or failed()
+    return None if missing else joules

@@ -36,7 +36,7 @@ from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.engine import Engine
 from dydit.errors import InputError
-from dydit.sampling import Track, draw
+from dydit.sampling import Track, computing_in, draw
 from dydit.slices import WidthPlan
 
 ENGINES = ("static", "masked", "realised")
@@ -190,9 +190,7 @@ def sampling_model(options: Options, job: Job, unit: int) -> Model:
         model = Engine(network, WidthPlan.from_routers(network, job.run.timesteps))
     elif job.engine == "static":
         model = Engine(network)
-    if dtype is torch.float32:
-        return model
-    return lambda x, t, y: model(x.to(dtype), t, y).float()
+    return computing_in(dtype, model)
 
 
 def make_unit(

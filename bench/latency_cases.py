@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +17,7 @@ from dydit.dydit import DyDiT
 from dydit.engine import Engine
 from dydit.errors import InputError
 from dydit.flops import DYDIT_PAPER, MATMUL, macs
+from dydit.graphs import GraphedForward
 from dydit.routing import Routing
 from dydit.slices import WidthPlan
 
@@ -154,21 +155,25 @@ def cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Options) -
             if number == 0:
                 everything = macs(config, dynamic=True).total(MATMUL) / whole
                 found[f"masked {row.target}"] = Case("masked", row, profile, _masked(dynamic, routing), everything)
-            plan = WidthPlan.constant(routing, range(1000))
+            plan = WidthPlan.constant(drawn, range(1000))
             engine = _engine(options, dynamic, plan, routing.tokens.bool())
             ratio = macs(config, routing).total(MATMUL) / whole
             found[f"realised {row.target} {profile}"] = Case("realised", row, profile, engine, ratio)
     return found
 
 
+def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Choose the Triton tiles of all engines for these inputs; before anything is timed or captured."""
+    for case in engines.values():
+        engine = case.model.engine if isinstance(case.model, GraphedForward) else case.model
+        if isinstance(engine, Engine):
+            engine.tune(*given)
+
+
 def _engine(options: Options, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None) -> Forward:
     """The engine, static and dynamic with the same graph setting."""
     engine = Engine(model, plan, tokens)
-    if not options.graphs:
-        return engine
-    from dydit.graphs import GraphedForward
-
-    return GraphedForward(engine)
+    return GraphedForward(engine) if options.graphs else engine
 
 
 def _diffusers(static: DiT) -> Forward:

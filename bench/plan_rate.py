@@ -21,7 +21,7 @@ from dydit.config import VAE_DOWNSAMPLING, DiTConfig
 from dydit.diffusion import Model
 from dydit.errors import InputError
 from dydit.flops import MATMUL, macs
-from dydit.sampling import draw
+from dydit.sampling import computing_in, draw
 
 MEASURED_STEPS = 4
 """Sampling steps that are timed, fewer on a CPU; spread over the schedule as a run of so many steps has them."""
@@ -149,11 +149,11 @@ def _stand_in(options: generate.Options, network: Network, batch: int) -> tuple[
     rows = batch if options.scale == 1.0 else 2 * batch
     cases = latency_cases.cases(network.name, static, dynamic, rows, given)
     keys = {"static": "static", "masked": f"masked {target}", "realised": f"realised {target} even"}
-    forward, dtype = cases[keys[network.engine]].model, DTYPES[options.dtype]
+    forward = cases[keys[network.engine]].model
     decoder = None
     if options.vae is not None or not network.latent:
         decoder = decoding.open_decoder(network.config, options.vae, options.device)
-    return lambda x, t, y: forward(x.to(dtype), t, y).float(), decoder
+    return computing_in(DTYPES[options.dtype], forward), decoder
 
 
 def unit_of(options: generate.Options) -> int:

@@ -10,12 +10,12 @@ Shape letters: N images, T tokens, L blocks, C hidden size, H heads, D head widt
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.profiler import record_function
 
 from dydit.dit import DiT, DiTBlock
 from dydit.dydit import DyDiT, DyDiTBlock
@@ -82,6 +82,18 @@ class Engine:
             output[rows] = part
         assert output is not None
         return output
+
+    def tune(self, x: Tensor, t: Tensor, y: Tensor) -> None:
+        """Choose the fastest tiles of the Triton kernels for the shapes of this batch; nothing where they do not run.
+
+        Tuned engines of one process share their tiles, and differ from others by rounding.
+        """
+        from dydit import kernels  # here, since kernels.py builds on this file
+
+        if self.plan is not None and self.update is kernels.update_selected:
+            self.update = kernels.tune_and_update
+            self(x, t, y)
+            self.update = kernels.update_selected
 
     def run(self, x: Tensor, t: Tensor, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
         """One forward in which every image is at timestep `step`; on CUDA it never waits for the device."""
@@ -158,10 +170,11 @@ def update_selected(hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulat
     flat = hidden.view(-1, hidden.shape[-1])
     with span("gather"):
         index = chosen.flatten().nonzero().squeeze(1)  # (S,), rising: an image's tokens stay together
-        if len(index) == 0:
-            return
-        if len(index) == chosen.numel():
-            return update_all(hidden, weights, modulation)
+    if len(index) == 0:
+        return
+    if len(index) == chosen.numel():
+        return update_all(hidden, weights, modulation)
+    with span("gather"):
         ends = chosen.sum(1).cumsum(0).tolist()
         spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         selected = flat.index_select(0, index)
@@ -227,12 +240,24 @@ _CHUNK = 2**22
 """Elements of an intermediate on the CPU: larger ones leave the caches, and the allocator returns their pages."""
 
 
-def span(name: str) -> contextlib.AbstractContextManager[object]:
-    """Name a part of the forward for a profiler; nothing when none is watching."""
-    return record_function(name) if torch.autograd._profiler_enabled() else _NO_SPAN  # type: ignore[attr-defined]
-
-
+Watch = Callable[[str], contextlib.AbstractContextManager[object]]
 _NO_SPAN = contextlib.nullcontext()
+_watch: ContextVar[Watch] = ContextVar("watch", default=lambda _: _NO_SPAN)
+
+
+@contextlib.contextmanager
+def watched(watch: Watch) -> Iterator[None]:
+    """Inside, every named part of a forward runs within `watch(name)`: a clock, or `torch.profiler.record_function`."""
+    token = _watch.set(watch)
+    try:
+        yield
+    finally:
+        _watch.reset(token)
+
+
+def span(name: str) -> contextlib.AbstractContextManager[object]:
+    """Name a part of the forward for whoever watches."""
+    return _watch.get()(name)
 
 
 _OPEN = torch.ones(1, dtype=torch.bool)

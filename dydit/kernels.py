@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from dydit.engine import update_all
+from dydit.engine import span, update_all
 from dydit.errors import InputError
 from dydit.slices import MlpWeights
 
@@ -76,7 +76,10 @@ spill a thread in float32, none in bfloat16); they have not been timed on a devi
 FEW_ROWS = 2048
 """Up to this many rows R large tiles would leave most of the device idle."""
 
-_tuned: dict[tuple[torch.dtype, int, int, int], Tiles] = {}
+Shapes = tuple[torch.dtype, int, int, int]
+"""What tiles are tuned for: dtype, rows R, hidden channels of the MLP, and C."""
+
+_tuned: dict[Shapes, Tiles] = {}
 
 
 def update_function(kernels: str) -> Update:
@@ -136,13 +139,15 @@ def update_selected(
     index = torch.empty(rows, dtype=torch.int32, device=hidden.device)
     count = torch.empty(1, dtype=torch.int32, device=hidden.device)
     mask = chosen.contiguous().view(torch.uint8)
-    code.compact[(1,)](mask, index, count, rows, TILE=min(4096, _power_of_two(rows)), num_warps=8)
+    with span("gather"):
+        code.compact[(1,)](mask, index, count, rows, TILE=min(4096, _power_of_two(rows)), num_warps=8)
 
     normed = hidden.new_empty(rows, width)
     sizes = (capacity, tokens, width, shift.stride(0), scale.stride(0))
-    code.gather_modulate[(rows,)](
-        hidden, index, count, shift, scale, normed, *sizes, BLOCK=_power_of_two(width), num_warps=4
-    )
+    with span("norm"):
+        code.gather_modulate[(rows,)](
+            hidden, index, count, shift, scale, normed, *sizes, BLOCK=_power_of_two(width), num_warps=4
+        )
     if capacity:
         # Rows between the count and the capacity are zero, not uninitialised memory: a library's bfloat16 product
         # has been seen to carry a NaN into the row beside it.
@@ -152,8 +157,9 @@ def update_selected(
         where = (hidden, index, gate, count, capacity, tokens, gate.stride(0), width)
         code.scatter[grid](update, *where, ROWS=16, COLUMNS=128, num_warps=4)
     if capacity < rows:
-        tiles = tiles or _tiles_for(hidden.dtype, rows, *weights.fc1.shape)
-        _products(code, tiles, hidden, normed, index, count, weights, gate, capacity)
+        tiles = tiles or _tiles_for(_shapes(hidden, chosen, weights))
+        with span("MLP"):
+            _products(code, tiles, hidden, normed, index, count, weights, gate, capacity)
     return count
 
 
@@ -180,8 +186,15 @@ def tune(
     measure = measure or _device_code().median_ms
     arguments = (hidden.clone(), chosen, weights, modulation)
     times = {tiles: measure(partial(update_selected, *arguments, tiles=tiles)) for tiles in TILES[hidden.dtype]}
-    _tuned[hidden.dtype, chosen.numel(), *weights.fc1.shape] = min(times, key=times.__getitem__)
+    _tuned[_shapes(hidden, chosen, weights)] = min(times, key=times.__getitem__)
     return times
+
+
+def tune_and_update(hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulation: tuple[Tensor, ...]) -> Tensor:
+    """`update_selected` with its own tiles, after `tune` for shapes that were not tuned before."""
+    if _shapes(hidden, chosen, weights) not in _tuned:
+        tune(hidden, chosen, weights, modulation)
+    return update_selected(hidden, chosen, weights, modulation)
 
 
 def _products(
@@ -234,9 +247,15 @@ def _device_code() -> ModuleType:
     return triton_kernels
 
 
-def _tiles_for(dtype: torch.dtype, rows: int, wide: int, width: int) -> Tiles:
+def _shapes(hidden: Tensor, chosen: Tensor, weights: MlpWeights) -> Shapes:
+    wide, width = weights.fc1.shape
+    return hidden.dtype, chosen.numel(), wide, width
+
+
+def _tiles_for(shapes: Shapes) -> Tiles:
+    dtype, rows, _, _ = shapes
     candidates = TILES[dtype]
-    return _tuned.get((dtype, rows, wide, width), candidates[-1] if rows <= FEW_ROWS else candidates[0])
+    return _tuned.get(shapes, candidates[-1] if rows <= FEW_ROWS else candidates[0])
 
 
 def _interpreted() -> bool:

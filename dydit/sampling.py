@@ -39,6 +39,11 @@ def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tenso
     return torch.cat([torch.cat([eps, eps]), output[:, channels:]], dim=1)
 
 
+def computing_in(dtype: torch.dtype, model: Model) -> Model:
+    """A network of another dtype as samplers see it: their state, which its output moves, stays float32."""
+    return lambda x, t, y: model(x.to(dtype), t, y).float()
+
+
 def predict(model: Model, x: Tensor, timestep: int, y: Tensor, scale: float, null_label: int | None) -> Tensor:
     """Network output on images that share an original timestep, guided unless `scale` is 1.
 

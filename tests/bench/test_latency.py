@@ -5,6 +5,8 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from bench import breakdown, device_memory, latency, latency_cases, results, tim
 from bench.latency_cases import Options
 from bench.timing import Budget, Timed
 from dydit import InputError, model_config
+from dydit.engine import span
 
 QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
 COLUMNS = {
@@ -70,6 +73,47 @@ def test_engines_agree_on_what_they_compute() -> None:
         torch.testing.assert_close(found["static"].model(*given), static(*given), rtol=1e-4, atol=1e-4)
 
 
+def test_sampling_keeps_its_state_in_float32_around_a_network_in_bfloat16() -> None:
+    seen: list[torch.dtype] = []
+
+    def network(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return torch.zeros(len(x), 8, 4, 4, dtype=x.dtype)
+
+    case = latency_cases.Case("static", None, "", network, 1.0)
+    given = torch.randn(4, 4, 4, 4).bfloat16(), torch.zeros(4).long(), torch.tensor([1, 2, 10, 10])
+    assert latency._sampling(case, given, 3)().dtype == torch.float32
+    assert seen == [torch.bfloat16] * 3
+
+
+def test_the_parts_of_a_forward_on_a_gpu_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = now
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.at - self.at
+
+    def forward() -> None:
+        nonlocal now
+        for part in ("norm", "MLP", "norm"):
+            with span(part):
+                now += 1.0
+        now += 0.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    times = breakdown.measure({"static": forward}, torch.device("cuda"))["static"]
+    assert {part: spent for part, spent in times.items() if spent} == pytest.approx(
+        {"norm": 2.0, "MLP": 1.0, "forward": 3.5}
+    )
+
+
 def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breakdown, "REPEATS", 1)
     options = Options(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
@@ -105,6 +149,45 @@ def test_peak_memory_sees_an_allocation() -> None:
     footprint = device_memory.measure(lambda: torch.ones(64 * 2**20 // 4).sum(), torch.device("cpu"))
     assert footprint.peak_mib == pytest.approx(64, abs=0.1)
     assert footprint.energy_j is None
+
+
+@pytest.mark.parametrize(
+    ("missing", "energy"),
+    [("", 2.0), ("nvmlInit_v2", None), ("nvmlDeviceGetTotalEnergyConsumption", None)],
+)
+def test_energy_is_what_the_drivers_counter_gains_a_call(
+    missing: str, energy: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+
+    def consumption(_: object, millijoules: Any) -> int:
+        millijoules._obj.value = 10**6 + calls // 2 * 4000  # moves at every second call
+        return 0
+
+    nvml = SimpleNamespace(
+        nvmlInit_v2=lambda: 0,
+        nvmlDeviceGetHandleByUUID=lambda uuid, _: int(uuid != b"GPU-12-34"),
+        nvmlDeviceGetTotalEnergyConsumption=consumption,
+    )
+    if missing:
+        setattr(nvml, missing, lambda *_: 3)
+    monkeypatch.setattr(device_memory.ctypes, "CDLL", lambda _: nvml)
+    monkeypatch.setattr(device_memory, "ENERGY_SECONDS", 0.01)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="12-34"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert device_memory._energy(call, torch.device("cuda")) == energy
+
+
+def test_energy_is_unknown_without_the_drivers_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(device_memory.ctypes, "CDLL", absent)
+    assert device_memory._energy(lambda: None, torch.device("cuda")) is None
 
 
 @pytest.mark.parametrize(

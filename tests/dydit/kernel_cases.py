@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 import subprocess
@@ -155,6 +156,31 @@ def test_tuning_keeps_the_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
     agree(out, problem)
 
 
+def test_an_engine_tunes_for_every_shape_of_its_forward(
+    build: Callable[..., Any], draw: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dydit import triton_kernels
+
+    model = copy.deepcopy(build()).to(DEVICE)
+    x, t, y = (v.to(DEVICE) for v in draw(model, n=2))
+    t[:] = 500
+    widths = torch.arange(4) < torch.tensor([[2], [3]])
+    tuned = Engine(model, WidthPlan({500: (widths, widths)}), kernels="triton")
+    monkeypatch.setattr(kernels, "_tuned", {})
+    monkeypatch.setitem(kernels.TILES, torch.float32, (SMALL,))
+    monkeypatch.setattr(triton_kernels, "median_ms", lambda run: run() or 1.0)
+    wanted = tuned(x, t, y)
+    assert not kernels._tuned
+    tuned.tune(x, t, y)
+    assert kernels._tuned == {(torch.float32, 32, 48 * groups, 48): SMALL for groups in (2, 3)}
+    seen: list[str] = []
+    with engine.watched(lambda name: contextlib.nullcontext(seen.append(name))):
+        assert torch.equal(tuned(x, t, y), wanted)
+    own = ["token routing", "gather", "norm", "MLP"]
+    block = ["modulation", "norm", "qkv", "attention", "proj", *own]
+    assert seen == ["embedding", *block, *block, "final layer"]
+
+
 Refusal = Callable[..., AbstractContextManager[None]]
 
 
@@ -225,30 +251,40 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from dydit import kernels, triton_kernels
 
-INTEGERS = {"rows", "first", "tokens", "gate_stride", "columns", "depth"}
-for dtype, name in ((torch.bfloat16, "*bf16"), (torch.float32, "*fp32")):
-    pointers = {"count": "*i32", "index": "*i32"}
-    for kernel, tile in zip((triton_kernels.linear_gelu, triton_kernels.linear_scatter), kernels.TILES[dtype][0]):
-        constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "GROUP": tile.group}
-        constants |= {"WHOLE": True, "WIDEN": False}
-        signature = {
-            n: "constexpr" if n in constants else "i32" if n in INTEGERS else pointers.get(n, name)
-            for n in kernel.arg_names
-        }
-        aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(kernel.arg_names) if n not in constants}
-        built = triton.compile(
-            ASTSource(kernel, signature, constants, aligned),
-            target=GPUTarget("cuda", 90, 32),
-            options={"num_warps": tile.warps, "num_stages": tile.stages},
-        )
-        assert built.metadata.shared <= 227 * 1024, (kernel, tile)
-        assert ("wgmma.mma_async" in built.asm["ptx"]) == (dtype == torch.bfloat16), (kernel, tile)
+INTEGERS = set("rows first tokens gate_stride columns depth capacity width shift_stride scale_stride".split())
+POINTERS = {"count": "*i32", "index": "*i32", "chosen": "*u8"}
+
+
+def build(kernel, constants, values, warps, stages):
+    names = kernel.arg_names
+    signature = {
+        n: "constexpr" if n in constants else "i32" if n in INTEGERS else POINTERS.get(n, values) for n in names
+    }
+    aligned = {(i,): [["tt.divisibility", 16]] for i, n in enumerate(names) if n not in constants}
+    built = triton.compile(
+        ASTSource(kernel, signature, constants, aligned),
+        target=GPUTarget("cuda", 90, 32),
+        options={"num_warps": warps, "num_stages": stages},
+    )
+    assert built.metadata.shared <= 227 * 1024, (kernel, constants)
+    return built.asm["ptx"]
+
+
+build(triton_kernels.compact, {"TILE": 4096}, None, 8, 3)
+for dtype, values in ((torch.bfloat16, "*bf16"), (torch.float32, "*fp32")):
+    build(triton_kernels.gather_modulate, {"BLOCK": 2048}, values, 4, 3)
+    build(triton_kernels.scatter, {"ROWS": 16, "COLUMNS": 128}, values, 4, 3)
+    for tiles in kernels.TILES[dtype]:
+        for kernel, tile in zip((triton_kernels.linear_gelu, triton_kernels.linear_scatter), tiles):
+            constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "GROUP": tile.group}
+            ptx = build(kernel, constants | {"WHOLE": True, "WIDEN": False}, values, tile.warps, tile.stages)
+            assert ("wgmma.mma_async" in ptx) == (dtype == torch.bfloat16), (kernel, tile)
 """
 
 
 @pytest.mark.skipif(not INTERPRETED, reason="the other cases compile the kernels for this GPU")
 def test_the_compiler_takes_what_the_interpreter_takes(tmp_path: Any) -> None:
-    """Default tiles build for compute capability 9.0 without a GPU, on its tensor cores, within its shared memory."""
+    """All kernels build for compute capability 9.0 without a GPU, on its tensor cores, within its shared memory."""
     env = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"TRITON_CACHE_DIR": str(tmp_path)}
     source = tmp_path / "build.py"
     source.write_text(BUILD)
