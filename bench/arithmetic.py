@@ -21,16 +21,26 @@ def check_arithmetic(device: str, dtype: torch.dtype, tf32: bool) -> None:
 
 
 @contextlib.contextmanager
-def arithmetic(threads: int, tf32: bool) -> Iterator[None]:
-    """`threads` CPU threads and, on a GPU, float32 products from TF32 inputs or not; restored afterwards."""
-    before, matmul, cudnn = torch.get_num_threads(), torch.get_float32_matmul_precision(), torch.backends.cudnn
-    convolution = cudnn.allow_tf32
-    torch.set_num_threads(threads)
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    cudnn.allow_tf32 = tf32
+def cpu_threads(count: int) -> Iterator[None]:
+    """`count` CPU threads, restored afterwards."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+@contextlib.contextmanager
+def arithmetic(threads: int, tf32: bool) -> Iterator[None]:
+    """`threads` CPU threads and, on a GPU, float32 products from TF32 inputs or not; restored afterwards."""
+    matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
+    convolution = cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    cudnn.allow_tf32 = tf32
+    try:
+        with cpu_threads(threads):
+            yield
+    finally:
         torch.set_float32_matmul_precision(matmul)
         cudnn.allow_tf32 = convolution

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bench.digits import to_uint8
 from dydit.config import DiTConfig
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 
 VAES = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
@@ -126,14 +126,13 @@ def _load(source: str) -> Any:
     try:
         module = _from_pretrained(VAES.get(source, source))
     except Exception as error:  # the hub and damaged files raise many kinds; a user needs one line
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         if source in VAES:
             raise InputError(
-                f"vae {source}: cannot fetch {VAES[source]} ({reason}); download that repository where there is a "
-                "network and give its directory as --vae PATH"
+                f"vae {source}: cannot fetch {VAES[source]} ({first_line(error)}); download that repository where "
+                "there is a network and give its directory as --vae PATH"
             ) from None
         raise InputError(
-            f"vae {source}: no autoencoder in diffusers' layout ({reason}); it holds config.json and "
+            f"vae {source}: no autoencoder in diffusers' layout ({first_line(error)}); it holds config.json and "
             f"diffusion_pytorch_model.safetensors, as in {VAES[DEFAULT_VAE]}"
         ) from None
     return module.float().eval().requires_grad_(False)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench import digits
+from bench.arithmetic import cpu_threads
 from bench.inception import SPATIAL, check_finite, spatial
 from dydit import checkpoint
 from dydit.errors import InputError
@@ -95,7 +95,7 @@ def train_digits_classifier(
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.05)
     steps = epochs * -(-len(x) // BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=2e-3, total_steps=steps)
-    with _one_thread():
+    with cpu_threads(1):
         for _ in progress(range(epochs)):
             for rows in torch.split(torch.randperm(len(x), generator=generator), BATCH_SIZE):
                 loss = F.cross_entropy(model(_shift(x[rows], generator)), labels[rows])
@@ -104,16 +104,6 @@ def train_digits_classifier(
                 optimizer.step()
                 schedule.step()
     return model.eval().requires_grad_(False)
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _shift(x: Tensor, generator: torch.Generator) -> Tensor:

@@ -9,7 +9,7 @@ import struct
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ def open_npz(path: Path, name: str) -> Images:
         with zipfile.ZipFile(path) as archive:
             member = archive.getinfo("arr_0.npy")
             with archive.open(member) as file:
-                shape, fortran, dtype = _array_header(file)
+                shape, fortran, dtype = shards.array_header(file)
                 header = file.tell()
             if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
                 raise InputError(f"{name}: arr_0 is {dtype} {shape}; it must be uint8 (N, H, W, 1 or 3), none empty")
@@ -140,16 +140,6 @@ def _npz_labels(archive: zipfile.ZipFile, count: int, name: str) -> Tensor | Non
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise InputError(f"{name}: arr_1 is {labels.dtype} {labels.shape}; it must be integer labels ({count},)")
     return torch.from_numpy(labels.astype(np.int64))
-
-
-def _array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of a .npy; the file is left at the first value."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f"a .npy of version {version}")
 
 
 def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:

@@ -8,7 +8,6 @@ chosen before the first call.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bench import breakdown, device_memory, environment, results
+from bench.arithmetic import cpu_threads
 from bench.latency_cases import DTYPES, STEPS, Case, Options, build, cases, inputs, static_name, tune
 from bench.progress import status
 from bench.timing import Budget, Timed, in_turns, speedup
@@ -34,7 +34,7 @@ def run(plans: Sequence[Options], directory: Path) -> pd.DataFrame:
     rows: list[dict[str, Any]] = []
     raw: list[dict[str, Any]] = []
     for options in plans:
-        with _threads(options.threads):
+        with cpu_threads(options.threads or torch.get_num_threads()):
             for name in dict.fromkeys(static_name(name) for name in options.models):
                 for found, samples in _time_model(name, options):
                     rows += found
@@ -64,7 +64,7 @@ def run_profile(options: Options, directory: Path) -> pd.DataFrame:
     """Break one forward of every engine into its parts, at the first batch size, and write latency_profile.csv."""
     record = _record([options])
     tables = []
-    with _threads(options.threads):
+    with cpu_threads(options.threads or torch.get_num_threads()):
         for name in dict.fromkeys(static_name(name) for name in options.models):
             batch = options.batch[0]
             static, dynamic = build(name, options)
@@ -93,17 +93,6 @@ def run_profile(options: Options, directory: Path) -> pd.DataFrame:
     results.write_table(frame, directory, "latency_profile")
     results.write_run(record, directory)
     return frame
-
-
-@contextlib.contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """CPU threads inside the context; None leaves them."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def best_batches(frame: pd.DataFrame) -> pd.DataFrame:

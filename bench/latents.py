@@ -33,7 +33,7 @@ from bench.images import Images
 from bench.labelled import open_labelled
 from bench.progress import status, track
 from dydit.config import VAE_DOWNSAMPLING
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 from dydit.files import atomic_path
 
 MANIFEST = "latents.json"
@@ -96,9 +96,8 @@ def open_latents(directory: Path) -> Latents:
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels.npy holds {labels.dtype} {labels.shape}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
         raise InputError(
-            f"{directory}: no whole set of latents ({reason}); run `python -m bench latents` again"
+            f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
         ) from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     return Latents(files, (shape[0], shape[1], shape[2]), unit, torch.from_numpy(labels), digest)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench import results
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 from dydit.files import atomic_path
 from dydit.sampling import Track
 
@@ -142,7 +142,7 @@ def load_unit(directory: Path, manifest: Manifest, unit: int) -> tuple[Images, L
                 raise ValueError(f"{name} {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
     except Exception as error:  # damaged bytes raise many kinds; a user needs one line
         raise InputError(
-            f"{path}: not a whole unit ({_first_line(error)}); remove it and repeat the "
+            f"{path}: not a whole unit ({first_line(error)}); remove it and repeat the "
             "`python -m bench generate` run, which makes only what is missing"
         ) from None
     return arrays["images"], arrays["labels"]
@@ -286,19 +286,22 @@ def _is_whole(directory: Path, manifest: Manifest, unit: int, read: bool) -> boo
         with zipfile.ZipFile(unit_path(directory, unit)) as archive:
             for name, expected in _expected(manifest, unit).items():
                 with archive.open(f"{name}.npy") as member:
-                    if _array_header(member) != expected:
+                    shape, _, dtype = array_header(member)
+                    if (shape, dtype) != expected:
                         return False
             return not read or archive.testzip() is None
     except Exception:  # damaged bytes raise many kinds, and all mean the same
         return False
 
 
-def _array_header(member: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    version = np.lib.format.read_magic(member)
-    if version != (1, 0):
-        raise ValueError(f"array format {version}")
-    shape, _, dtype = np.lib.format.read_array_header_1_0(member)
-    return shape, dtype
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of a .npy; the file is left at the first value."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"a .npy of version {version}")
 
 
 def _write_preview(path: Path, images: Images) -> None:
@@ -315,7 +318,3 @@ def _write_png(path: Path, image: Images) -> None:
 
     with _written(path) as partial:
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(partial)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

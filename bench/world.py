@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 
 T = TypeVar("T")
 
@@ -68,8 +68,9 @@ class World:
         try:
             dist.init_process_group(backend)
         except (ValueError, RuntimeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise InputError(f"{self.size} processes cannot meet ({reason}); start them with torchrun") from None
+            raise InputError(
+                f"{self.size} processes cannot meet ({first_line(error)}); start them with torchrun"
+            ) from None
         try:
             self._patient = dist.new_group(timeout=PATIENCE)
             yield

@@ -24,7 +24,7 @@ from dydit.ablations import ABLATIONS
 from dydit.config import DiTConfig
 from dydit.dit import DiT
 from dydit.dydit import is_router_key
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 from dydit.files import atomic_path
 
 PUBLISHED = {
@@ -64,7 +64,7 @@ def read(source: str | Path, weights: str = "ema") -> Checkpoint:
                 record = json.loads((file.metadata() or {}).get("record", "{}"))
                 return Checkpoint({key: file.get_tensor(key) for key in file.keys()}, record)  # noqa: SIM118
         except (SafetensorError, OSError, json.JSONDecodeError) as error:
-            raise InputError(f"{path}: not a whole safetensors file ({_first_line(error)}); fetch it again") from None
+            raise InputError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from None
     content = _read_pytorch(path)
     sets = [content[key] for key in (weights, "ema", "model") if isinstance(content.get(key), dict)]
     nested = sets[0] if sets else content
@@ -147,7 +147,7 @@ def _locate(source: str | Path) -> Path:
             return Path(hf_hub_download(repository, name))
         except Exception as error:  # the hub raises many kinds; a user needs one line
             raise InputError(
-                f"{source}: cannot fetch {name} from {repository} ({_first_line(error)}); "
+                f"{source}: cannot fetch {name} from {repository} ({first_line(error)}); "
                 "download it where there is a network and give its path"
             ) from None
     path = Path(source)
@@ -170,11 +170,7 @@ def _read_pytorch(path: Path) -> dict[str, Any]:
             ) from None
         raise InputError(f"{path}: not a whole PyTorch file; fetch it again") from None
     except Exception as error:  # damaged bytes raise many kinds; a user needs one line
-        raise InputError(f"{path}: not a whole PyTorch file ({_first_line(error)}); fetch it again") from None
+        raise InputError(f"{path}: not a whole PyTorch file ({first_line(error)}); fetch it again") from None
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, not a state dict; give a (Dy)DiT checkpoint")
     return content
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]

@@ -11,6 +11,11 @@ class InputError(ValueError):
     """
 
 
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line of at most 160 characters; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+
+
 def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three of the known names that look like `name`; the first three where none does."""
     choices = list(known)

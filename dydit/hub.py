@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
 from dydit import checkpoint, model_card
 from dydit.dit import DiT
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 
 WEIGHTS = "model.safetensors"
 
@@ -51,6 +51,5 @@ class Pretrained(ModelHubMixin):
             try:
                 path = Path(hf_hub_download(model_id, WEIGHTS, **fetch))
             except Exception as error:  # the hub raises many kinds; a user needs one line
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-                raise InputError(f"{model_id}: no folder, and no {WEIGHTS} on the hub ({reason})") from None
+                raise InputError(f"{model_id}: no folder, and no {WEIGHTS} on the hub ({first_line(error)})") from None
         return cls(*checkpoint.load_model(path))

@@ -10,6 +10,7 @@ from PIL import Image
 from threadpoolctl import threadpool_limits
 
 from bench import features, inception, reference, statistics
+from bench.arithmetic import cpu_threads
 from bench.reference import Reference
 from bench.statistics import Statistics
 
@@ -17,11 +18,8 @@ from bench.statistics import Statistics
 @pytest.fixture
 def one_thread() -> Iterator[None]:
     """Small images gain nothing from threads that wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with threadpool_limits(1):  # numpy's own
+    with cpu_threads(1), threadpool_limits(1):  # torch's, and numpy's own
         yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")

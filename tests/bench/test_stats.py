@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from PIL import Image
 
 from bench import cli, digits, digits_cnn, features, images, pictures, reference, reference_manifest, reference_verify
 from bench.commands import stats as stats_command
+
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 MANIFEST = """
 schema_version = 1
@@ -43,15 +45,6 @@ extractor = "digits-cnn"
 note = "small | grey"
 """
 Stats = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """8x8 images gain nothing from threads that wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture
