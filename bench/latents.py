@@ -152,21 +152,29 @@ def encode(
         "shape": [CHANNELS, side, side],
     }
     with shards.exclusive(out), arithmetic(threads, tf32=False):
-        sums = _begun(out, identity)
-        _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
-        sums["labels.npy"] = file_sha256(out / "labels.npy")
-        for number in track(range(-(-len(opened) // unit)), f"encoding {source}"):
-            path = unit_path(out, number)
-            if path.is_file() and sums.get(path.name) == file_sha256(path):
-                continue
-            rows = range(number * unit, min((number + 1) * unit, len(opened)))
-            _write(path, _moments(module, opened, rows, torch.device(device)))
-            sums[path.name] = file_sha256(path)
-            results.write_json({"identity": identity, "sha256": sums}, out / "progress.json")
+        sums = _write_files(out, identity, module, opened, torch.device(device))
         content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment.record()}
         results.write_json(content, out / MANIFEST)
     status(f"{out}: latents of {len(opened)} images")
     return open_latents(out)
+
+
+def _write_files(
+    out: Path, identity: dict[str, Any], module: Any, opened: Images, device: torch.device
+) -> dict[str, str]:
+    """Labels and units, those aside that an earlier run has made; the checksums of all."""
+    sums, unit = _begun(out, identity), identity["unit"]
+    _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
+    sums["labels.npy"] = file_sha256(out / "labels.npy")
+    for number in track(range(-(-len(opened) // unit)), f"encoding {identity['data']}"):
+        path = unit_path(out, number)
+        if path.is_file() and sums.get(path.name) == file_sha256(path):
+            continue
+        rows = range(number * unit, min((number + 1) * unit, len(opened)))
+        _write(path, _moments(module, opened, rows, device))
+        sums[path.name] = file_sha256(path)
+        results.write_json({"identity": identity, "sha256": sums}, out / "progress.json")
+    return sums
 
 
 def _begun(out: Path, identity: dict[str, Any]) -> dict[str, str]:

@@ -101,8 +101,9 @@ def find(name: str) -> Ablation:
     """An ablation by its name.
 
     Raises:
-        InputError: no such name; the nearest are offered.
+        InputError: no such name; the nearest are offered, with what they show.
     """
     if name not in ABLATIONS:
-        raise InputError(f"unknown ablation {name!r}; nearest names: {', '.join(nearest(name, ABLATIONS))}")
+        offered = ", ".join(f"{known} ({ABLATIONS[known].shows})" for known in nearest(name, ABLATIONS))
+        raise InputError(f"unknown ablation {name!r}; nearest names: {offered}")
     return ABLATIONS[name]

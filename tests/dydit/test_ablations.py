@@ -188,7 +188,7 @@ def test_classes_and_names_are_one_to_one() -> None:
 
 
 def test_an_unknown_name_is_refused_with_the_nearest(refusal) -> None:
-    with refusal("'tdw'", "tdw-only"):
+    with refusal("'tdw'", "tdw-only (what dynamic width does alone)"):
         find("tdw")
     with refusal("'zzz'", "both", "tdw-only"):
         find("zzz")
