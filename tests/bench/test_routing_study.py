@@ -12,7 +12,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import environment, generate, results, routing_figures, routing_study, routing_tables, samplers, small_scale
+from bench import (
+    environment,
+    generate,
+    results,
+    routing_figures,
+    routing_study,
+    routing_tables,
+    samplers,
+    small_scale_samples,
+)
 from bench.commands import routing as command
 from bench.routing_study import Learned
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -28,7 +37,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
 
-DYNAMIC = str(small_scale.DIRECTORY / "dydit-0.5.safetensors")
+DYNAMIC = str(small_scale_samples.committed(0.5))
 TINY = DiTConfig(input_size=6, patch_size=2, in_channels=1, hidden_size=16, depth=2, num_heads=4, num_classes=3)
 
 
@@ -359,7 +368,7 @@ def test_an_ablation_that_keeps_the_routers_is_studied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"checkpoint": str(small_scale.DIRECTORY / "dit.safetensors")}, "holds a DiT, which routes nothing"),
+        ({"checkpoint": str(small_scale_samples.committed())}, "holds a DiT, which routes nothing"),
         ({"sampler": "euler"}, "ddpm, ddim, dpm-solver"),
         ({"steps": 0}, "steps = 0"),
         ({"images": 0}, "images = 0"),

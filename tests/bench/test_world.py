@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import generate, shards, small_scale
+from bench import generate, shards, small_scale_samples
 from bench.generate import Options
 from bench.world import World
 from dydit import InputError
@@ -33,7 +33,7 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def options(out: Path, **changes: Any) -> Options:
-    checkpoint = str(small_scale.DIRECTORY / "dydit-0.5.safetensors")
+    checkpoint = str(small_scale_samples.committed(0.5))
     return Options(**{"checkpoint": checkpoint, "out": out, "images": 64, "steps": 3, "unit": 8, **changes})
 
 
