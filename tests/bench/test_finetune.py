@@ -19,8 +19,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import cli, digits, finetune, small_scale, training_files
-from bench.finetune import Options
+from bench import cli, digits, finetune, small_scale, training_files, training_job
+from bench.training_job import Options
 from bench.world import World
 from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.ablations import ABLATIONS
@@ -117,7 +117,7 @@ def test_the_network_starts_from_the_static_weights_in_order_or_not(tmp_path: Pa
     inputs = torch.randn(2, 1, 8, 8), torch.tensor([10, 900]), torch.tensor([1, 2])
     for ablation in ((), ("no-ordering",)):
         wanted = options(tmp_path, ablation=ablation)
-        model = finetune.build(wanted, finetune.plan(wanted)).eval()
+        model = training_job.build(wanted, training_job.plan(wanted)).eval()
         torch.testing.assert_close(model(*inputs), static(*inputs), rtol=1e-4, atol=1e-5)
         key = "blocks.0.attn.qkv.weight"
         assert torch.equal(model.state_dict()[key], static.state_dict()[key]) == bool(ablation)
@@ -255,13 +255,13 @@ def test_two_processes_train_the_same_weights(tmp_path: Path) -> None:
 
 def test_a_batch_that_the_processes_cannot_share_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"1 x 8 images .* 2 processes; choose a micro_batch"):
-        finetune.prepare(options(tmp_path), World(0, 2))
+        training_job.prepare(options(tmp_path), World(0, 2), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name not in ("both", "random", "soft-gated")])
 def test_ablations_are_networks_by_name(tmp_path: Path, name: str) -> None:
     wanted = options(tmp_path, {"target": 0.8}, ablation=(name,))
-    model = finetune.build(wanted, finetune.plan(wanted))
+    model = training_job.build(wanted, training_job.plan(wanted))
     assert type(model) is ABLATIONS[name].kind
 
 
@@ -290,7 +290,7 @@ def test_a_named_recipe_with_changes_says_so(tmp_path: Path) -> None:
     wanted = Options(
         source=STATIC, data="digits", out=tmp_path, recipe="dydit-xl-0.5", changes={"steps": 7}, ablation=("no-warmup",)
     )
-    planned = finetune.plan(wanted)
+    planned = training_job.plan(wanted)
     assert (planned.recipe.steps, planned.recipe.complete_warmup, planned.recipe.target) == (7, 0, 0.5)
     assert planned.network == "DyDiT-XL/2" and planned.source.endswith("changed: steps = 7")
 
