@@ -17,6 +17,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset", default="digits", metavar="NAME", help="digits or cifar10")
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="files of the data set, where it is not fetched")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--models", type=Path, metavar="DIR", help="of the trained files (default: OUT/models)")
     parser.add_argument(
         "--stages", nargs="+", metavar="NAME", help="only these and what they start from, such as dydit-m-0.5-s1"
     )
@@ -38,19 +39,24 @@ def run(options: argparse.Namespace) -> None:
     if options.stages:
         study = study.only(options.stages)
     out = results.prepare_output(options.out)
+    models = results.prepare_output(options.models or out / "models")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     processes = options.processes or (cores if options.device == "cpu" else 1)
     small_scale.train_all(
-        study.shortened(options.shorten), out, processes=processes, device=options.device, data_root=options.data_root
+        study.shortened(options.shorten),
+        models,
+        processes=processes,
+        device=options.device,
+        data_root=options.data_root,
     )
-    print(f"trained files in {out}; {_next(study.name, study.extractor, out)}")
+    print(f"trained files in {models}; {_next(study.name, study.extractor, models)}")
 
 
-def _next(name: str, extractor: str, out: Path) -> str:
+def _next(name: str, extractor: str, models: Path) -> str:
     if name == "digits":
-        return f"judge them with: python -m bench reproduce --checkpoints {out}"
+        return f"judge them with: python -m bench reproduce --checkpoints {models}"
     return (
-        f"draw from one with: python -m bench generate --checkpoint {out}/dydit-0.5.safetensors --images 50000 "
+        f"draw from one with: python -m bench generate --checkpoint {models}/dydit-0.5.safetensors --images 50000 "
         f"--out SAMPLES\nand score it with: python -m bench quality --samples SAMPLES --reference {name} "
         f"--extractor {extractor}"
     )
