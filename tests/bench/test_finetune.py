@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from bench import cli, digits, finetune, small_scale, training_files, training_job
+from bench import cli, digits, finetune, small_scale_samples, training_files, training_job
 from bench.training_job import Options
 from bench.world import World
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -30,7 +30,7 @@ from dydit.training import Training
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-STATIC = str(small_scale.DIRECTORY / "dit.safetensors")
+STATIC = str(small_scale_samples.DIRECTORY / "dit.safetensors")
 REPEATS = int(os.environ.get("DYDIT_KILL_REPEATS", "2"))
 """How often in a row a run is killed."""
 SCHEDULE = {"steps": 6, "batch_size": 8, "target": 0.5, "complete_warmup": 3, "target_hold": 1, "target_reached": 4}
@@ -322,7 +322,7 @@ def broken(tmp_path: Path, name: str) -> dict[str, Any]:
         return {"out": tmp_path / "file" / "out"}
     return {
         "size": {"model": "DyDiT-S/2"},
-        "dynamic": {"source": str(small_scale.DIRECTORY / "dydit-0.5.safetensors")},
+        "dynamic": {"source": str(small_scale_samples.DIRECTORY / "dydit-0.5.safetensors")},
         "missing": {"source": "nowhere.safetensors"},
         "data": {"data": "nowhere"},
         "rates": {"ablation": ("random",)},
