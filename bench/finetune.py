@@ -2,6 +2,7 @@
 
     log.csv                    a row a step: loss, FLOPs ratio and its target, gradient norm, whether it was skipped
     rates.csv                  every so often: open shares of heads, channel groups and tokens of each block
+    tensorboard/               both of them once more, where asked for
     checkpoints/00001000.pt    all that a training needs to go on, and what it is a training of
     model.safetensors          the moving average, with its record
     model.pt                   `ema` and `model` in the published layout
@@ -60,8 +61,8 @@ def run(options: Options) -> Path | None:
         if newest is not None:
             world.agree(lambda: resume(job, newest))
         _tell(world, _beginning(job, newest, world.size))
-        logs = stack.enter_context(Logs.opened(options.out, job.training.step)) if world.first else None
-        _train(options, job, world, logs)
+        opened = Logs.opened(options.out, job.training.step, options.tensorboard)
+        _train(options, job, world, stack.enter_context(opened) if world.first else None)
         weights = job.training.weights()
         return world.agree(lambda: export(options.out, job, weights, made_by) if world.first else None)
 
@@ -182,12 +183,11 @@ def export(out: Path, job: Job, weights: Mapping[str, Mapping[str, Tensor]], mad
     training_files.write(out / "model.pt", states)
     averaged = training.kind(**training.model.config.kwargs())
     averaged.load_state_dict(states["ema"])
-    try:
+    with training_files.writing(path):
         checkpoint.write(path, averaged, record)
-        with atomic_path(out / "README.md") as partial:
-            partial.write_text(model_card.text(averaged, record), encoding="utf-8")
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{out}: cannot be written ({error}); mend that and repeat the run, which goes on") from None
+    card = out / "README.md"
+    with training_files.writing(card), atomic_path(card) as partial:
+        partial.write_text(model_card.text(averaged, record), encoding="utf-8")
     return path
 
 

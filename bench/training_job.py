@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -54,6 +55,7 @@ class Options:
         threads: of the CPU, per process; sums depend on it.
         save_every: steps between two checkpoints.
         keep: how many checkpoints stay.
+        tensorboard: write the logs for TensorBoard, too.
 
     Raises:
         InputError: a value out of range, or one that this machine does not have.
@@ -78,6 +80,7 @@ class Options:
     threads: int = 1
     save_every: int = 1000
     keep: int = 2
+    tensorboard: bool = False
 
     def __post_init__(self) -> None:
         for name in ("threads", "save_every", "keep"):
@@ -86,6 +89,8 @@ class Options:
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         check_arithmetic(self.device, torch.float32, self.tf32)
+        if self.tensorboard and importlib.util.find_spec("tensorboard") is None:
+            raise InputError("tensorboard: the package is missing; python -m pip install tensorboard")
 
 
 @dataclass(frozen=True)

@@ -63,6 +63,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per process (default 1); decides rounding")
     parser.add_argument("--save-every", type=int, default=1000, metavar="N", help="steps (default 1000)")
+    parser.add_argument("--tensorboard", action="store_true", help="write the logs to OUT/tensorboard, too")
     parser.add_argument("--keep", type=int, default=2, metavar="N", help="checkpoints that stay (default 2)")
 
 
