@@ -6,11 +6,11 @@ from pathlib import Path
 
 import torch
 
-from bench import environment, flops, headline, needs, paper, results, small_scale, small_scale_claims
+from bench import environment, flops, headline, needs, paper, results, small_scale_claims, small_scale_samples
 from bench.flops_checkpoint import Claimed, measure_checkpoint
 from bench.paper import PublishedValue
 from bench.progress import status
-from bench.small_scale import Sampling
+from bench.small_scale_samples import Sampling
 from bench.verdict import SummaryRow
 from dydit import checkpoint
 from dydit.errors import InputError
@@ -30,7 +30,7 @@ _REASONS = {
 
 
 def reproduce(
-    out: Path, tier: str, checkpoints: Path = small_scale.DIRECTORY, data_root: Path | None = None
+    out: Path, tier: str, checkpoints: Path = small_scale_samples.DIRECTORY, data_root: Path | None = None
 ) -> list[SummaryRow]:
     """Run a tier and write flops.csv, quality.csv, summary.csv, their markdown twins and run.json into `out`.
 
@@ -47,8 +47,8 @@ def reproduce(
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
     directory = results.prepare_output(out)
-    for variant in small_scale.variants():
-        small_scale.load_stage(variant.stage, checkpoints)
+    for variant in small_scale_samples.variants():
+        small_scale_samples.load_stage(variant.stage, checkpoints)
     if tier == "full":
         needs.check(headline.requirements(data_root), "tier full")
     claimed = _released() if tier == "full" else []

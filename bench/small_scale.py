@@ -43,7 +43,7 @@ def train_all(
     processes: int = 1,
     device: str = "cpu",
     data_root: Path | None = None,
-) -> None:
+) -> int:
     """Train every stage of a study into `directory` (safetensors), and the digits' classifier with theirs.
 
     Files of an earlier, broken-off run with the same recipe, data and parent are kept; a stage that was broken off
@@ -55,6 +55,9 @@ def train_all(
         processes: how many stages are trained at once, each with one thread.
         device: cpu or cuda. On a GPU, matrix products take TF32 inputs, as the papers' training does.
         data_root: directory of the data set's files, where the study does not find them by itself.
+
+    Returns:
+        How many stages were trained, and not kept.
 
     Raises:
         InputError: no such device or data, data that do not fit the network, or a training that diverged.
@@ -72,7 +75,7 @@ def train_all(
         Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
         for stage in study.stages
     ]
-    workers.run(tasks, processes, f"training {study.name}")
+    return workers.run(tasks, processes, f"training {study.name}")
 
 
 def _make(

@@ -1,4 +1,4 @@
-"""Scores of the study on digits and the paper's claims judged at that scale."""
+"""Scores of the committed models of the study on digits, and the paper's claims judged on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ from torch import Tensor
 
 from bench import digits, digits_cnn, features, metrics, paper, quality
 from bench.progress import track
-from bench.small_scale import DIRECTORY, GUIDANCE_SCALE, LAMBDAS, Rates, Sampling, Variant, sample, variants
+from bench.small_scale_samples import (
+    DIRECTORY,
+    GUIDANCE_SCALE,
+    LAMBDAS,
+    Rates,
+    Sampling,
+    Variant,
+    sample,
+    variants,
+)
 from bench.verdict import Claim, SummaryRow, Tolerance
 
 EXTRACTOR = "digits-cnn"

@@ -121,6 +121,12 @@ class Samples:
     rates: Rates | None
 
 
+def committed(target: float | None = None) -> Path:
+    """The committed file of the static model, or of DyDiT at a lambda of `LAMBDAS`."""
+    stem = f"dit-{studies.MIDDLE}" if target is None else studies.stem(studies.MIDDLE, "both", target, SEED)
+    return DIRECTORY / f"{stem}.safetensors"
+
+
 def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
     """A trained model of the study.
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
+from multiprocessing import connection
 
 from bench.progress import status, track
 
@@ -19,7 +21,8 @@ _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class Task:
     """Work by name, which begins when that of `needs` is done.
 
-    `work` returns a line to show, or "" for nothing; where several processes share the tasks it must be picklable.
+    `work` returns a line to show, or "" where there was nothing to do; where several processes share the tasks it must
+    be picklable.
     """
 
     name: str
@@ -27,15 +30,21 @@ class Task:
     needs: tuple[str, ...] = ()
 
 
-def run(tasks: Sequence[Task], workers: int, description: str) -> None:
+def run(tasks: Sequence[Task], workers: int, description: str) -> int:
     """Do all tasks, those that are free in the order given; `workers` processes of one thread each, or this one.
 
     The first error of a task ends the run and is raised here; what the others have finished stays.
+
+    Returns:
+        How many had something to say.
     """
     done = _here(tasks) if workers == 1 else _shared(tasks, workers)
+    lines = 0
     for line in track(done, description, total=len(tasks)):
         if line:
             status(line)
+            lines += 1
+    return lines
 
 
 def _here(tasks: Sequence[Task]) -> Iterator[str]:
@@ -51,7 +60,7 @@ def _shared(tasks: Sequence[Task], workers: int) -> Iterator[str]:
     running: dict[Future[str], str] = {}
     # Not forked: a copy of a process whose libraries have started threads may hang.
     context = multiprocessing.get_context("spawn")
-    with _environment(), ProcessPoolExecutor(workers, context, initializer=_quiet) as pool:
+    with _environment(), ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
         try:
             while sorter.is_active():
                 for name in sorted(sorter.get_ready(), key=order.index):
@@ -83,6 +92,14 @@ class _environment:
                 os.environ[name] = value
 
 
-def _quiet() -> None:
-    """Bars of several processes would write over each other; the parent shows one for all."""
+def _begin() -> None:
+    """No bars, which would write over each other: the parent shows one for all. And no life after the parent's."""
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a child only"
+    connection.wait([parent.sentinel])
+    os._exit(1)  # a killed parent says no goodbye, and its queue would be waited on for ever

@@ -19,10 +19,10 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
-    from bench import report, reproduce, small_scale
+    from bench import report, reproduce, small_scale_samples
 
     rows = reproduce.reproduce(
-        options.out, options.tier, options.checkpoints or small_scale.DIRECTORY, options.data_root
+        options.out, options.tier, options.checkpoints or small_scale_samples.DIRECTORY, options.data_root
     )
     print(report.overview(rows))
     print(f"\n{len(rows)} rows in {options.out}/summary.csv and summary.md")

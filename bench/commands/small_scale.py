@@ -1,12 +1,18 @@
-"""`python -m bench small-scale`: a study's models, trained from nothing, scored and judged."""
+"""`python -m bench small-scale`: a study's models, trained from nothing; those of the digits scored and judged, too."""
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dydit.errors import InputError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HELP = "train a study from nothing: the digits (an hour on 2 cores), or CIFAR-10 (needs a GPU and the data set)"
 OUT = Path("results/local/small-scale")
@@ -29,27 +35,50 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
-    from bench import results, small_scale, studies
+    from bench import environment, results, small_scale, studies, study_scores
 
     for name in ("shorten", "processes"):
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}; give a whole number from 1")
     study = studies.find(options.dataset)
-    if options.stages:
-        study = study.only(options.stages)
+    chosen = study.only(options.stages) if options.stages else study
     out = results.prepare_output(options.out)
     models = results.prepare_output(options.models or out / "models")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    processes = options.processes or (cores if options.device == "cpu" else 1)
-    small_scale.train_all(
-        study.shortened(options.shorten),
-        models,
-        processes=processes,
-        device=options.device,
-        data_root=options.data_root,
+    processes = options.processes or (_cores() if options.device == "cpu" else 1)
+    record = environment.record(processes=processes, stages=len(chosen.stages), images=study_scores.IMAGES)
+    clock = [time.monotonic()]
+    shortened = chosen.shortened(options.shorten)
+    made = small_scale.train_all(
+        shortened, models, processes=processes, device=options.device, data_root=options.data_root
     )
+    clock.append(time.monotonic())
     print(f"trained files in {models}; {_next(study.name, study.extractor, models)}")
+    if study.name != "digits":
+        return
+    frame = study_scores.score_all(chosen, models, processes=processes)
+    clock.append(time.monotonic())
+    training, scoring = (round(after - before) for before, after in itertools.pairwise(clock))
+    results.write_table(frame, out, "runs")
+    if chosen is study:
+        _conclude(frame, out)
+    results.write_run(record | {"trained": made, "seconds": {"training": training, "scoring": scoring}}, out)
+    print(f"tables in {out}")
+
+
+def _conclude(frame: pd.DataFrame, out: Path) -> None:
+    """What only the whole study can say: means over seeds, verdicts, answers."""
+    from bench import report, results, study_claims, study_questions, study_spread
+
+    results.write_table(study_spread.means(frame), out, "means")
+    results.write_table(study_questions.questions(frame), out, "questions")
+    rows = study_claims.claims(frame)
+    results.write_summary(rows, out)
+    print(report.overview(rows))
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _next(name: str, extractor: str, models: Path) -> str:
