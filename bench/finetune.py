@@ -59,7 +59,8 @@ def run(options: Options) -> Path | None:
         job = world.agree(lambda: prepare(options, world, device, mesh))
         newest = world.share(world.agree(lambda: training_files.newest(options.out) if world.first else None))
         if newest is not None:
-            world.agree(lambda: resume(job, newest))
+            state = world.agree(lambda: resumable(job, newest))
+            world.agree(lambda: job.training.restore(state))
         _tell(world, _beginning(job, newest, world.size))
         opened = Logs.opened(options.out, job.training.step, options.tensorboard)
         _train(options, job, world, stack.enter_context(opened) if world.first else None)
@@ -84,8 +85,8 @@ def save(options: Options, job: Job, state: Mapping[str, Any]) -> Path:
     return path
 
 
-def resume(job: Job, path: Path) -> None:
-    """Put a training where a checkpoint of the same run left it.
+def resumable(job: Job, path: Path) -> dict[str, Any]:
+    """The state in which a checkpoint of the same run left its training.
 
     Raises:
         InputError: it is of another run; the first field that differs is named.
@@ -98,7 +99,8 @@ def resume(job: Job, path: Path) -> None:
                 f"output {path.parents[1]}: holds a run with {name} = {theirs.get(name)}, this one has "
                 f"{mine.get(name)}; choose another directory"
             )
-    job.training.restore(content["training"])
+    state: dict[str, Any] = content["training"]
+    return state
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
@@ -130,8 +132,7 @@ def _train(options: Options, job: Job, world: World, logs: Logs | None) -> None:
                 sys.exit(2)
             newest = training_files.newest(options.out)
             raise InputError(f"{error}; the last checkpoint is {newest or 'none'}") from None
-        if logs is not None:
-            logs.add(log)
+        world.agree(lambda: logs.add(log) if logs else None)  # noqa: B023 (called at once)
         if (step + 1) % options.save_every == 0 or step + 1 == steps:
             state = training.state()
             world.agree(lambda: _saved(options, job, state, log) if world.first else None)  # noqa: B023 (called at once)

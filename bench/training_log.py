@@ -30,9 +30,9 @@ SCALARS = ("loss", "ratio", "target", "gradient_norm")
 class Logs:
     """`log.csv` and `rates.csv`, open to be written on, and TensorBoard's `board`."""
 
-    def __init__(self, steps: IO[str], rates: IO[str], board: SummaryWriter | None) -> None:
+    def __init__(self, out: Path, steps: IO[str], rates: IO[str], board: SummaryWriter | None) -> None:
+        self.out, self.board = out, board
         self.steps, self.rates = csv.writer(steps, lineterminator="\n"), csv.writer(rates, lineterminator="\n")
-        self.board = board
 
     @classmethod
     @contextlib.contextmanager
@@ -40,23 +40,29 @@ class Logs:
         """Both files with what they hold of the steps before `step`, and `tensorboard/` where asked for.
 
         Raises:
-            InputError: a file cannot be written, now or later on.
+            InputError: a file cannot be written.
         """
         with writing(out), contextlib.ExitStack() as stack:
             named = (("log.csv", LOG), ("rates.csv", RATES))
             steps, rates = (stack.enter_context(_cut_back(out / name, columns, step)) for name, columns in named)
-            yield cls(steps, rates, stack.enter_context(_board(out, step)) if tensorboard else None)
+            yield cls(out, steps, rates, stack.enter_context(_board(out, step)) if tensorboard else None)
 
     def add(self, log: StepLog) -> None:
-        scalars = {name: getattr(log, name) for name in SCALARS}
-        self.steps.writerow([getattr(log, name) for name in LOG])
-        if log.step % RATES_EVERY == 0:
-            self.rates.writerows([log.step, layer, *rates] for layer, rates in enumerate(log.rates))
-            for layer, rates in enumerate(log.rates):
-                scalars |= {f"{name}/{layer:02}": rate for name, rate in zip(RATES[2:], rates, strict=True)}
-        if self.board is not None:
-            for name, value in scalars.items():
-                self.board.add_scalar(name, value, log.step)
+        """Write what is to be told of a step.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        layers = list(enumerate(log.rates)) if log.step % RATES_EVERY == 0 else []
+        with writing(self.out):
+            self.steps.writerow([getattr(log, name) for name in LOG])
+            self.rates.writerows([log.step, layer, *rates] for layer, rates in layers)
+            if self.board is not None:
+                scalars = {name: getattr(log, name) for name in SCALARS}
+                for layer, rates in layers:
+                    scalars |= {f"{name}/{layer:02}": rate for name, rate in zip(RATES[2:], rates, strict=True)}
+                for name, value in scalars.items():
+                    self.board.add_scalar(name, value, log.step)
 
 
 def _board(out: Path, step: int) -> SummaryWriter:

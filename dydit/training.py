@@ -238,7 +238,7 @@ class Training:
         self._diffusion = Diffusion.linear()
         self._device = next(model.parameters()).device
         self._half = precision == "bf16"
-        self._divisor = recipe.micro_batches // (processes if mesh else 1)  # which shares average over the processes
+        self._divisor = recipe.micro_batches // (processes if mesh else 1)  # FSDP takes the mean over processes
 
     @property
     def averaged(self) -> DiT:

@@ -16,7 +16,8 @@ from dydit import DiT, DyDiT
 from dydit.training import InMemory, Recipe, Training
 
 CASES = Path(__file__).with_name("parallel_cases.py")
-STATIC = Recipe(4, 4, 0, learning_rate=1e-4, ema_decay=0.5, flip=True, micro_batch=1)
+STEPS = 4
+STATIC = Recipe(STEPS, 4, 0, learning_rate=1e-4, ema_decay=0.5, flip=True, micro_batch=1)
 DYNAMIC = dataclasses.replace(STATIC, target=0.5, complete_warmup=2, target_hold=0, target_reached=1)
 RESUMED_AT = 2
 
@@ -27,11 +28,11 @@ def data() -> tuple[Tensor, Tensor]:
 
 
 def finished(training: Training) -> dict[str, Any]:
-    states, logs = [], []
+    states, logs = {}, []
     while training.step < training.recipe.steps:
-        states.append(copy.deepcopy(training.state()))
+        states[training.step] = copy.deepcopy(training.state())
         logs.append(training.advance(InMemory(*data())))
-    return {"logs": logs, "states": [*states, training.state()]}
+    return {"logs": logs, "states": {**states, training.step: training.state()}}
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +96,8 @@ def test_two_processes_train_what_one_trains(
         assert (log.loss, log.gradient_norm) == pytest.approx((expected.loss, expected.gradient_norm), rel=1e-5)
         assert (log.ratio, log.rates) == (pytest.approx(expected.ratio, rel=1e-6), expected.rates)
     for part in ("model", "average"):
-        assert_weights_agree(mine["states"][-1][part], wanted["states"][-1][part])
-    weights, final = mine["weights"], mine["states"][-1]
+        assert_weights_agree(mine["states"][STEPS][part], wanted["states"][STEPS][part])
+    weights, final = mine["weights"], mine["states"][STEPS]
     assert all(torch.equal(weights["model"][key], value) for key, value in final["model"].items())
     assert all(torch.equal(value, final["average"][f"module.{key}"]) for key, value in weights["ema"].items())
 
@@ -111,9 +112,9 @@ def test_shares_in_bf16_differ_from_the_whole_by_its_rounding_alone(
 
 
 def test_replicas_hold_equal_states_and_shares_are_gathered_by_the_first_alone(two: list[dict[str, Any]]) -> None:
-    first, second = (each["replicas"]["states"][-1] for each in two)
+    first, second = (each["replicas"]["states"][STEPS] for each in two)
     assert all(torch.equal(first["average"][key], value) for key, value in second["average"].items())
-    shares = two[1]["shares"]["states"][-1]["model"]
+    shares = two[1]["shares"]["states"][STEPS]["model"]
     assert {key for key, value in shares.items() if value is not None} == {"pos_embed"}
 
 
@@ -131,7 +132,7 @@ def test_a_run_of_shares_is_gone_on_with_by_one_process(
     training.restore(two[0]["shares"]["states"][RESUMED_AT])
     resumed = finished(training)
     assert [log.step for log in resumed["logs"]] == [2, 3]
-    assert_weights_agree(resumed["states"][-1]["average"], one["dynamic"]["states"][-1]["average"])
+    assert_weights_agree(resumed["states"][STEPS]["average"], one["dynamic"]["states"][STEPS]["average"])
 
 
 def test_a_step_is_skipped_by_the_norm_of_the_whole_gradient(
@@ -140,7 +141,8 @@ def test_a_step_is_skipped_by_the_norm_of_the_whole_gradient(
     for each in two:
         (log,) = each["limited"]["logs"]
         assert log.skipped and log.gradient_norm > limit
-    before, after = two[0]["limited"]["states"]
+    states = two[0]["limited"]["states"]
+    before, after = states[0], states[1]
     assert all(torch.equal(after["model"][key], value) for key, value in before["model"].items())
     assert after["step"] == 1 and not after["optimizer"]["state"]
 

@@ -75,6 +75,20 @@ def test_shares_go_on_where_one_process_stopped_and_one_where_they_did(
     assert_like_one(tmp_path)
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_log_on_a_full_disk_stops_both(
+    tmp_path: Path, together: Callable[..., Any], line: Callable[..., list[str]]
+) -> None:
+    code = f"""
+from bench import cli, training_log
+training_log._cut_back = lambda *_: open("/dev/full", "a", 1)
+cli.main({line(tmp_path, "--micro-batch", "2")!r})
+"""
+    (status, told), other = together(code, 2)
+    assert (status, other) == (2, (2, ""))
+    assert told.splitlines()[-1].startswith(f"error: {tmp_path}: cannot be written (No space left on device)")
+
+
 def test_a_batch_that_the_processes_cannot_share_is_refused_by_the_first(
     tmp_path: Path, two: Callable[..., Any]
 ) -> None:
