@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -344,7 +345,10 @@ def test_a_run_on_a_committed_checkpoint_writes_whole_files(tmp_path: Path, caps
     before = torch.get_num_threads()
     command.run(parser.parse_args(arguments))
     assert torch.get_num_threads() == before
-    assert capsys.readouterr().out == (tmp_path / "findings.md").read_text(encoding="utf-8")
+    written = (tmp_path / "findings.md").read_text(encoding="utf-8")
+    assert written.startswith(capsys.readouterr().out)
+    linked = re.findall(r"!\[\w+\]\((.+)\)", written)
+    assert sorted(linked) == sorted(path.name for path in tmp_path.glob("*.png")) and len(linked) == 4
     keys = results.read_table(tmp_path, "routing_arrays")
     with np.load(tmp_path / "routing.npz") as file:
         assert sorted(file.files) == sorted(keys["key"])
