@@ -99,9 +99,9 @@ def run(options: generate.Options) -> tuple[Learned, dict[str, Any]]:
     write_arrays(learned, directory / "routing.npz")
     for name, table in routing_tables.tables(learned).items():
         results.write_table(table, directory, name)
-    routing_figures.write(learned, directory)
+    figures = "\n".join(f"![{path.stem}]({path.name})\n" for path in routing_figures.write(learned, directory))
     with atomic_path(directory / "findings.md") as partial:
-        partial.write_text(routing_tables.findings(learned, record), encoding="utf-8")
+        partial.write_text(f"{routing_tables.findings(learned, record)}\n{figures}", encoding="utf-8")
     results.write_run(record, directory)
     return learned, record
 

@@ -189,11 +189,6 @@ def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evalu
     return Evaluated(diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item(), routing)
 
 
-def recipe_record(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as a trained file records it."""
-    return dataclasses.asdict(recipe)
-
-
 def _record_of(data: TrainingSet, recipe: dict[str, Any]) -> dict[str, str]:
     return {
         "recipe": json.dumps(recipe, sort_keys=True),
@@ -206,7 +201,7 @@ def _record_of(data: TrainingSet, recipe: dict[str, Any]) -> dict[str, str]:
 def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str]:
     """What decides the content of a trained file: recipe and seed, data, parent, network, and what is changed in it."""
     files = {"parent_sha256": stage.parent, "rates_of_sha256": stage.rates_of}
-    return _record_of(data, recipe_record(stage.recipe)) | {
+    return _record_of(data, dataclasses.asdict(stage.recipe)) | {
         "network": json.dumps(stage.network.kwargs(), sort_keys=True),
         "run": stage.run,
         **{key: features.file_sha256(directory / f"{name}.safetensors") if name else "" for key, name in files.items()},

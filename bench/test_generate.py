@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from bench import generate, small_scale
+from bench import generate, small_scale_samples
 from bench.arithmetic import arithmetic
 from bench.shards import Manifest
 
@@ -15,10 +15,10 @@ IMAGES, STEPS = 64, 10
 
 
 @pytest.mark.parametrize(
-    ("stage", "engine"), [("dit", "static"), ("dydit-0.5", "masked"), ("dydit-0.5", "realised")], ids=str
+    ("target", "engine"), [(None, "static"), (0.5, "masked"), (0.5, "realised")], ids=("static", "masked", "realised")
 )
-def test_generate_unit(benchmark: Any, stage: str, engine: str) -> None:
-    checkpoint = small_scale.DIRECTORY / f"{stage}.safetensors"
+def test_generate_unit(benchmark: Any, target: float | None, engine: str) -> None:
+    checkpoint = small_scale_samples.committed(target)
     options = generate.Options(str(checkpoint), Path("unused"), IMAGES, steps=STEPS, engine=engine)
     job = generate.prepare(options)
     model = generate.sampling_model(options, job, IMAGES)

@@ -14,7 +14,7 @@ import torch
 
 from bench import digits, timing
 from bench.arithmetic import arithmetic
-from bench.studies import DIGITS
+from bench.studies import MIDDLE, SIZES
 from dydit import DiT, DyDiT
 from dydit.training import InMemory, Recipe, Training
 
@@ -32,7 +32,7 @@ CASES: dict[str, tuple[type[DiT], Recipe, bool]] = {
 
 def training(case: str) -> Training:
     kind, recipe, recompute = CASES[case]
-    return Training(kind(**DIGITS.network.kwargs()), recipe, recompute=recompute)
+    return Training(kind(**SIZES[MIDDLE].kwargs()), recipe, recompute=recompute)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -48,4 +48,4 @@ def test_training_step(benchmark: Any, case: str) -> None:
             times = timing.in_turns(calls, timing.Budget(seconds=8), torch.device("cpu"), case)
             benchmark.extra_info["over_static"] = timing.speedup(times[case], times["static"])
         log = benchmark.pedantic(timed.advance, (rows,), rounds=5, warmup_rounds=1)
-    assert log.loss > 0 and len(log.rates) == (0 if case == "static" else DIGITS.network.depth)
+    assert log.loss > 0 and len(log.rates) == (0 if case == "static" else SIZES[MIDDLE].depth)

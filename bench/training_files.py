@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +57,27 @@ def write(path: Path, content: Any) -> None:
     Raises:
         InputError: the file cannot be written; what was there before stays.
     """
+    # Through a file of Python's: torch's own does not say what is wrong with it.
+    with writing(path), atomic_path(path) as partial, partial.open("wb") as file:
+        torch.save(content, file)
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """What writes `path`, and fails in one line where the machine refuses, as a full disk does.
+
+    Raises:
+        InputError: an OSError was behind what went wrong.
+    """
     try:
-        with atomic_path(path) as partial:
-            torch.save(content, partial)
-    except (OSError, RuntimeError) as error:  # torch's own writer raises the second
-        reason = (getattr(error, "strerror", None) or str(error) or type(error).__name__).splitlines()[0][:160]
+        yield
+    except (OSError, RuntimeError) as error:  # torch raises the second about the first
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
         raise InputError(
-            f"{path}: cannot be written ({reason}); the files before it are whole: mend that and repeat the run, "
-            "which goes on"
+            f"{path}: cannot be written ({cause.strerror or cause}); the files before it are whole: mend that and "
+            "repeat the run, which goes on"
         ) from None

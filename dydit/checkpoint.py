@@ -114,11 +114,18 @@ def write(path: Path, model: DiT, record: Mapping[str, str] | None = None, dtype
 
 
 def write_tensors(path: Path, state: Mapping[str, Tensor], record: Mapping[str, str]) -> None:
-    """Write tensors as safetensors with a text record, whole or not at all; equal content gives equal bytes."""
+    """Write tensors as safetensors with a text record, whole or not at all; equal content gives equal bytes.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     # One metadata entry: safetensors writes several in random order.
     metadata = {"record": json.dumps(dict(record), sort_keys=True)}
     with atomic_path(path) as partial:
-        save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata)
+        try:
+            save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata)
+        except SafetensorError as error:  # its word for a full disk, too
+            raise OSError(first_line(error)) from None
 
 
 def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:

@@ -5,7 +5,8 @@ over four quarters, an upper limit on the gradient norm, and an exponential movi
 
 Every random number of a step is a function of (seed, step, place in the batch), never of a generator that runs on: a
 run that was stopped goes on with nothing but its weights and its step, and several processes share a batch without a
-word about it. Number of processes and accumulation change nothing but the order of sums.
+word about it. Number of processes, accumulation and whether the weights are shared out change nothing but the order of
+sums.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dydit.config import check_lambda
@@ -27,12 +28,11 @@ from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.errors import InputError
 from dydit.flops import LOSS_WEIGHT, flops_loss, flops_ratio
+from dydit.parallel import gathered, share_out, shared_as, sum_over_processes, whole
 from dydit.sampling import mix
 
 STRATA = 4
 PRECISIONS = ("fp32", "bf16")
-BUCKET = 2**24
-"""Gradient elements that processes sum at once: enough to fill a network, and little memory beside the gradients."""
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,8 @@ class Training:
     """A model in training: its weights, their moving average, optimiser and step; recipe and data decide the rest.
 
     Several processes make one training, each with a `Training` of its own on equal weights: they take turns with the
-    parts of a batch, and sum gradients through torch.distributed, which must be initialised.
+    parts of a batch, and sum gradients through torch.distributed, which must be initialised. With a `mesh`, each holds
+    its share alone of weights, gradients, average and optimiser, and `state`, `weights` and `restore` need all of them.
     """
 
     def __init__(
@@ -197,8 +198,9 @@ class Training:
         recompute: bool = False,
         rank: int = 0,
         processes: int = 1,
+        mesh: DeviceMesh | None = None,
     ) -> None:
-        """Begin at step 0, with the model where it lies.
+        """Begin at step 0, with the model where it lies, or shared out over the devices of a mesh.
 
         Args:
             model: a DiT, or a DyDiT when the recipe has a target; trained in place.
@@ -207,6 +209,7 @@ class Training:
             recompute: keep no activations inside blocks (gradient checkpointing): less memory, a third more work.
             rank: the number of this process.
             processes: how many there are.
+            mesh: these processes, to share the model out to; the model is moved to its devices block by block.
 
         Raises:
             InputError: recipe and model do not belong together, an unknown precision, or a batch that the processes
@@ -224,13 +227,18 @@ class Training:
             )
         self.model, self.recipe, self.rank, self.processes = model.train(), recipe, rank, processes
         self.step = 0
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+        self.kind = type(model)  # sharing out changes the model's own
         decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(model, multi_avg_fn=decay)
+        if mesh is not None:
+            share_out(model, mesh)
+            share_out(self.averaged, mesh)
+        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
         model.recompute = recompute
         self._diffusion = Diffusion.linear()
         self._device = next(model.parameters()).device
         self._half = precision == "bf16"
+        self._divisor = recipe.micro_batches // (processes if mesh else 1)  # FSDP takes the mean over processes
 
     @property
     def averaged(self) -> DiT:
@@ -254,7 +262,7 @@ class Training:
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.processes > 1:
             sum_over_processes([*gradients, measured])
-        norm = torch.nn.utils.get_total_norm(gradients)
+        norm = whole(torch.nn.utils.get_total_norm(gradients))
         gradient_norm, loss, ratio, *rates = torch.cat([norm[None], measured]).tolist()  # the one wait for the device
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise InputError(
@@ -271,13 +279,16 @@ class Training:
         return log
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs, in tensors and plain containers; the tensors are the training's own."""
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "average": self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
+        """All that `restore` needs, in tensors and plain containers, alike for every number of processes.
+
+        The tensors are the training's own; where they are shared out, whole copies in the first process alone.
+        """
+        parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
+        return {"step": self.step, **{name: gathered(part.state_dict()) for name, part in parts.items()}}
+
+    def weights(self) -> dict[str, dict[str, Tensor]]:
+        """The moving average as `ema` and the weights of the last step as `model`; tensors as in `state`."""
+        return {"ema": gathered(self.averaged.state_dict()), "model": gathered(self.model.state_dict())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a `state` of the same model and recipe.
@@ -286,13 +297,15 @@ class Training:
             InputError: it belongs to another model.
         """
         try:
-            self.model.load_state_dict(state["model"])
-            self.average.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
+            for name, module in (("model", self.model), ("average", self.average)):
+                module.load_state_dict(shared_as(module.state_dict(), state[name]))
+            optimizer, parameters = state["optimizer"], list(self.model.parameters())
+            moments = {n: shared_as(dict.fromkeys(each, parameters[n]), each) for n, each in optimizer["state"].items()}
+            self.optimizer.load_state_dict({**optimizer, "state": moments})
             self.step = int(state["step"])
-        except (KeyError, RuntimeError, ValueError, TypeError) as error:
+        except (LookupError, RuntimeError, ValueError, TypeError) as error:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise InputError(f"training state: not one of this {type(self.model).__name__} ({reason})") from None
+            raise InputError(f"training state: not one of this {self.kind.__name__} ({reason})") from None
 
     def _part(self, data: Data, draws: Draws, number: int) -> Tensor:
         """Add the gradient of one part of the batch; returns its share of loss, ratio and rates, (2 + 3 L,)."""
@@ -302,7 +315,7 @@ class Training:
             x0, y = (each.to(device, non_blocking=True) for each in data.batch(rows, mirror))
             with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
                 found = step_loss(self.model, self._diffusion, x0, y, t.to(device), noise.to(x0), recipe, self.step)
-            (found.loss / parts).backward()  # type: ignore[no-untyped-call]
+            (found.loss / self._divisor).backward()  # type: ignore[no-untyped-call]
         return torch.cat([found.loss.detach()[None], found.ratio[None], found.rates.flatten()]) / parts
 
 
@@ -381,19 +394,3 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
             with torch.cuda.device(device):
                 torch.cuda.manual_seed(seed)
         yield
-
-
-def sum_over_processes(tensors: list[Tensor]) -> None:
-    """Sum each of the tensors, in place, over all processes; they all have a tensor of its shape and dtype there."""
-    start = 0
-    while start < len(tensors):
-        stop, elements = start + 1, tensors[start].numel()
-        while stop < len(tensors) and elements + tensors[stop].numel() <= BUCKET:
-            elements += tensors[stop].numel()
-            stop += 1
-        bucket = tensors[start:stop]
-        flat = torch.cat([tensor.flatten() for tensor in bucket])
-        dist.all_reduce(flat)
-        for tensor, summed in zip(bucket, torch.split(flat, [tensor.numel() for tensor in bucket]), strict=True):
-            tensor.copy_(summed.view_as(tensor))
-        start = stop

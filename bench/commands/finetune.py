@@ -57,21 +57,26 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--precision", default="fp32", help="fp32 (default), or bf16 for matrix products in bfloat16")
     parser.add_argument("--tf32", action="store_true", help="TF32 products on a GPU, as the papers' training has them")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations: less memory, more time")
+    parser.add_argument(
+        "--shard", action="store_true", help="under torchrun: each process holds its part of the model alone (FSDP)"
+    )
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=1, help="CPU threads per process (default 1); decides rounding")
     parser.add_argument("--save-every", type=int, default=1000, metavar="N", help="steps (default 1000)")
+    parser.add_argument("--tensorboard", action="store_true", help="write the logs to OUT/tensorboard, too")
     parser.add_argument("--keep", type=int, default=2, metavar="N", help="checkpoints that stay (default 2)")
 
 
 def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
     from bench import finetune
+    from bench.training_job import Options
 
     values = {name: value for name, value in vars(options).items() if name != "run"}
     given = {name: values.pop(name) for name in tuple(values) if name.startswith("recipe_")}
     values["changes"] = {name.removeprefix("recipe_"): value for name, value in given.items() if value is not None}
     values["ablation"] = tuple(values["ablation"])
     values["rates"] = tuple(values["rates"]) if values["rates"] else None
-    path = finetune.run(finetune.Options(**values))
+    path = finetune.run(Options(**values))
     if path is not None:
         print(f"trained: {path}; draw from it with: python -m bench generate --checkpoint {path} --images 64")

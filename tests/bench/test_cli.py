@@ -10,7 +10,7 @@ import pytest
 
 from bench import cli, paper, reproduce, results
 from bench.reproduce import unmeasured
-from bench.small_scale import Sampling
+from bench.small_scale_samples import Sampling
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -30,7 +30,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["flops", "--checkpoint", "x.pt"], "--models"),
         (["flops", "--checkpoint", "x.pt", "--models", "DyDiT-S/2", "--lambdas", "0.5"], "x.pt"),
         (["reproduce", "--tier", "huge"], "smoke, default, full"),
-        (["reproduce", "--checkpoints", "nowhere"], "nowhere/dit.safetensors"),
+        (["reproduce", "--checkpoints", "nowhere"], "nowhere/dit-m.safetensors"),
     ],
 )
 def test_bad_input_is_one_line_and_status_2(

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import digits, generate, shards, small_scale
+from bench import digits, generate, shards, small_scale_samples
 from bench.commands import generate as command
 from bench.generate import Options
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -25,8 +25,8 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 
-DYNAMIC = str(small_scale.DIRECTORY / "dydit-0.5.safetensors")
-STATIC = str(small_scale.DIRECTORY / "dit.safetensors")
+DYNAMIC = str(small_scale_samples.committed(0.5))
+STATIC = str(small_scale_samples.committed())
 TINY = DiTConfig(input_size=4, patch_size=2, in_channels=1, hidden_size=16, depth=1, num_heads=2, num_classes=3)
 
 
@@ -240,7 +240,7 @@ def test_the_manifest_says_what_decides_the_images_and_who_made_them(begun: Path
     assert found.identity["config"] == model.config.kwargs()
     assert found.identity["decoding"] == "pixels" and found.identity["vae_sha256"] is None
     assert found.record["torch"]["threads"] == 1
-    assert found.record["checkpoint"] == "./reference_stats/digits/dydit-0.5.safetensors"
+    assert found.record["checkpoint"] == "./reference_stats/digits/dydit-m-0.5-s1.safetensors"
 
 
 def test_the_digest_sees_names_dtypes_shapes_and_bytes() -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bench import headline, small_scale
+from bench import headline, small_scale_samples
 from bench.headline import Protocol, Released
 from dydit.errors import InputError
 
 SMALL = Protocol(images=24, steps=2, vae=None, extractor="digits-cnn", reference="digits")
 STUDY = tuple(
-    Released(str(small_scale.DIRECTORY / f"{stage}.safetensors"), None, row)
-    for stage, row in (("dydit-0.7", "DyDiT-XL lambda=0.7"), ("dit", "DiT-XL"))
+    Released(str(small_scale_samples.committed(target)), None, row)
+    for target, row in ((0.7, "DyDiT-XL lambda=0.7"), (None, "DiT-XL"))
 )
 
 

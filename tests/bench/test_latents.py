@@ -13,7 +13,7 @@ from PIL import Image
 
 from bench import cli, finetune, latents
 from bench.decoding import LATENT_SCALE
-from bench.finetune import Options
+from bench.training_job import Options
 from dydit import DiT, DyDiT, InputError, checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")

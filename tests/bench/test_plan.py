@@ -13,12 +13,12 @@ from huggingface_hub import constants, file_download
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import cli, generate, needs, plan, plan_rate, reproduce, results, shards, small_scale
+from bench import cli, generate, needs, plan, plan_rate, reproduce, results, shards, small_scale_samples
 from bench.plan import Scoring
 from dydit import DyDiT, InputError, checkpoint, model_config
 from dydit.flops import MATMUL, macs, target_macs
 
-DIGITS = str(small_scale.DIRECTORY / "dydit-0.5.safetensors")
+DIGITS = str(small_scale_samples.committed(0.5))
 XL = {"checkpoint": "dydit-xl-2-lambda-0.5", "model": "DyDiT-XL/2"}
 Command = Callable[..., tuple[int, str, str]]
 

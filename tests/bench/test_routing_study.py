@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import environment, generate, results, routing_figures, routing_study, routing_tables, samplers, small_scale
+from bench import (
+    environment,
+    generate,
+    results,
+    routing_figures,
+    routing_study,
+    routing_tables,
+    samplers,
+    small_scale_samples,
+)
 from bench.commands import routing as command
 from bench.routing_study import Learned
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -28,7 +38,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"),
 ]
 
-DYNAMIC = str(small_scale.DIRECTORY / "dydit-0.5.safetensors")
+DYNAMIC = str(small_scale_samples.committed(0.5))
 TINY = DiTConfig(input_size=6, patch_size=2, in_channels=1, hidden_size=16, depth=2, num_heads=4, num_classes=3)
 
 
@@ -335,7 +345,10 @@ def test_a_run_on_a_committed_checkpoint_writes_whole_files(tmp_path: Path, caps
     before = torch.get_num_threads()
     command.run(parser.parse_args(arguments))
     assert torch.get_num_threads() == before
-    assert capsys.readouterr().out == (tmp_path / "findings.md").read_text(encoding="utf-8")
+    written = (tmp_path / "findings.md").read_text(encoding="utf-8")
+    assert written.startswith(capsys.readouterr().out)
+    linked = re.findall(r"!\[\w+\]\((.+)\)", written)
+    assert sorted(linked) == sorted(path.name for path in tmp_path.glob("*.png")) and len(linked) == 4
     keys = results.read_table(tmp_path, "routing_arrays")
     with np.load(tmp_path / "routing.npz") as file:
         assert sorted(file.files) == sorted(keys["key"])
@@ -359,7 +372,7 @@ def test_an_ablation_that_keeps_the_routers_is_studied(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"checkpoint": str(small_scale.DIRECTORY / "dit.safetensors")}, "holds a DiT, which routes nothing"),
+        ({"checkpoint": str(small_scale_samples.committed())}, "holds a DiT, which routes nothing"),
         ({"sampler": "euler"}, "ddpm, ddim, dpm-solver"),
         ({"steps": 0}, "steps = 0"),
         ({"images": 0}, "images = 0"),

@@ -8,115 +8,156 @@ import math
 import pickle
 import re
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from bench import cli, digits, digits_cnn, features, results, small_scale, small_scale_claims, studies
-from bench.small_scale import Sampling, Variant
+from bench import (
+    cli,
+    digits,
+    features,
+    results,
+    small_scale,
+    small_scale_claims,
+    small_scale_samples,
+    studies,
+)
+from bench.small_scale_samples import Sampling, Variant
 from bench.studies import CIFAR10, DIGITS, TrainingSet
 from dydit import DiTConfig, DyDiT, InputError, checkpoint
+from dydit.variants import RandomRouting
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
-SHORT = 300
+TRIAL = DIGITS.only(["dydit-m-random-0.5-s1", "dit-m-control-s1", "dydit-m-no-ordering-0.5-s2"]).shortened(300)
+"""A part of the study in steps of a moment: a stage of every kind of parent, and one that waits for another's rates."""
 TINY = {"input_size": 32, "patch_size": 8, "in_channels": 3, "hidden_size": 24, "depth": 2, "num_heads": 2}
 """A network on the images of CIFAR-10 that trains in a moment."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread_in_training() -> Iterator[None]:
-    """Tiny models lose time to threads that wait for each other."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(small_scale, "THREADS", 1)
-        yield
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("study")
-    small_scale.train_all(DIGITS, directory, shorten=SHORT)
+    assert small_scale.train_all(TRIAL, directory) == len(TRIAL.stages) == 5
     return directory
 
 
-def test_retraining_a_shortened_study_gives_the_same_bytes(trained: Path, tmp_path: Path) -> None:
+def test_two_processes_train_the_same_bytes_as_one(trained: Path, tmp_path: Path) -> None:
     torch.manual_seed(123)  # the global generator must not matter
-    small_scale.train_all(DIGITS, tmp_path, shorten=SHORT)
-    names = sorted(path.name for path in trained.iterdir())
+    shutil.copy(trained / small_scale.CLASSIFIER, tmp_path)
+    small_scale.train_all(TRIAL, tmp_path, processes=2)
+    names = sorted(path.name for path in trained.glob("*.safetensors"))
     assert names == sorted(path.name for path in tmp_path.iterdir())
     for name in names:
         assert (trained / name).read_bytes() == (tmp_path / name).read_bytes(), name
 
 
 def test_a_second_training_keeps_finished_files_and_repairs_a_changed_one(trained: Path) -> None:
-    before = {path: path.stat().st_mtime_ns for path in trained.iterdir()}
-    victim = trained / "dydit-0.5.safetensors"
+    before = {path: path.stat().st_mtime_ns for path in trained.glob("*.safetensors")}
+    victim = trained / "dydit-m-random-0.5-s1.safetensors"
     content = victim.read_bytes()
     model, record = checkpoint.load_model(victim)
     checkpoint.write(victim, model, record | {"seed": "other"}, dtype=torch.float16)
-    small_scale.train_all(DIGITS, trained, shorten=SHORT)
+    assert small_scale.train_all(TRIAL, trained) == 1
     assert victim.read_bytes() == content
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != victim)
 
 
-@pytest.mark.parametrize("study", studies.STUDIES.values(), ids=studies.STUDIES)
+def test_the_random_control_meets_the_learned_rates(trained: Path) -> None:
+    learned = checkpoint.load_model(trained / "dydit-m-0.5-s1.safetensors")[0]
+    random = checkpoint.load_model(trained / "dydit-m-random-0.5-s1.safetensors")[0]
+    data = digits.load()
+    routing = small_scale.evaluated(learned, digits.to_model(data.images), data.labels).routing
+    assert routing is not None and isinstance(random, RandomRouting)
+    assert random.random_rates.tolist() == pytest.approx(routing.rates, abs=1e-3)
+
+
+def test_without_ordering_the_heads_stay_where_they_were(trained: Path) -> None:
+    parent, kept, sorted_ = (
+        checkpoint.read(trained / f"{name}.safetensors").state["blocks.0.attn.qkv.weight"].float()
+        for name in ("dit-m", "dydit-m-no-ordering-0.5-s2", "dydit-m-0.5-s1")
+    )
+    assert torch.allclose(parent, kept, atol=0.01)  # three steps of training move little
+    assert not torch.allclose(parent, sorted_, atol=0.01)
+
+
 @pytest.mark.parametrize("shorten", [1, 300, 10**9])
-def test_stages_follow_the_recipe(study: studies.Study, shorten: int) -> None:
-    by_name = {stage.name: stage for stage in study.stages(shorten)}
-    control = by_name["dit-control"].recipe
-    assert by_name["dit"].recipe.steps >= control.steps >= 1
-    for target in study.lambdas:
-        stage = by_name[f"dydit-{target}"]
-        assert stage.parent == by_name["dit-control"].parent == "dit"
-        assert stage.recipe.target == target
+def test_every_comparison_of_the_digits_is_a_fair_one(shorten: int) -> None:
+    study = DIGITS.shortened(shorten)
+    names = [stage.name for stage in study.stages]
+    assert len(set(names)) == len(names)
+    for place, stage in enumerate(study.stages):
+        assert all(names.index(need) < place for need in stage.needs)
+        assert stage.recipe.steps >= 1 and stage.network == studies.SIZES[stage.size]
+        if stage.run in (studies.STATIC, studies.SCRATCH):
+            assert stage.parent is None
+            continue
+        control = study.find(studies.stem(stage.size, studies.CONTROL, None, stage.recipe.seed))
+        assert stage.parent == control.parent == f"dit-{stage.size}"
         same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay", "flip")
-        assert all(getattr(stage.recipe, name) == getattr(control, name) for name in same)
-        assert 0 < stage.recipe.target_reached <= max(stage.recipe.steps // 2, 1)
+        assert all(getattr(stage.recipe, name) == getattr(control.recipe, name) for name in same)
+    seeds = {(stage.size, stage.run, stage.recipe.target): set[int]() for stage in study.stages if stage.parent}
+    for stage in study.stages:
+        if stage.parent:
+            seeds[stage.size, stage.run, stage.recipe.target].add(stage.recipe.seed)
+    assert set(map(frozenset, seeds.values())) == {frozenset(studies.SEEDS)}
+
+
+def test_a_model_trained_from_nothing_makes_as_many_steps_as_static_and_fine_tuned_together() -> None:
+    scratch = DIGITS.find("dydit-m-from-scratch-0.5-s1").recipe.steps
+    assert scratch == DIGITS.find("dit-m").recipe.steps + DIGITS.find("dydit-m-0.5-s1").recipe.steps
+
+
+def test_cifar10_is_trained_by_one_schedule() -> None:
+    by_name = {stage.name: stage for stage in CIFAR10.stages}
+    control = by_name["dit-control"]
+    for target in (0.7, 0.5):
+        stage = by_name[f"dydit-{target}"]
+        assert stage.parent == control.parent == "dit" and stage.recipe.target == target
+        same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay", "flip")
+        assert all(getattr(stage.recipe, name) == getattr(control.recipe, name) for name in same)
+
+
+def test_an_unknown_stage_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"dydit-m-0\.5-s1"):
+        DIGITS.only(["dydit-m-0.5-s9"])
+
+
+COMMITTED = [variant.stage for variant in small_scale_samples.variants() if variant.routing == "learned"]
 
 
 def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
-    files = sorted(small_scale.DIRECTORY.glob("*.safetensors"))
-    names = {small_scale.CLASSIFIER, *(f"{stage.name}.safetensors" for stage in DIGITS.stages())}
-    assert {path.name for path in files} == names
+    files = sorted(small_scale_samples.DIRECTORY.glob("*.safetensors"))
+    assert {path.stem for path in files} == {*COMMITTED, Path(small_scale.CLASSIFIER).stem}
     assert sum(path.stat().st_size for path in files) < 8_000_000
     for path in files:
         record = checkpoint.read(path).record
         assert record["data_sha256"] == digits.checksum()
         assert record["seed"].isdigit()
         assert "small-scale" in record["command"]
-        assert re.fullmatch(r"[0-9a-f]{40}( \(dirty\))?", record["commit"])
+        assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
 
 
-def test_committed_checkpoints_belong_to_the_stages_of_this_code() -> None:
-    for stage in DIGITS.stages():
-        path = small_scale.DIRECTORY / f"{stage.name}.safetensors"
-        model, record = checkpoint.load_model(path)
-        assert model.config == DIGITS.network
-        assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
-        assert json.loads(record["recipe"]) == small_scale.recipe_record(stage.recipe)
-        parent = small_scale.DIRECTORY / f"{stage.parent}.safetensors"
-        assert record["parent_sha256"] == (features.file_sha256(parent) if stage.parent else "")
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_checkpoints_belong_to_the_stages_of_this_code(name: str) -> None:
+    stage = DIGITS.find(name)
+    model, record = checkpoint.load_model(small_scale_samples.DIRECTORY / f"{name}.safetensors")
+    assert model.config == stage.network
+    assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
+    assert json.loads(record["recipe"]) == dataclasses.asdict(stage.recipe)
 
 
-def test_the_committed_files_are_recognised_and_not_trained_again(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    def never(*_: object, **__: object) -> None:
-        raise AssertionError("a committed file was trained again")
-
-    monkeypatch.setattr(small_scale, "train", never)
-    monkeypatch.setattr(digits_cnn, "train_digits_classifier", never)
-    shutil.copytree(small_scale.DIRECTORY, tmp_path / "study")
-    small_scale.train_all(DIGITS, tmp_path / "study")
+def test_the_committed_files_are_recognised_and_not_trained_again(tmp_path: Path) -> None:
+    shutil.copytree(small_scale_samples.DIRECTORY, tmp_path / "study")
+    assert small_scale.train_all(DIGITS.only(COMMITTED), tmp_path / "study") == 0
 
 
 def test_samples_do_not_depend_on_the_batch_size(trained: Path) -> None:
-    variant = Variant("DyDiT", "dydit-0.5")
-    one = small_scale.sample(variant, Sampling(images=7, steps=3, batch_size=7), trained)
-    other = small_scale.sample(variant, Sampling(images=7, steps=3, batch_size=3), trained)
+    variant = Variant("DyDiT", "dydit-m-0.5-s1")
+    one = small_scale_samples.sample(variant, Sampling(images=7, steps=3, batch_size=7), trained)
+    other = small_scale_samples.sample(variant, Sampling(images=7, steps=3, batch_size=3), trained)
     assert torch.equal(one.labels, other.labels)
     assert (one.images.int() - other.images.int()).abs().max() <= 1
     assert one.flops_ratio == pytest.approx(other.flops_ratio, abs=1e-3)
@@ -125,8 +166,8 @@ def test_samples_do_not_depend_on_the_batch_size(trained: Path) -> None:
 @pytest.mark.parametrize("routing", ["random", "shuffled"])
 def test_random_routing_keeps_the_rate_and_changes_the_images(routing: str) -> None:
     sampling = Sampling(images=16, steps=20)
-    learned = small_scale.sample(Variant("DyDiT", "dydit-0.5"), sampling)
-    random = small_scale.sample(Variant("DyDiT", "dydit-0.5", routing), sampling, rates=learned.rates)  # type: ignore[arg-type]
+    learned = small_scale_samples.sample(Variant("DyDiT", "dydit-m-0.5-s1"), sampling)
+    random = small_scale_samples.sample(Variant("DyDiT", "dydit-m-0.5-s1", routing), sampling, rates=learned.rates)  # type: ignore[arg-type]
     assert random.flops_ratio == pytest.approx(learned.flops_ratio, abs=0.05)
     assert not torch.equal(learned.images, random.images)
 
@@ -135,36 +176,30 @@ def test_the_study_is_scored_and_judged(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(small_scale_claims, "RESAMPLES", 5)
     study = small_scale_claims.run(Sampling(images=40, steps=4))
     table = small_scale_claims.quality_table(study)
-    assert set(table["model"]) == {variant.name for variant in small_scale.variants()} | {
+    assert set(table["model"]) == {variant.name for variant in small_scale_samples.variants()} | {
         "real digits, half against half"
     }
     named = table["metric"][table["metric"] != "FLOPs ratio"]
     assert named.str.endswith("[digits-cnn]").all()
     rows = small_scale_claims.claims(study, "smoke")
-    assert len({row.claim_id for row in rows}) == len(rows) == 5 * len(small_scale.LAMBDAS)
+    assert len({row.claim_id for row in rows}) == len(rows) == 5 * len(small_scale_samples.LAMBDAS)
     for row in rows:
         assert row.verdict in ("reproduced", "deviates")
         assert row.measured is not None and math.isfinite(row.measured)
 
 
 def test_a_missing_checkpoint_names_the_file_and_the_remedy(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"dit\.safetensors.*small_scale"):
-        small_scale.load_stage("dit", tmp_path)
-
-
-def test_the_record_of_a_recipe_names_younger_fields_where_they_are_in_use() -> None:
-    assert not {"flip", "micro_batch"} & small_scale.recipe_record(DIGITS.static).keys()
-    assert small_scale.recipe_record(CIFAR10.static)["flip"] is True
-    whole = dataclasses.replace(CIFAR10.dynamic, micro_batch=32)
-    assert small_scale.recipe_record(whole) == dataclasses.asdict(whole)
+    with pytest.raises(InputError, match=r"dit-m\.safetensors.*small_scale"):
+        small_scale_samples.load_stage("dit-m", tmp_path)
 
 
 def test_cifar10_is_trained_by_the_papers_recipe() -> None:
     """AdamW 1e-4 and EMA 0.9999 are the defaults of a recipe; Table 7 gives size S 50k steps without warm-up."""
-    for recipe in (CIFAR10.static, CIFAR10.control, CIFAR10.dynamic):
+    for stage in CIFAR10.stages:
+        recipe = stage.recipe
         assert (recipe.learning_rate, recipe.ema_decay, recipe.flip, recipe.complete_warmup) == (1e-4, 0.9999, True, 0)
-    assert CIFAR10.dynamic.steps == CIFAR10.control.steps == 50_000
-    assert CIFAR10.network.tokens == 256
+        assert recipe.steps == (50_000 if stage.parent else 400_000)
+        assert stage.network.tokens == 256
 
 
 def cifar_archive(directory: Path, per_batch: int = 3) -> Path:
@@ -181,11 +216,12 @@ def cifar_archive(directory: Path, per_batch: int = 3) -> Path:
 
 def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
     """The study with a small network and small batches."""
-    recipes = {
-        name: dataclasses.replace(getattr(CIFAR10, name), batch_size=4) for name in ("static", "control", "dynamic")
-    }
     network = DiTConfig(**TINY, num_classes=10)
-    monkeypatch.setitem(studies.STUDIES, "cifar10", dataclasses.replace(CIFAR10, network=network, **recipes))
+    stages = tuple(
+        dataclasses.replace(stage, network=network, recipe=dataclasses.replace(stage.recipe, batch_size=4))
+        for stage in CIFAR10.stages
+    )
+    monkeypatch.setitem(studies.STUDIES, "cifar10", dataclasses.replace(CIFAR10, stages=stages))
 
 
 def bench(*arguments: object) -> None:
@@ -202,7 +238,8 @@ def test_cifar10_is_trained_generated_and_scored_by_the_commands(
 ) -> None:
     tiny_cifar10(monkeypatch)
     root, out, samples = cifar_archive(tmp_path / "data"), tmp_path / "study", tmp_path / "samples"
-    train = ("small-scale", "--dataset", "cifar10", "--data-root", root, "--shorten", 100_000, "--out", out)
+    models = ("--processes", 1, "--models", out, "--out", tmp_path / "tables")
+    train = ("small-scale", "--dataset", "cifar10", "--data-root", root, "--shorten", 100_000, *models)
     bench(*train)
     assert "bench generate" in capsys.readouterr().out
     files = sorted(out.iterdir())
@@ -229,16 +266,16 @@ def test_cifar10_is_trained_generated_and_scored_by_the_commands(
 
 
 def sorted_stages() -> list[studies.Stage]:
-    return sorted(CIFAR10.stages(), key=lambda stage: f"{stage.name}.safetensors")
+    return sorted(CIFAR10.stages, key=lambda stage: f"{stage.name}.safetensors")
 
 
 def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tiny_cifar10(monkeypatch)
     study = studies.find("cifar10")
     first, second = cifar_archive(tmp_path / "a"), cifar_archive(tmp_path / "b", per_batch=4)
-    small_scale.train_all(study, tmp_path / "out", 10**6, data_root=first)
+    small_scale.train_all(study.shortened(10**6), tmp_path / "out", data_root=first)
     record = checkpoint.read(tmp_path / "out" / "dit.safetensors").record
-    small_scale.train_all(study, tmp_path / "out", 10**6, data_root=second)
+    small_scale.train_all(study.shortened(10**6), tmp_path / "out", data_root=second)
     other = checkpoint.read(tmp_path / "out" / "dit.safetensors").record
     assert other["data_sha256"] != record["data_sha256"]
     assert other["recipe"] == record["recipe"]
@@ -248,7 +285,8 @@ def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 def test_a_gpu_trains_files_that_any_machine_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tiny_cifar10(monkeypatch)
     data = cifar_archive(tmp_path / "data")
-    small_scale.train_all(studies.find("cifar10"), tmp_path / "out", 100_000, device="cuda", data_root=data)
+    study = studies.find("cifar10").shortened(100_000)
+    small_scale.train_all(study, tmp_path / "out", device="cuda", data_root=data)
     model, record = checkpoint.load_model(tmp_path / "out" / "dydit-0.5.safetensors")
     assert record["device"] == torch.cuda.get_device_name()
     assert model.pos_embed.device.type == "cpu"
@@ -274,6 +312,8 @@ def test_data_that_do_not_fit_the_network_are_refused(
     [
         (["--dataset", "mnist"], "digits, cifar10"),
         (["--shorten", "0"], "whole number from 1"),
+        (["--processes", "0"], "whole number from 1"),
+        (["--stages", "dydit-m-0.55-s1"], "nearest names: dydit-m-0.5-s1"),
         (["--device", "tpu"], "use cpu or cuda"),
         (["--dataset", "cifar10", "--data-root", "nowhere"], "nowhere"),
     ],
@@ -290,5 +330,5 @@ def test_bad_input_of_the_command_is_one_line_and_status_2(
 
 def test_training_leaves_threads_and_precision_as_they_were(trained: Path) -> None:
     before = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    small_scale.train_all(DIGITS, trained, SHORT)
+    small_scale.train_all(TRIAL, trained)
     assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import random
-import socket
 import subprocess
 import sys
 import time
@@ -16,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench import generate, shards, small_scale
+from bench import generate, shards, small_scale_samples
 from bench.generate import Options
 from bench.world import World
 from dydit import InputError
@@ -25,15 +23,8 @@ REPEATS = int(os.environ.get("DYDIT_KILL_REPEATS", "2"))
 """How often in a row a run is killed."""
 
 
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever started the tests, this process is alone unless a test says otherwise."""
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
-        monkeypatch.delenv(name, raising=False)
-
-
 def options(out: Path, **changes: Any) -> Options:
-    checkpoint = str(small_scale.DIRECTORY / "dydit-0.5.safetensors")
+    checkpoint = str(small_scale_samples.committed(0.5))
     return Options(**{"checkpoint": checkpoint, "out": out, "images": 64, "steps": 3, "unit": 8, **changes})
 
 
@@ -49,51 +40,9 @@ def load(directory: Path) -> tuple[np.ndarray, np.ndarray]:
         return file["arr_0"], file["arr_1"]
 
 
-@pytest.fixture(scope="module")
-def server() -> Any:
-    """Processes that start fast: forked from one that has imported everything, and computed nothing."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["bench.generate", "bench.cli", "torchvision.utils"])
-    return context
-
-
-PROGRAM = """
-import os, sys
-os.environ.update({environment!r})
-sys.stdout, sys.stderr = open(os.devnull, "w"), open({log!r}, "w")
-from bench import cli
-from bench.commands import generate
-cli.COMMANDS = (generate,)
-cli.main({arguments!r})
-"""
-
-
-def start(server: Any, wanted: Options, log: Path, environment: dict[str, str]) -> Any:
-    code = PROGRAM.format(environment=environment, log=str(log), arguments=arguments(wanted))
-    process = server.Process(target=exec, args=(code,))
-    process.start()
-    return process
-
-
-@pytest.fixture
-def together(server: Any, tmp_path: Path) -> Any:
-    """(options, how many) -> exit status and standard error of each process, as torchrun would start them."""
-
-    def run(wanted: Options, count: int) -> list[tuple[int, str]]:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        logs = [tmp_path / f"log{rank}" for rank in range(count)]
-        started = [
-            start(server, wanted, log, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)})
-            for rank, log in enumerate(logs)
-        ]
-        for process in started:
-            process.join(60)
-        return [(process.exitcode, log.read_text()) for process, log in zip(started, logs, strict=True)]
-
-    return run
+def program(wanted: Options) -> str:
+    """What a process runs that makes these images."""
+    return f"from bench import cli; cli.main({arguments(wanted)!r})"
 
 
 def test_one_two_and_three_processes_make_the_same_images(tmp_path: Path, together: Any) -> None:
@@ -103,7 +52,7 @@ def test_one_two_and_three_processes_make_the_same_images(tmp_path: Path, togeth
         [*launch, *arguments(options(tmp_path / "2"))], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert generate.run(options(tmp_path / "1")) == tmp_path / "1" / "samples.npz"
-    assert [status for status, _ in together(options(tmp_path / "3"), 3)] == [0, 0, 0]
+    assert [status for status, _ in together(program(options(tmp_path / "3")), 3)] == [0, 0, 0]
     stdout, stderr = two.communicate(timeout=60)
     assert two.returncode == 0, stderr
     assert stdout.count("64 images in") == 1 and stderr.count("8 to make; processes: 2") == 1
@@ -120,7 +69,7 @@ def test_a_run_of_one_process_is_finished_by_two(tmp_path: Path, together: Any) 
     kept = {unit: shards.unit_path(tmp_path / "one", unit).stat().st_mtime_ns for unit in (0, 3, 4, 7)}
     for unit in (1, 2, 5, 6):
         shards.unit_path(tmp_path / "one", unit).unlink()
-    done = together(options(tmp_path / "one"), 2)
+    done = together(program(options(tmp_path / "one")), 2)
     assert [status for status, _ in done] == [0, 0]
     assert "4 of 8 units are there, 4 to make; processes: 2" in done[0][1] and done[1][1] == ""
     assert np.array_equal(load(tmp_path / "one")[0], images)
@@ -128,23 +77,23 @@ def test_a_run_of_one_process_is_finished_by_two(tmp_path: Path, together: Any) 
 
 
 def test_more_processes_than_units_are_idle(tmp_path: Path, together: Any) -> None:
-    assert [status for status, _ in together(options(tmp_path / "out", images=4), 2)] == [0, 0]
+    assert [status for status, _ in together(program(options(tmp_path / "out", images=4)), 2)] == [0, 0]
     assert len(load(tmp_path / "out")[0]) == 4
 
 
 def test_a_process_that_cannot_begin_stops_all_with_one_line(tmp_path: Path, together: Any) -> None:
-    done = together(options(tmp_path / "out", checkpoint="nowhere.safetensors"), 2)
+    done = together(program(options(tmp_path / "out", checkpoint="nowhere.safetensors")), 2)
     assert [status for status, _ in done] == [2, 2]
     assert done[0][1].startswith("error: nowhere.safetensors: no such checkpoint") and done[1][1] == ""
 
 
-def test_a_killed_run_goes_on_where_it_was_and_makes_the_same_images(tmp_path: Path, server: Any) -> None:
+def test_a_killed_run_goes_on_where_it_was_and_makes_the_same_images(tmp_path: Path, start: Any) -> None:
     changes = {"unit": 4, "steps": 10}
     generate.run(options(tmp_path / "whole", **changes))
     images, labels = load(tmp_path / "whole")
     for number in range(REPEATS):
         wanted = options(tmp_path / str(number), **changes)
-        process = start(server, wanted, tmp_path / "log", {})
+        process = start(program(wanted), tmp_path / "log")
         deadline = time.monotonic() + 60
         while not list(wanted.out.glob("units/[0-9]*")):
             assert time.monotonic() < deadline and process.is_alive(), (tmp_path / "log").read_text()

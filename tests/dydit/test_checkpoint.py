@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import random
+import resource
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -72,20 +73,18 @@ def test_a_written_file_is_readable_by_others(build, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("before", [None, b"an older file"])
-def test_a_failed_write_leaves_things_as_they_were(
-    build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: bytes | None
-) -> None:
+def test_a_failed_write_leaves_things_as_they_were(build, tmp_path: Path, before: bytes | None) -> None:
+    """To a limit of the file size, like to a full disk, safetensors answers with an error of its own."""
     path = tmp_path / "model.safetensors"
     if before is not None:
         path.write_bytes(before)
-
-    def fail(state: State, target: Path, metadata: dict[str, str]) -> None:
-        Path(target).write_bytes(b"half of the")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="disk full"):
-        checkpoint.write(path, build(DiT))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            checkpoint.write(path, build(DiT))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [file.name for file in tmp_path.iterdir()] == ([path.name] if before else [])
     assert before is None or path.read_bytes() == before
 

@@ -3,11 +3,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import io
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,17 +26,6 @@ def data(n: int = 12) -> tuple[Tensor, Tensor]:
 
 def weights(model: DiT) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in model.parameters()])
-
-
-def assert_weights_agree(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
-    """To 1e-5 of their norm, but for the biases of keys: softmax does not see them, so that their gradient is rounding
-    alone, of which Adam makes whole steps."""
-    for key, value in other.items():
-        if key.endswith("attn.qkv.bias"):
-            value, mine = (each.reshape(3, -1)[::2] for each in (value, one[key]))
-        else:
-            mine = one[key]
-        assert (mine - value).norm() <= 1e-5 * value.norm(), key
 
 
 def of(kind: type[DiT], **changes: Any) -> Recipe:
@@ -186,7 +170,7 @@ def test_a_state_of_another_model_is_refused(build, refusal) -> None:
         Training(build(DiT), RECIPE).restore({"step": 1})
 
 
-def test_a_static_model_learns_the_same_from_a_batch_in_parts(build) -> None:
+def test_a_static_model_learns_the_same_from_a_batch_in_parts(build, assert_weights_agree) -> None:
     """To rounding; a DyDiT has another FLOPs loss then, which compares each part's mean ratio with the target."""
     results = []
     for micro_batch in (None, 4, 2, 1):
@@ -252,53 +236,6 @@ def test_what_cannot_be_trained_that_way_is_refused(
 ) -> None:
     with refusal(part):
         Training(build(DiT), recipe, **options)
-
-
-WORKER = """
-import sys, torch
-import torch.distributed as dist
-sys.path.insert(0, {root!r})
-from dydit import DyDiT
-from dydit.training import InMemory, Training
-torch.set_num_threads(1)
-given = torch.load({given!r}, weights_only=False)
-dist.init_process_group("gloo")
-model = DyDiT(**given["config"])
-model.load_state_dict(given["weights"])
-training = Training(model, given["recipe"], rank=dist.get_rank(), processes=dist.get_world_size())
-logs = [training.advance(InMemory(*given["data"])) for _ in range(given["recipe"].steps)]
-torch.save({{"state": training.state(), "logs": logs}}, {made!r} + str(dist.get_rank()))
-dist.destroy_process_group()
-"""
-
-
-def test_two_processes_train_what_one_trains(build, tmp_path: Path) -> None:
-    recipe = of(DyDiT, steps=4, micro_batch=1, complete_warmup=2, flip=True, learning_rate=1e-4)
-    model = build(DyDiT)
-    given = {"config": model.config.kwargs(), "weights": model.state_dict(), "recipe": recipe, "data": data()}
-    torch.save(given, tmp_path / "given")
-    root = str(Path(__file__).parents[2])
-    code = WORKER.format(root=root, given=str(tmp_path / "given"), made=str(tmp_path / "made"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    common = os.environ | {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    started = [
-        subprocess.Popen([sys.executable, "-c", code], env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    whole = Training(model, recipe)
-    logs = [whole.advance(InMemory(*data())) for _ in range(4)]
-    for process in started:
-        _, error = process.communicate(timeout=60)
-        assert process.returncode == 0, error.decode()
-    first, second = (torch.load(tmp_path / f"made{rank}", weights_only=False) for rank in range(2))
-    assert_same_state(first["state"], second["state"])
-    assert_weights_agree(first["state"]["model"], whole.model.state_dict())
-    averaged = {key.removeprefix("module."): value for key, value in first["state"]["average"].items()}
-    assert_weights_agree(averaged, whole.averaged.state_dict())
-    for log, wanted in zip(first["logs"], logs, strict=True):
-        assert (log.loss, log.gradient_norm) == pytest.approx((wanted.loss, wanted.gradient_norm), rel=1e-5)
 
 
 def noised(diffusion: Diffusion) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

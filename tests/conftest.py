@@ -1,0 +1,87 @@
+"""Processes that work together, for every test that wants some."""
+
+from __future__ import annotations
+
+import multiprocessing
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from torch import Tensor
+
+IMPORTED = ["bench.cli", "bench.finetune", "bench.generate", "sklearn.datasets", "torchvision.utils"]
+PROGRAM = """
+import os, sys
+os.environ.update({environment!r})
+sys.stdout, sys.stderr = open(os.devnull, "w"), open({log!r}, "w", 1)
+{code}
+"""
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever started the tests, this process is alone unless a test says otherwise."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def start() -> Callable[..., Any]:
+    """(code, log, environment) -> a process that runs Python code and writes its standard error to `log`.
+
+    It starts fast: forked from one that has imported everything, and computed nothing.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(IMPORTED)
+
+    def run(code: str, log: Path, environment: dict[str, str] | None = None) -> Any:
+        program = PROGRAM.format(environment=environment or {}, log=str(log), code=code)
+        process = context.Process(target=exec, args=(program, {}))
+        process.start()
+        return process
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def together(
+    start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str, int], list[tuple[int, str]]]:
+    """(code, how many) -> exit status and standard error of each process, as torchrun would start them."""
+
+    def run(code: str, count: int) -> list[tuple[int, str]]:
+        folder = tmp_path_factory.mktemp("together")
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        common = {"WORLD_SIZE": str(count), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        logs = [folder / f"log{rank}" for rank in range(count)]
+        started = [
+            start(code, log, common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank, log in enumerate(logs)
+        ]
+        for process in started:
+            process.join(60)
+        return [(process.exitcode, log.read_text()) for process, log in zip(started, logs, strict=True)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def assert_weights_agree() -> Callable[[dict[str, Tensor], dict[str, Tensor]], None]:
+    """(state, state) agree to 1e-5 of the norm of each tensor.
+
+    The biases of keys are left out: softmax does not see them, so that their gradient is rounding alone, of which Adam
+    makes whole steps.
+    """
+
+    def check(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+        assert one.keys() == other.keys()
+        for key, value in other.items():
+            mine, value = one[key].double(), value.double()
+            if key.endswith("attn.qkv.bias"):
+                value, mine = (each.reshape(3, -1)[::2] for each in (value, mine))
+            assert (mine - value).norm() <= 1e-5 * value.norm(), key
+
+    return check
