@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants, file_download
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from bench import features, inception, reference, statistics
+from bench import features, inception, plan_rate, reference, statistics
 from bench.arithmetic import cpu_threads
 from bench.reference import Reference
 from bench.statistics import Statistics
@@ -72,3 +73,18 @@ def close() -> Callable[[Statistics, Statistics, float], None]:
             np.testing.assert_allclose(getattr(one, key), wanted, rtol=rtol, atol=rtol * np.abs(wanted).max())
 
     return check
+
+
+@pytest.fixture
+def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Empty caches in the test's folder, and a network that fails the test when it is asked."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a plan went to the network")
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
+    monkeypatch.setattr(file_download, "get_hf_file_metadata", refuse)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
+    monkeypatch.setattr(plan_rate, "MEASURED_STEPS", 2)
+    monkeypatch.setattr(plan_rate, "BUDGET", plan_rate.Budget(seconds=0.0, least=1, most=1, warmup=0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import dataclasses
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ import torch
 from torch import Tensor
 
 from bench import digits, generate, shards, small_scale_samples
-from bench.commands import generate as command
 from bench.generate import Options
 from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.config import DiTConfig
@@ -322,47 +320,7 @@ def test_latents_are_decoded_end_to_end(tmp_path: Path) -> None:
         generate.run(options(tmp_path / "out", checkpoint=source, vae=str(tmp_path / "vae")))
 
 
-# Bad input: one line, before any work, and nothing written
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"images": 0}, "images = 0"),
-        ({"unit": 0}, "unit = 0"),
-        ({"unit": -3}, "unit = -3"),
-        ({"threads": 0}, "threads = 0"),
-        ({"steps": 0}, "steps = 0"),
-        ({"sampler": "ddim", "steps": 300}, "divisor"),
-        ({"sampler": "euler"}, "ddpm, ddim, dpm-solver"),
-        ({"scale": float("nan")}, "scale = nan"),
-        ({"engine": "fast"}, "static, masked, realised"),
-        ({"engine": "static"}, "holds a DyDiT, which runs as realised or masked"),
-        ({"checkpoint": STATIC, "engine": "realised"}, "holds a DiT, which runs as static"),
-        ({"dtype": "fp16"}, "fp32, bf16"),
-        ({"device": "tpu"}, "cpu or cuda"),
-        ({"tf32": True}, "a CPU has no TF32"),
-        ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint file"),
-        ({"checkpoint": "dydit-xl-2-lambda-0.5"}, "give --model"),
-        ({"checkpoint": "weights.pt"}, "give --model"),
-        ({"model": "DiT-S/2"}, "shape"),
-        ({"model": "DyDiT-XXL/2"}, "unknown model"),
-        ({"resolution": 512}, "--model"),
-        ({"model": "DyDiT-S/2", "weights": "best"}, "ema or model"),
-        ({"vae": "sd-vae-ft-ema"}, "pixels"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
-    with pytest.raises(InputError, match=message) as caught:
-        generate.run(options(tmp_path / "out", **changes))
-    assert len(str(caught.value).splitlines()) == 1
-    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_a_missing_gpu_is_named() -> None:
-    with pytest.raises(InputError, match="no CUDA device"):
-        options(Path("out"), device="cuda")
+# Models and directories that do not serve
 
 
 @pytest.mark.parametrize(
@@ -389,21 +347,6 @@ def test_a_model_without_variances_or_null_label_is_sampled_where_it_can_be(tmp_
     assert len(images) == 20
 
 
-def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
-    monkeypatch.setattr(generate.shutil, "disk_usage", lambda _: usage)
-    with pytest.raises(InputError, match=r"writes 0\.1\d+ GiB, the disk has 0\.000977 GiB"):
-        generate.run(options(tmp_path / "out", images=10**6, unit=10**4))
-    assert list((tmp_path / "out").iterdir()) == []
-
-
-def test_a_model_that_does_not_fit_the_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate.device_memory, "available", lambda _: 2**20)
-    job = dataclasses.replace(generate.prepare(options(tmp_path)), device=torch.device("cuda"))
-    with pytest.raises(InputError, match=r"DyDiT, batch 8: needs about .* the largest batch that fits|not even one"):
-        generate.sampling_model(options(tmp_path), job, 8)
-
-
 def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("mine")
@@ -415,11 +358,6 @@ def test_a_directory_that_holds_something_else_is_refused(tmp_path: Path) -> Non
         generate.run(options(tmp_path / "run"))
 
 
-def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    with shards.exclusive(tmp_path), pytest.raises(InputError, match="another run is writing"):
-        generate.run(options(tmp_path))
-
-
 def test_a_model_that_diverges_is_told_and_writes_no_unit(tmp_path: Path) -> None:
     model, record = checkpoint.load_model(tiny(tmp_path / "model.safetensors"))
     model.final_layer.linear.bias.data.fill_(float("nan"))
@@ -427,17 +365,3 @@ def test_a_model_that_diverges_is_told_and_writes_no_unit(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="NaN"):
         generate.run(options(tmp_path / "out", checkpoint=str(tmp_path / "model.safetensors")))
     assert not list((tmp_path / "out").glob("units/*"))
-
-
-def test_the_command_passes_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    command.arguments(parser)
-    names = {field.name for field in dataclasses.fields(Options)}
-    assert {action.dest for action in parser._actions} - {"help"} == names
-    seen: list[Options] = []
-    monkeypatch.setattr(generate, "run", lambda given: seen.append(given))
-    command.run(parser.parse_args(["--checkpoint", "x.pt", "--images", "50000", "--out", str(tmp_path)]))
-    assert seen == [Options("x.pt", tmp_path, 50000)]  # the defaults of both are the same

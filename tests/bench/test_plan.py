@@ -3,52 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from huggingface_hub import constants, file_download
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench import cli, generate, needs, plan, plan_rate, reproduce, results, shards, small_scale_samples
+from bench import generate, needs, plan, plan_rate, shards, small_scale_samples
 from bench.plan import Scoring
 from dydit import DyDiT, InputError, checkpoint, model_config
 from dydit.flops import MATMUL, macs, target_macs
 
+pytestmark = pytest.mark.usefixtures("bare_machine")
+
 DIGITS = str(small_scale_samples.committed(0.5))
 XL = {"checkpoint": "dydit-xl-2-lambda-0.5", "model": "DyDiT-XL/2"}
-Command = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def _bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Empty caches in the test's folder, and a network that fails the test when it is asked."""
-
-    def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("a plan went to the network")
-
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
-    monkeypatch.setattr(file_download, "get_hf_file_metadata", refuse)
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setattr(plan_rate, "MEASURED_STEPS", 2)
-    monkeypatch.setattr(plan_rate, "BUDGET", plan_rate.Budget(seconds=0.0, least=1, most=1, warmup=0))
-
-
-@pytest.fixture
-def command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run `bench plan` into `tmp_path / "out"`: exit status, standard output, standard error."""
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as exit_:
-            cli.main(["plan", *map(str, arguments), "--out", str(tmp_path / "out")])
-        assert isinstance(exit_.value.code, int)
-        return (exit_.value.code, *capsys.readouterr())
-
-    return run
 
 
 def values(out: Path, **changes: Any) -> dict[str, Any]:
@@ -122,6 +94,15 @@ def test_a_published_model_is_planned_at_its_printed_flops(tmp_path: Path) -> No
     made = plan.make(values(tmp_path, **XL), Scoring(), rate=1.0)
     # 57.88 as printed counts LayerNorm, too
     assert cell(made, "multiply-adds of a pass") == pytest.approx(57.88, abs=0.1)
+
+
+def test_units_of_a_plan_are_those_of_a_run(tmp_path: Path) -> None:
+    for images, unit in ((5, None), (200, None), (200, 7)):
+        run = values(tmp_path / f"{images}-{unit}", images=images, unit=unit, steps=1)
+        generate.run(generate.Options(**run))
+        made = plan.make(run, Scoring(), rate=1.0)
+        manifest = shards.read_manifest(run["out"])
+        assert cell(made, "network passes") == manifest.units * manifest.unit * 2
 
 
 # Rate
@@ -351,60 +332,3 @@ def test_a_network_that_only_its_file_names_needs_its_autoencoder_to_be_timed(tm
         plan.make(values(tmp_path, checkpoint=str(path)), Scoring())
     made = plan.make(values(tmp_path, checkpoint=str(path)), Scoring(), rate=1.0)
     assert cell(made, "disk") * 2**30 == 2 * 10 * (32 * 32 * 3 + 8)
-
-
-# Command line
-
-
-def test_the_command_writes_tables_and_a_record(command: Command, tmp_path: Path) -> None:
-    run = ("--checkpoint", DIGITS, "--images", 20, "--steps", 10, "--gpus", 1, 2)
-    status, output, _ = command(*run, "--reference", "digits", "--extractor", "digits-cnn", "--strict")
-    assert status == 0 and "nothing is missing" in output
-    out = tmp_path / "out"
-    costs = results.read_table(out, "plan").set_index("quantity")["value"]
-    assert costs["network passes"] == 20 * 10 * 2
-    assert costs["time on 2 devices"] == costs["time on 1 device"]  # one unit
-    assert (results.read_table(out, "requirements")["present"] == "yes").all()
-    assert (out / "plan.md").is_file() and (out / "requirements.md").is_file()
-    assert results.read_run(out)["rounds_ms"]["steps"]
-
-
-@pytest.mark.parametrize("strict", [False, True])
-def test_strict_makes_something_missing_an_exit_status(command: Command, strict: bool) -> None:
-    arguments = ["--checkpoint", XL["checkpoint"], "--model", XL["model"], "--images", 10, "--rate", 1]
-    status, output, errors = command(*arguments, *["--strict"] * strict)
-    assert status == int(strict)
-    assert "2 of 3 needs are missing" in output and errors == ""
-
-
-def test_bad_input_is_one_line_and_status_2(command: Command, tmp_path: Path) -> None:
-    status, output, errors = command("--checkpoint", DIGITS, "--images", 0)
-    assert (status, output) == (2, "")
-    assert errors.startswith("error: images = 0") and len(errors.splitlines()) == 1
-    assert not list((tmp_path / "out").glob("*"))
-
-
-def test_tier_full_names_all_that_is_missing_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproduce, "_released", lambda: pytest.fail("work began"))
-    with pytest.raises(InputError) as caught:
-        reproduce.reproduce(tmp_path / "out", "full")
-    message = str(caught.value)
-    assert len(message.splitlines()) == 1
-    for name, (_, file) in checkpoint.PUBLISHED.items():
-        assert name in message and file in message
-
-
-def test_help_shows_the_options_of_the_run_and_of_the_plan(command: Command) -> None:
-    status, output, _ = command("--help")
-    assert status == 0
-    for option in ("--checkpoint", "--sampler", "--gpus", "--rate", "--reference", "--strict"):
-        assert option in output
-
-
-def test_units_of_a_plan_are_those_of_a_run(tmp_path: Path) -> None:
-    for images, unit in ((5, None), (200, None), (200, 7)):
-        run = values(tmp_path / f"{images}-{unit}", images=images, unit=unit, steps=1)
-        generate.run(generate.Options(**run))
-        made = plan.make(run, Scoring(), rate=1.0)
-        manifest = shards.read_manifest(run["out"])
-        assert cell(made, "network passes") == manifest.units * manifest.unit * 2
