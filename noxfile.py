@@ -45,7 +45,7 @@ def reproduce(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def small_scale(session: nox.Session) -> None:
-    """Train the models of a small study from nothing: the digits, or CIFAR-10 with `--dataset cifar10`."""
+    """Train the study on digits from nothing, score and judge it; or CIFAR-10 with `--dataset cifar10`."""
     python(session, "-m", "bench", "small-scale", *session.posargs)
 
 

@@ -1,4 +1,4 @@
-"""Tables for people: the overview that `reproduce` prints, and the main table of README.md."""
+"""Tables for people: the overview that `reproduce` prints, and the tables of README.md."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from dydit.errors import InputError
 from dydit.files import atomic_path
 
 README = environment.ROOT / "README.md"
-BEGIN, END = "<!-- results: begin -->", "<!-- results: end -->"
+SECTIONS = {"results": "*/summary.csv", "study": "*/small-scale/summary.csv"}
+"""Sections of the README that a run fills, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`, and where it lies."""
 
 
 def overview(rows: Sequence[SummaryRow]) -> str:
@@ -41,38 +42,46 @@ def overview(rows: Sequence[SummaryRow]) -> str:
     return f"{results.to_markdown(frame)}\n\n{len(rows)} published numbers and claims: {totals}."
 
 
-def committed_run(directory: Path = environment.ROOT / "results") -> Path:
-    """The one run under results/ that has a summary, apart from `local`.
+def answers(directory: Path) -> str:
+    """The questions of a study and their answers, `questions.csv`, as a markdown table of words."""
+    table = results.read_table(directory, "questions")
+    return results.to_markdown(table[["question", "configurations", "answer"]])
+
+
+def committed_run(section: str = "results", directory: Path = environment.ROOT / "results") -> Path:
+    """The one run under results/ that has the summary of a section of the README, apart from `local`.
 
     Raises:
         InputError: none or several.
     """
-    runs = sorted(path.parent for path in directory.glob("*/summary.csv") if path.parent.name != "local")
+    found = sorted(path.parent for path in directory.glob(SECTIONS[section]))
+    runs = [run for run in found if run.relative_to(directory).parts[0] != "local"]
     if len(runs) != 1:
-        names = ", ".join(run.name for run in runs) or "none"
-        raise InputError(f"results: runs with a summary: {names}; choose one with --results DIR")
+        names = ", ".join(str(run.relative_to(directory)) for run in runs) or "none"
+        raise InputError(f"results: runs with {SECTIONS[section]}: {names}; choose one with --results DIR")
     return runs[0]
 
 
-def update_readme(directory: Path, check: bool = False, readme: Path = README) -> bool:
-    """Put the overview of `directory` between README's markers; True if it stood there already.
+def update_readme(directory: Path, section: str = "results", check: bool = False, readme: Path = README) -> bool:
+    """Put the overview of `directory` between README's markers of a section; True if it stood there already.
 
     Raises:
         InputError: no summary or record in the directory, or no markers in the README.
     """
     text = readme.read_text(encoding="utf-8")
-    if BEGIN not in text or END not in text:
-        raise InputError(f"{readme.name}: markers {BEGIN} and {END} not found; put them where the table belongs")
+    begin, end = (f"<!-- {section}: {word} -->" for word in ("begin", "end"))
+    if begin not in text or end not in text:
+        raise InputError(f"{readme.name}: markers {begin} and {end} not found; put them where the table belongs")
     record = results.read_run(directory)
     where = os.path.relpath(directory, readme.parent)
     source = (
         f"From [{where}/summary.csv]({where}/summary.csv), made by `{record['command']}` at commit "
         f"{str(record['commit'])[:12]} on {environment.machine_name(record)}."
     )
-    head, rest = text.split(BEGIN)
-    _, tail = rest.split(END)
-    body = f"{BEGIN}\n{overview(results.read_summary(directory))}\n\n{source}\n{END}"
-    wanted = head + body + tail
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    parts = [overview(results.read_summary(directory)), *([answers(directory)] if section == "study" else []), source]
+    wanted = head + "\n\n".join([f"{begin}\n{parts[0]}", *parts[1:]]) + f"\n{end}" + tail
     if wanted == text:
         return True
     if not check:

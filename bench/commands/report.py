@@ -1,4 +1,4 @@
-"""`python -m bench report`: the main table of README.md."""
+"""`python -m bench report`: the tables of README.md."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ import argparse
 import sys
 from pathlib import Path
 
-HELP = "write the main table of README.md from a run"
+HELP = "write the tables of README.md from the committed runs"
 OUT = None
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
-    parser.add_argument("--results", type=Path, help="directory with summary.csv and run.json; the committed one else")
+    parser.add_argument("--results", type=Path, help="directory of a `reproduce` run, if not the committed one")
+    parser.add_argument("--study", type=Path, help="directory of a `small-scale` run, if not the committed one")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is out of date")
 
 
@@ -20,7 +21,8 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
     from bench import report
 
-    current = report.update_readme(options.results or report.committed_run(), check=options.check)
-    if options.check and not current:
+    runs = {name: getattr(options, name) or report.committed_run(name) for name in report.SECTIONS}
+    current = [report.update_readme(directory, name, check=options.check) for name, directory in runs.items()]
+    if options.check and not all(current):
         print("README.md does not show these results; run `nox -s report`", file=sys.stderr)
-    return int(options.check and not current)
+    return int(options.check and not all(current))

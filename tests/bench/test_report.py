@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from bench import environment, report, results
@@ -34,7 +35,7 @@ def test_only_judged_rows_are_shown_and_all_are_counted(run: Path) -> None:
 
 def test_the_readme_is_written_once_and_then_up_to_date(run: Path, tmp_path: Path) -> None:
     readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    readme.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n")
     assert not report.update_readme(run, check=True, readme=readme)
     assert "old" in readme.read_text()
     assert not report.update_readme(run, readme=readme)
@@ -50,18 +51,29 @@ def test_a_readme_without_markers_is_refused(run: Path, tmp_path: Path) -> None:
         report.update_readme(run, readme=readme)
 
 
-def test_the_committed_readme_shows_committed_results() -> None:
-    assert report.update_readme(report.committed_run(), check=True)
+def test_the_section_of_the_study_holds_its_answers_too(run: Path, tmp_path: Path) -> None:
+    questions = {"question": ["Why?"], "configurations": ["a / b"], "answer": ["FID no worse"], "loss ratio": [1.0]}
+    results.write_table(pd.DataFrame(questions), run, "questions")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- study: begin -->\n<!-- study: end -->\nafter\n")
+    report.update_readme(run, "study", readme=readme)
+    assert report.update_readme(run, "study", check=True, readme=readme)
+    assert "| Why? | a / b | FID no worse |" in readme.read_text()
+
+
+@pytest.mark.parametrize("section", report.SECTIONS)
+def test_the_committed_readme_shows_committed_results(section: str) -> None:
+    assert report.update_readme(report.committed_run(section), section, check=True)
 
 
 def test_the_committed_run_is_the_only_one_with_a_summary(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="none"):
-        report.committed_run(tmp_path)
+        report.committed_run(directory=tmp_path)
     for name in ("local", "machine"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "summary.csv").touch()
-    assert report.committed_run(tmp_path) == tmp_path / "machine"
+    assert report.committed_run(directory=tmp_path) == tmp_path / "machine"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "summary.csv").touch()
     with pytest.raises(InputError, match="machine, other"):
-        report.committed_run(tmp_path)
+        report.committed_run(directory=tmp_path)
