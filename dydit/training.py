@@ -26,7 +26,7 @@ from dydit.config import check_lambda
 from dydit.diffusion import Diffusion
 from dydit.dit import DiT
 from dydit.dydit import DyDiT
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 from dydit.flops import LOSS_WEIGHT, flops_loss, flops_ratio
 from dydit.parallel import gathered, share_out, shared_as, sum_over_processes, whole
 from dydit.sampling import mix
@@ -304,8 +304,8 @@ class Training:
             self.optimizer.load_state_dict({**optimizer, "state": moments})
             self.step = int(state["step"])
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-            raise InputError(f"training state: not one of this {self.kind.__name__} ({reason})") from None
+            kind = self.kind.__name__
+            raise InputError(f"training state: not one of this {kind} ({first_line(error)})") from None
 
     def _part(self, data: Data, draws: Draws, number: int) -> Tensor:
         """Add the gradient of one part of the batch; returns its share of loss, ratio and rates, (2 + 3 L,)."""
