@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from bench.progress import status
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
 from dydit.files import atomic_path
 
 SCHEMA_VERSION = 1
@@ -46,8 +46,7 @@ def _load(path: Path) -> dict[str, Any]:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         int(content["schema_version"]), content["identity"], content["training"]["step"]
     except Exception as error:  # damaged bytes raise many kinds
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:120]
-        raise InputError(f"{path}: not a whole checkpoint of a run ({reason})") from None
+        raise InputError(f"{path}: not a whole checkpoint of a run ({first_line(error)})") from None
     return dict(content)
 
 
