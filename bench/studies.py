@@ -156,7 +156,7 @@ SIZES = {
     for name, width, depth in (("s", 48, 3), ("m", 72, 4), ("l", 96, 6))
 }
 """Networks of the study on digits: 0.15, 0.42 and 1.07 million parameters."""
-MIDDLE = "m"
+SMALLEST, MIDDLE, LARGEST = SIZES
 LAMBDAS = (0.9, 0.7, 0.5, 0.3)
 LARGEST_LAMBDA = 0.8
 """Besides `LAMBDAS`, on the largest size: the paper prints nothing above 0.7 for XL."""
@@ -188,10 +188,12 @@ def _digits_stages() -> Iterator[Stage]:
     for size in SIZES:
         for seed in SEEDS:
             yield _digits_stage(size, CONTROL, None, seed, _CONTROL)
-            lambdas = (*LAMBDAS, LARGEST_LAMBDA) if size == list(SIZES)[-1] else LAMBDAS
+            lambdas = (*LAMBDAS, LARGEST_LAMBDA) if size == LARGEST else LAMBDAS
             for target in lambdas:
                 yield _digits_stage(size, "both", target, seed, _DYNAMIC)
     for seed in SEEDS:
+        for run in ("tdw-only", "sdt-only"):  # also here, since the largest size alone closes tokens beside widths
+            yield _digits_stage(LARGEST, run, ABLATION_LAMBDA, seed, _DYNAMIC)
         for run in ablations.ABLATIONS:
             if run in ("tdw-only", "layer-skip", "layer-skip-only", "token-skip-attention", "random"):
                 yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, _DYNAMIC)

@@ -48,7 +48,7 @@ def _ratios(runs: Runs) -> list[SummaryRow]:
 
 def _larger_loses_less(runs: Runs) -> list[SummaryRow]:
     """The largest size against the smallest, each over its own control; Table 8 prints no XL above 0.7."""
-    small, *_, large = studies.SIZES
+    small, large = studies.SMALLEST, studies.LARGEST
     rows = []
     for target in studies.LAMBDAS:
         big = "XL" if target <= 0.7 else "B"
@@ -70,7 +70,7 @@ def _larger_loses_less(runs: Runs) -> list[SummaryRow]:
 
 def _quality_kept(runs: Runs) -> list[SummaryRow]:
     """Table 8's best case, XL at lambda 0.5 and 0.7, whose static model was not trained further; the control was."""
-    *_, large = studies.SIZES
+    large = studies.LARGEST
     rows = []
     for target in (0.7, 0.5):
         spread = Spread.of(runs.against_control("both", target, large))
@@ -96,24 +96,27 @@ def _ablated(runs: Runs) -> list[SummaryRow]:
     target = studies.ABLATION_LAMBDA
     full = _table3("both")
     rows = []
-    for run, text, published in (
-        ("tdw-only", "both mechanisms / TDW alone", full / _table3("tdw-only")),
-        ("sdt-only", "both mechanisms / SDT alone", full / _table3("sdt-only")),
-        ("random", "learned / random routing", _table3("tdw-only") / _table3("random")),
-        ("layer-skip", "tokens skipped / layers skipped", full / _table3("layer-skip")),
-        ("no-ordering", "with / without importance ordering", None),
-        ("no-warmup", "with / without complete-model warm-up", None),
+    middle, large = studies.MIDDLE, studies.LARGEST
+    for run, size, text, published in (
+        ("tdw-only", middle, "both mechanisms / TDW alone", full / _table3("tdw-only")),
+        ("tdw-only", large, "both mechanisms / TDW alone", full / _table3("tdw-only")),
+        ("sdt-only", middle, "both mechanisms / SDT alone", full / _table3("sdt-only")),
+        ("sdt-only", large, "both mechanisms / SDT alone", full / _table3("sdt-only")),
+        ("random", middle, "learned / random routing", _table3("tdw-only") / _table3("random")),
+        ("layer-skip", middle, "tokens skipped / layers skipped", full / _table3("layer-skip")),
+        ("no-ordering", middle, "with / without importance ordering", None),
+        ("no-warmup", middle, "with / without complete-model warm-up", None),
     ):
-        spread = Spread.of(runs.over("both", target, run, target))
-        loss = Spread.of(runs.over("both", target, run, target, column="loss"))
+        spread = Spread.of(runs.over("both", target, run, target, size))
+        loss = Spread.of(runs.over("both", target, run, target, size, "loss"))
         note = f"loss {loss}"
         if published is None:
             note += "; the paper claims it in words: 1 stands for no difference"
         else:
             note += "; published: averages of five data sets"
         source = "DyDiT, Table 3" if published is not None else "DyDiT, Section 3"
-        text = f"digits, middle size, lambda={target}: {text}"
-        rows.append(_direction(f"study-{run}", source, text, published or 1.0, spread, note))
+        text = f"digits, size {size}, lambda={target}: {text}"
+        rows.append(_direction(f"study-{run}-{size}", source, text, published or 1.0, spread, note))
     return rows
 
 

@@ -28,7 +28,7 @@ def _samplers(runs: Runs) -> list[dict[str, object]]:
         spread = Spread.of(worse)
         words = "the reference of this question"
         if steps != max(SAMPLER_STEPS):
-            words = _words(spread, f"than at {max(SAMPLER_STEPS)} steps, relative to the control's")
+            words = f"against {max(SAMPLER_STEPS)} steps, each relative to the control: FID {_change(spread)}"
         words += f"; FLOPs ratio {ratio:.3f}"
         rows.append(_answer(question, f"both-{target} / control, {steps} steps", Spread.of(here), None, words))
     return rows
@@ -49,7 +49,7 @@ def _scratch(runs: Runs) -> list[dict[str, object]]:
 
 
 def _near_one(runs: Runs) -> list[dict[str, object]]:
-    *_, large = studies.SIZES
+    large = studies.LARGEST
     return [
         _compared(
             runs,
@@ -113,15 +113,14 @@ def _compared(
     spread, loss = (Spread.of(runs.over(*one, *other, size, column)) for column in ("FID", "loss"))
     names = " / ".join(run if target is None else f"{run}-{target}" for run, target in (one, other))
     baseline = other[0] if other[1] is None else f"{other[0]} at lambda {other[1]}"
-    words = _words(spread, f"than {baseline}") + ending
+    words = f"against {baseline}: FID {_change(spread)}, loss {_change(loss)}{ending}"
     return _answer(question, f"size {size}: {names}", spread, loss, words)
 
 
-def _words(spread: Spread, than: str) -> str:
-    change = abs(spread.mean - 1)
+def _change(spread: Spread) -> str:
     if not spread.separated:
-        return f"FID no better or worse {than} beyond the seeds' spread"
-    return f"FID {change:.0%} {'higher' if spread.mean > 1 else 'lower'} {than}"
+        return "no different beyond the seeds' spread"
+    return f"{abs(spread.mean - 1):.1%} {'higher' if spread.mean > 1 else 'lower'}"
 
 
 def _answer(question: str, configurations: str, spread: Spread, loss: Spread | None, words: str) -> dict[str, object]:

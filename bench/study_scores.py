@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
@@ -34,9 +34,9 @@ def score_all(study: Study, directory: Path, *, processes: int = 1, images: int 
     `scores/STAGE.json` keeps the rows, and is made anew only when the weights, the classifier or the sampling changed.
     Image k of every model of one seed has the same label and noise.
 
-    Columns: stage, size, run, lambda (NaN: static), seed, steps, images; `ratio`, `heads`, `groups` and `tokens` of
-    the masks over training's draws, all 1000 timesteps, which the FLOPs loss holds to lambda; `sampled_ratio` over the
-    guided run; `loss` on fixed draws; and `METRICS`.
+    Columns: stage, size, run, lambda (NaN: static), seed (of the images, too), steps, images; `ratio`, `heads`,
+    `groups` and `tokens` of the masks over training's draws, all 1000 timesteps, which the FLOPs loss holds to lambda;
+    `sampled_ratio` over the guided run; `loss` on fixed draws; and `METRICS`.
 
     Raises:
         InputError: a stage is not trained yet.
@@ -64,11 +64,14 @@ def sampler_steps(stage: Stage) -> tuple[int, ...]:
 def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
     model = load_stage(stage.name, directory)
     weights = directory / CLASSIFIER
+    # One static model stands beside every seed: it is drawn with the noise of each.
+    seeds = studies.SEEDS if stage.run == studies.STATIC else (stage.recipe.seed,)
     identity = {
         "checkpoint_sha256": features.file_sha256(directory / f"{stage.name}.safetensors"),
         "classifier_sha256": features.file_sha256(weights),
         "images": images,
         "steps": list(sampler_steps(stage)),
+        "seeds": list(seeds),
     }
     if path.is_file() and json.loads(path.read_text()).get("identity") == identity:
         return ""
@@ -76,12 +79,12 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
     with arithmetic(THREADS, tf32=False):
         loss, routing = evaluated(model, digits.to_model(data.images), data.labels)
         rows = []
-        for steps in sampler_steps(stage):
-            sampling = Sampling(images, steps, seed=stage.recipe.seed)
+        for seed, steps in itertools.product(seeds, sampler_steps(stage)):
+            sampling = Sampling(images, steps, seed=seed)
             drawn = sample(Variant(stage.name, stage.name), sampling, directory)
             measured = quality.evaluate(drawn.images, data.images, extractor=EXTRACTOR, weights=weights)
             rows.append(
-                _about(stage)
+                {"stage": stage.name, "size": stage.size, "run": stage.run, "lambda": stage.recipe.target, "seed": seed}
                 | {"steps": steps, "images": images, "loss": loss}
                 | _routed(routing, stage.network)
                 | {"sampled_ratio": drawn.flops_ratio}
@@ -89,11 +92,6 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
             )
     results.write_json({"identity": identity, "rows": rows}, path)
     return f"{stage.name}: FID[{EXTRACTOR}] {rows[0]['FID']:.2f}"
-
-
-def _about(stage: Stage) -> dict[str, Any]:
-    about = {"stage": stage.name, "size": stage.size, "run": stage.run}
-    return about | {"lambda": stage.recipe.target, "seed": stage.recipe.seed}
 
 
 def _routed(routing: Routing | None, config: DiTConfig) -> dict[str, float | None]:

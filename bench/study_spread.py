@@ -77,10 +77,9 @@ class Runs:
         column: str = "FID",
         steps: int = STEPS,
     ) -> list[float]:
-        """Quotients of two configurations, seed by seed; a baseline of one run stands for every seed."""
+        """Quotients of two configurations, seed by seed."""
         above = self.values(run, target, size, column, steps)
         below = self.values(baseline, baseline_target, size, column, steps)
-        below = below * len(above) if len(below) == 1 else below
         return [a / b for a, b in zip(above, below, strict=True)]
 
     def against_control(
