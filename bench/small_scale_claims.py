@@ -23,11 +23,12 @@ from bench.small_scale_samples import (
     sample,
     variants,
 )
+from bench.study_spread import CONVERGED
 from bench.verdict import Claim, SummaryRow, Tolerance
 
 EXTRACTOR = "digits-cnn"
 STATIC, CONTROL = (variant.name for variant in variants()[:2])
-RATIO_TOLERANCE = Tolerance.symmetric(0.02, "what the FLOPs loss is asked to reach at this scale")
+RATIO_TOLERANCE = Tolerance.symmetric(CONVERGED, "what a run must reach to count as converged")
 RESAMPLES = 100
 
 
