@@ -1,7 +1,7 @@
 """The small studies, one a data set: every model that is trained, and what it is trained on.
 
-The study on the digits holds the paper's grid, its ablations, its controls and the questions of its reviewers at a size
-that two CPU cores train in little more than an hour. CIFAR-10 needs a GPU and the data set; nothing of it is committed.
+The study on the digits holds the paper's grid, its ablations, its controls and the questions of its reviewers at sizes
+that two CPU cores train in an hour or so. CIFAR-10 needs a GPU and the data set; nothing of it is committed.
 """
 
 from __future__ import annotations
@@ -91,10 +91,6 @@ class Study:
     dtype: torch.dtype
     extractor: str
     classifier_epochs: int = 0
-
-    def find(self, name: str) -> Stage:
-        """A stage by its name (KeyError where there is none)."""
-        return {stage.name: stage for stage in self.stages}[name]
 
     def shortened(self, by: int) -> Study:
         """The same study with every count of steps and epochs divided, for trials."""
@@ -194,9 +190,8 @@ def _digits_stages() -> Iterator[Stage]:
     for seed in SEEDS:
         for run in ("tdw-only", "sdt-only"):  # also here, since the largest size alone closes tokens beside widths
             yield _digits_stage(LARGEST, run, ABLATION_LAMBDA, seed, _DYNAMIC)
-        for run in ablations.ABLATIONS:
-            if run in ("tdw-only", "layer-skip", "layer-skip-only", "token-skip-attention", "random"):
-                yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, _DYNAMIC)
+        for run in ("tdw-only", "random", "layer-skip", "layer-skip-only", "token-skip-attention"):
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, _DYNAMIC)
         for target in SDT_LAMBDAS:
             yield _digits_stage(MIDDLE, "sdt-only", target, seed, _DYNAMIC)
         yield _digits_stage(MIDDLE, "soft-gated", 1.0, seed, _DYNAMIC)

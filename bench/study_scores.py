@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from bench import digits, features, quality, results, studies, workers
 from bench.arithmetic import arithmetic
@@ -98,6 +97,5 @@ def _routed(routing: Routing | None, config: DiTConfig) -> dict[str, float | Non
     if routing is None:
         return dict.fromkeys(("ratio", "heads", "groups", "tokens"))
     heads, groups, tokens = routing.rates
-    with torch.no_grad():
-        ratio = flops_ratio(routing, config).mean().item()
+    ratio = flops_ratio(routing, config).mean().item()
     return {"ratio": ratio, "heads": heads, "groups": groups, "tokens": tokens}

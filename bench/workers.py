@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import sys
@@ -14,7 +15,7 @@ from multiprocessing import connection
 
 from bench.progress import status, track
 
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ def _shared(tasks: Sequence[Task], workers: int) -> Iterator[str]:
     running: dict[Future[str], str] = {}
     # Not forked: a copy of a process whose libraries have started threads may hang.
     context = multiprocessing.get_context("spawn")
-    with _environment(), ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
         try:
             while sorter.is_active():
                 for name in sorted(sorter.get_ready(), key=order.index):
@@ -77,15 +78,15 @@ def _sorter(tasks: Sequence[Task]) -> TopologicalSorter[str]:
     return TopologicalSorter({task.name: task.needs for task in tasks})
 
 
-class _environment:
+@contextlib.contextmanager
+def _one_thread_each() -> Iterator[None]:
     """One thread in every library of the processes started inside: they have a core each."""
-
-    def __enter__(self) -> None:
-        self.before = {name: os.environ.get(name) for name in _ONE_THREAD}
-        os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
-
-    def __exit__(self, *_: object) -> None:
-        for name, value in self.before.items():
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
             if value is None:
                 del os.environ[name]
             else:

@@ -14,7 +14,9 @@ from dydit.errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "train a study from nothing: the digits (an hour on 2 cores), or CIFAR-10 (needs a GPU and the data set)"
+HELP = (
+    "train a study from nothing: the digits (more than an hour on 2 cores), or CIFAR-10 (needs a GPU and the data set)"
+)
 OUT = Path("results/local/small-scale")
 
 

@@ -86,6 +86,7 @@ def test_without_ordering_the_heads_stay_where_they_were(trained: Path) -> None:
 @pytest.mark.parametrize("shorten", [1, 300, 10**9])
 def test_every_comparison_of_the_digits_is_a_fair_one(shorten: int) -> None:
     study = DIGITS.shortened(shorten)
+    by_name = {stage.name: stage for stage in study.stages}
     names = [stage.name for stage in study.stages]
     assert len(set(names)) == len(names)
     for place, stage in enumerate(study.stages):
@@ -94,7 +95,7 @@ def test_every_comparison_of_the_digits_is_a_fair_one(shorten: int) -> None:
         if stage.run in (studies.STATIC, studies.SCRATCH):
             assert stage.parent is None
             continue
-        control = study.find(studies.stem(stage.size, studies.CONTROL, None, stage.recipe.seed))
+        control = by_name[studies.stem(stage.size, studies.CONTROL, None, stage.recipe.seed)]
         assert stage.parent == control.parent == f"dit-{stage.size}"
         same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay", "flip")
         assert all(getattr(stage.recipe, name) == getattr(control.recipe, name) for name in same)
@@ -106,8 +107,8 @@ def test_every_comparison_of_the_digits_is_a_fair_one(shorten: int) -> None:
 
 
 def test_a_model_trained_from_nothing_makes_as_many_steps_as_static_and_fine_tuned_together() -> None:
-    scratch = DIGITS.find("dydit-m-from-scratch-0.5-s1").recipe.steps
-    assert scratch == DIGITS.find("dit-m").recipe.steps + DIGITS.find("dydit-m-0.5-s1").recipe.steps
+    steps = {stage.name: stage.recipe.steps for stage in DIGITS.stages}
+    assert steps["dydit-m-from-scratch-0.5-s1"] == steps["dit-m"] + steps["dydit-m-0.5-s1"]
 
 
 def test_cifar10_is_trained_by_one_schedule() -> None:
@@ -142,7 +143,7 @@ def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
 
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_checkpoints_belong_to_the_stages_of_this_code(name: str) -> None:
-    stage = DIGITS.find(name)
+    (stage,) = (stage for stage in DIGITS.stages if stage.name == name)
     model, record = checkpoint.load_model(small_scale_samples.DIRECTORY / f"{name}.safetensors")
     assert model.config == stage.network
     assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
