@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from bench.timing import synchronise
-from dydit.engine import watched
+from dydit.spans import watched
 
 PARTS = (
     "embedding",
@@ -61,7 +61,8 @@ def _timed(spans: list[tuple[str, Mark, Mark]], mark: Callable[[], Mark], part: 
 def measure(calls: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, dict[str, float]]:
     """Mean ms of one call by part, and of the whole under `forward`, for each named call; calls take turns.
 
-    Triton's kernels fuse parts: gathering the tokens counts as `norm`, scattering them as `MLP`.
+    Triton's kernels fuse parts: gathering the tokens counts as `norm`, scattering them as `MLP`, and
+    the list of them as `token routing`.
     """
     totals: dict[str, dict[str, float]] = {name: dict.fromkeys((*PARTS, "forward"), 0.0) for name in calls}
     mark = _event if device.type == "cuda" else _HostMark

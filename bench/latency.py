@@ -2,8 +2,8 @@
 
 `static` is the DiT in the realised engine's own code; `masked` is DyDiT as the authors' release runs it (masks
 multiply, nothing is skipped); `realised` skips. Without trained weights the routing is synthetic, drawn to meet the
-FLOPs that the paper prints for the row, and the row says so. On a GPU the Triton kernels are compiled and their tiles
-chosen before the first call.
+FLOPs that the paper prints for the row, and the row says so. On a GPU the kernels are compiled and the fastest chosen
+before the first call.
 """
 
 from __future__ import annotations

@@ -163,7 +163,7 @@ def cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Options) -
 
 
 def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Choose the Triton tiles of all engines for these inputs; before anything is timed or captured."""
+    """Let all engines choose their fastest kernels for these inputs; before anything is timed or captured."""
     for case in engines.values():
         engine = case.model.engine if isinstance(case.model, GraphedForward) else case.model
         if isinstance(engine, Engine):

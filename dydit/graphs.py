@@ -8,12 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dydit.dydit import DyDiTBlock
 from dydit.engine import Engine
 from dydit.errors import InputError
 from dydit.slices import AttentionWeights, MlpWeights
 
-Key = tuple[torch.Size, torch.dtype, bytes]
+Key = tuple[object, ...]
 """Shape and dtype of the latents, and the open widths."""
 
 MAX_GRAPHS = 64
@@ -65,8 +64,7 @@ class GraphedForward:
         steps = sorted(set(t.tolist())) if plan is not None else [0]
         if len(steps) > 1:
             return self.engine(x, t.to(self._device), y)
-        widths = b"" if plan is None else bytes(torch.stack(plan.at(steps[0])).flatten().tolist())
-        key = (x.shape, x.dtype, widths)
+        key = (x.shape, x.dtype, None if plan is None else plan.opened(steps[0]))
         if key not in self._graphs:
             self._graphs[key] = self._capture(x, t, y, steps[0])
             if len(self._graphs) > self.limit:
@@ -97,14 +95,11 @@ class GraphedForward:
         engine = self.engine
         if engine.plan is None:
             return []
-        heads, channels = engine.plan.at(step)
         engine.cache.next_forward()
         for _ in range(2):
             misses, weights = engine.cache.misses, list[AttentionWeights | MlpWeights]()
-            for index, block in enumerate(engine.model.blocks):
-                assert isinstance(block, DyDiTBlock)
-                weights.append(engine.cache.attention(index, block.attn, heads[index]))
-                weights.append(engine.cache.mlp(index, block.mlp, channels[index]))
+            for index in range(engine.model.config.depth):
+                weights += engine.weights(index, step)
         if engine.cache.misses > misses:
             raise InputError("graphs: the slices of one step exceed the engine's memory_share; raise memory_share")
         return weights

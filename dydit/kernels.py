@@ -1,272 +1,169 @@
-"""The token-selective MLP on a CUDA device, without telling the host how many tokens were selected.
+"""How an engine computes the parts of a block, on any device with torch alone; chosen by name.
 
-`engine.update_selected` gathers with `nonzero`, which stops the host once per layer until the device has caught up.
-Here the count stays in device memory and all shapes and grids are static, so that the host runs ahead and a CUDA
-graph can hold a whole forward pass. Two ways, always chosen by name:
+- "torch": `Kernels`, gathers the chosen tokens, which asks the host for their number once a layer;
+- "dense": `DenseKernels`, computes every token and keeps the chosen results: exact, no question, skips no token;
+- "triton": fused.py, computes the chosen tokens only and leaves their number on the device.
 
-- "triton": `update_selected` computes the selected tokens only;
-- "dense": `update_dense` computes every token with torch alone and keeps the selected results: exact, skips nothing.
-
-Shape letters: N images, T tokens, R = N * T rows, S selected rows, C hidden size.
+Shape letters: N images, T tokens, R = N * T rows, S chosen rows, C hidden size.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-from types import ModuleType
+import contextlib
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from dydit.engine import span, update_all
 from dydit.errors import InputError
-from dydit.slices import MlpWeights
-
-Update = Callable[[Tensor, Tensor, MlpWeights, tuple[Tensor, ...]], object]
-"""(hidden (N, T, C), chosen bool (N, T), weights, (shift, 1 + scale, gate)) -> anything; updates hidden in place."""
+from dydit.slices import AttentionWeights, MlpWeights
+from dydit.spans import span
 
 
-@dataclass(frozen=True)
-class Tile:
-    """One program's share of a matrix product, and how Triton builds it.
+class Modulation(NamedTuple):
+    """Of one half of a block, (N, 1, C) each: LayerNorm is scaled by 1 + scale and shifted, the update gated."""
 
-    Args:
-        rows: rows of the output tile.
-        columns: columns of the output tile.
-        depth: length of one step along the summed dimension.
-        group: row tiles that sweep the columns together, for reuse in L2.
-        warps: warps per program.
-        stages: steps of the sum that are in flight.
-    """
-
-    rows: int
-    columns: int
-    depth: int
-    group: int
-    warps: int
-    stages: int
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
 
 
-Tiles = tuple[Tile, Tile]
-"""For the product with fc1, and for the one with fc2, whose scattering epilogue needs more registers."""
+class Kernels:
+    """The parts of a block, by torch. Tokens (N, T, C) are updated in place."""
 
-TILES: dict[torch.dtype, tuple[Tiles, ...]] = {
-    torch.bfloat16: (
-        (Tile(128, 128, 64, group=8, warps=8, stages=3), Tile(128, 128, 64, group=8, warps=8, stages=3)),
-        (Tile(128, 256, 64, group=8, warps=8, stages=3), Tile(128, 128, 64, group=8, warps=8, stages=4)),
-        (Tile(128, 128, 64, group=8, warps=8, stages=3), Tile(128, 64, 64, group=8, warps=8, stages=4)),
-        (Tile(64, 64, 64, group=8, warps=4, stages=4), Tile(64, 64, 64, group=8, warps=4, stages=4)),
-    ),
-    torch.float32: (
-        (Tile(64, 64, 32, group=8, warps=8, stages=3), Tile(64, 64, 32, group=8, warps=8, stages=3)),
-        (Tile(128, 64, 32, group=8, warps=8, stages=3), Tile(128, 64, 32, group=8, warps=8, stages=3)),
-        (Tile(32, 32, 32, group=8, warps=4, stages=3), Tile(32, 32, 32, group=8, warps=4, stages=3)),
-    ),
-}
-"""Candidates for `tune`: the first is the default, the last serves few rows.
+    def linear(self, x: Tensor, layer: Any) -> Tensor:
+        """A layer on few rows (N, C), such as the modulations."""
+        assert isinstance(layer, nn.Linear)
+        return layer(x) if x.is_cuda else _few_rows(x, layer)
 
-Compiled for compute capability 9.0 they fit its shared memory and keep their sums in registers (up to 16 bytes of
-spill a thread in float32, none in bfloat16); they have not been timed on a device.
-"""
+    def attend(self, hidden: Tensor, weights: AttentionWeights, modulation: Modulation) -> None:
+        """Add the gated attention of the open heads."""
+        size = _rows(hidden, hidden.shape[1] * len(weights.qkv))
+        if len(hidden) > size:
+            for part, *vectors in zip(_parts(hidden, size), *(_parts(m, size) for m in modulation), strict=True):
+                self.attend(part, weights, Modulation(*vectors))
+            return
+        n, tokens, _ = hidden.shape
+        with span("norm"):
+            normed = self.modulated(hidden, modulation)
+        with span("qkv"):
+            qkv = F.linear(normed, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
+        with span("attention"):
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
+        with span("proj"):
+            self.add_gated(hidden, F.linear(out, weights.proj, weights.proj_bias), modulation.gate)
 
-FEW_ROWS = 2048
-"""Up to this many rows R large tiles would leave most of the device idle."""
-
-Shapes = tuple[torch.dtype, int, int, int]
-"""What tiles are tuned for: dtype, rows R, hidden channels of the MLP, and C."""
-
-_tuned: dict[Shapes, Tiles] = {}
-
-
-def update_function(kernels: str) -> Update:
-    """The update that a name stands for: "triton" or "dense".
-
-    Raises:
-        InputError: an unknown name, or "triton" where Triton is not installed.
-    """
-    if kernels == "dense":
-        return update_dense
-    if kernels != "triton":
-        raise InputError(f'kernels: "{kernels}" is unknown; choose "triton" or "dense"')
-    _device_code()
-    return update_selected
-
-
-def update_dense(hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulation: tuple[Tensor, ...]) -> None:
-    """`engine.update_selected` with static shapes on any device: every token is computed, the chosen ones are kept."""
-    updated = hidden.clone()
-    update_all(updated, weights, modulation)
-    hidden.copy_(torch.where(chosen[:, :, None], updated, hidden))
-
-
-def update_selected(
-    hidden: Tensor,
-    chosen: Tensor,
-    weights: MlpWeights,
-    modulation: tuple[Tensor, ...],
-    capacity: int = 0,
-    tiles: Tiles | None = None,
-) -> Tensor:
-    """`engine.update_selected` in Triton: exact for any number of chosen tokens, no host synchronisation.
-
-    Args:
-        hidden: tokens (N, T, C), contiguous; updated in place.
-        chosen: bool (N, T).
-        weights: MLP of the open channel groups.
-        modulation: shift, 1 + scale and gate, (N, 1, C) each, contiguous along C.
-        capacity: rows that the library's own matrix product computes at full speed, whether that many are selected
-            or not; only selected rows beyond it go through the Triton product. 0 leaves all to Triton. It changes
-            the time, not the result; `capacity_for` suggests one from a count seen before.
-        tiles: shapes of the Triton products; by default the tuned ones, else those of `TILES`.
-
-    Returns:
-        The number of chosen tokens, int32 (1,), on the device.
-
-    Raises:
-        InputError: tensors that the kernels cannot take.
-    """
-    code = _device_code()
-    _check(hidden, weights, modulation)
-    shift, scale, gate = (m.squeeze(1) for m in modulation)
-    tokens, width = hidden.shape[1:]
-    rows = chosen.numel()
-    capacity = min(capacity, rows)
-
-    index = torch.empty(rows, dtype=torch.int32, device=hidden.device)
-    count = torch.empty(1, dtype=torch.int32, device=hidden.device)
-    mask = chosen.contiguous().view(torch.uint8)
-    with span("gather"):
-        code.compact[(1,)](mask, index, count, rows, TILE=min(4096, _power_of_two(rows)), num_warps=8)
-
-    normed = hidden.new_empty(rows, width)
-    sizes = (capacity, tokens, width, shift.stride(0), scale.stride(0))
-    with span("norm"):
-        code.gather_modulate[(rows,)](
-            hidden, index, count, shift, scale, normed, *sizes, BLOCK=_power_of_two(width), num_warps=4
-        )
-    if capacity:
-        # Rows between the count and the capacity are zero, not uninitialised memory: a library's bfloat16 product
-        # has been seen to carry a NaN into the row beside it.
-        activated = F.gelu(F.linear(normed[:capacity], weights.fc1, weights.fc1_bias), approximate="tanh")
-        update = F.linear(activated, weights.fc2, weights.fc2_bias)
-        grid = (_whole(capacity, 16), _whole(width, 128))
-        where = (hidden, index, gate, count, capacity, tokens, gate.stride(0), width)
-        code.scatter[grid](update, *where, ROWS=16, COLUMNS=128, num_warps=4)
-    if capacity < rows:
-        tiles = tiles or _tiles_for(_shapes(hidden, chosen, weights))
+    def update_all(self, hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
+        """Add the gated MLP of every token."""
+        with span("norm"):
+            normed = self.modulated(hidden, modulation)
         with span("MLP"):
-            _products(code, tiles, hidden, normed, index, count, weights, gate, capacity)
-    return count
+            out = _mlp(normed, weights)
+        with span("scatter"):
+            self.add_gated(hidden, out, modulation.gate)
+
+    def choose(self, hidden: Tensor, router: nn.Module, given: Tensor | None) -> Any:
+        """What `update_chosen` takes for the router's tokens, or for the `given` ones, bool (N, T), after all."""
+        chosen = router(hidden).bool()
+        return chosen if given is None else given
+
+    def update_chosen(self, hidden: Tensor, chosen: Any, weights: MlpWeights, modulation: Modulation) -> None:
+        """Add the gated MLP of the chosen tokens; the others keep their value."""
+        shift, scale, gate = (m.squeeze(1) for m in modulation)
+        flat = hidden.view(-1, hidden.shape[-1])
+        with span("gather"):
+            index = chosen.flatten().nonzero().squeeze(1)  # (S,), rising: an image's tokens stay together
+        if len(index) == 0:
+            return
+        if len(index) == chosen.numel():
+            return self.update_all(hidden, weights, modulation)
+        with span("gather"):
+            ends = chosen.sum(1).cumsum(0).tolist()
+            spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+            selected = flat.index_select(0, index)
+        with span("norm"):
+            normed, scale = _normalise(selected), scale + 1  # (S, C)
+            for image, rows in enumerate(spans):
+                torch.addcmul(shift[image], normed[rows], scale[image], out=normed[rows])
+        with span("MLP"):
+            out = _mlp(normed, weights)
+        with span("scatter"):
+            for image, rows in enumerate(spans):
+                out[rows].mul_(gate[image])
+            flat.index_add_(0, index, out)
+
+    def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
+        """LayerNorm of every token, scaled and shifted, (N, T, C)."""
+        return torch.addcmul(modulation.shift, _normalise(hidden), modulation.scale + 1)
+
+    def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:
+        """hidden += gate * update."""
+        hidden.addcmul_(gate, update)
+
+    def tuning(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, a forward chooses the fastest form of each part; here there is only one."""
+        return contextlib.nullcontext()
 
 
-def capacity_for(count: int, rows: int, margin: float = 0.05) -> int:
-    """Rows to reserve where `count` of `rows` were selected before: the margin added, in whole tiles of 128."""
-    return min(rows, _whole(round(count * (1 + margin)), 128) * 128)
+class DenseKernels(Kernels):
+    """Static shapes on any device: the MLP runs on every token."""
+
+    def update_chosen(self, hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
+        updated = hidden.clone()
+        self.update_all(updated, weights, modulation)
+        hidden.copy_(torch.where(chosen[:, :, None], updated, hidden))
 
 
-def tune(
-    hidden: Tensor,
-    chosen: Tensor,
-    weights: MlpWeights,
-    modulation: tuple[Tensor, ...],
-    measure: Callable[[Callable[[], object]], float] | None = None,
-) -> dict[Tiles, float]:
-    """Time the candidates of `TILES` on a copy of the tokens and use the fastest for these shapes from now on.
+def kernels_for(name: str | None, device: torch.device) -> Kernels:
+    """The kernels that a name stands for; without one, "triton" on a CUDA device and "torch" elsewhere.
 
-    Tuning happens here and nowhere else: no timed run and no graph capture ever meets it.
-
-    Args:
-        hidden: as the next three, as in `update_selected`.
-        measure: function -> its time; by default the median of Triton's benchmark, in ms.
+    Raises:
+        InputError: an unknown name, or "triton" where Triton is not installed or has no device.
     """
-    measure = measure or _device_code().median_ms
-    arguments = (hidden.clone(), chosen, weights, modulation)
-    times = {tiles: measure(partial(update_selected, *arguments, tiles=tiles)) for tiles in TILES[hidden.dtype]}
-    _tuned[_shapes(hidden, chosen, weights)] = min(times, key=times.__getitem__)
-    return times
+    name = name or ("triton" if device.type == "cuda" else "torch")
+    if name == "triton":
+        from dydit.fused import FusedKernels  # here: Triton is not installed everywhere
+
+        return FusedKernels(device)
+    if name not in ("torch", "dense"):
+        raise InputError(f'kernels: "{name}" is unknown; choose "torch", "dense" or "triton"')
+    return Kernels() if name == "torch" else DenseKernels()
 
 
-def tune_and_update(hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulation: tuple[Tensor, ...]) -> Tensor:
-    """`update_selected` with its own tiles, after `tune` for shapes that were not tuned before."""
-    if _shapes(hidden, chosen, weights) not in _tuned:
-        tune(hidden, chosen, weights, modulation)
-    return update_selected(hidden, chosen, weights, modulation)
+def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(x)` for few rows, where reading the weights is the cost: weights on the left stream up to 4x faster."""
+    parts = _parts(x, 4) if len(x) <= 12 else [x]
+    return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
 
 
-def _products(
-    code: ModuleType,
-    tiles: Tiles,
-    hidden: Tensor,
-    normed: Tensor,
-    index: Tensor,
-    count: Tensor,
-    weights: MlpWeights,
-    gate: Tensor,
-    first: int,
-) -> None:
-    """Both Triton products on the selected rows from `first` on."""
-    rows, width = normed.shape
-    wide, tokens = weights.fc1.shape[0], hidden.shape[1]
-    activated = hidden.new_empty(rows, wide)
-    for kernel, tile, columns, depth, arguments in (
-        (code.linear_gelu, tiles[0], wide, width, (normed, weights.fc1, weights.fc1_bias, activated, count, first)),
-        (
-            code.linear_scatter, tiles[1], width, wide,
-            (activated, weights.fc2, weights.fc2_bias, hidden, index, gate, count, first, tokens, gate.stride(0)),
-        ),
-    ):  # fmt: skip
-        grid = _whole(rows - first, tile.rows) * _whole(columns, tile.columns)
-        kernel[(grid,)](
-            *arguments, columns, depth,
-            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, GROUP=tile.group,
-            WHOLE=depth % tile.depth == 0, WIDEN=_interpreted(), num_warps=tile.warps, num_stages=tile.stages,
-        )  # fmt: skip
+def _normalise(x: Tensor) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), eps=1e-6)
 
 
-def _check(hidden: Tensor, weights: MlpWeights, modulation: tuple[Tensor, ...]) -> None:
-    if not (hidden.is_cuda or _interpreted()):
-        raise InputError(f"kernels: the tokens are on {hidden.device}, Triton needs CUDA; use engine.update_selected")
-    if hidden.dtype not in TILES:
-        raise InputError(f"kernels: no Triton kernel for {hidden.dtype}; use torch.float32 or torch.bfloat16")
-    if not (hidden.is_contiguous() and weights.fc1.is_contiguous() and weights.fc2.is_contiguous()):
-        raise InputError("kernels: tokens and weights must be contiguous; call .contiguous() on them")
-    if any(m.stride(-1) != 1 for m in modulation):
-        raise InputError("kernels: the modulation must be contiguous along its channels; call .contiguous() on it")
+def _mlp(x: Tensor, weights: MlpWeights) -> Tensor:
+    flat = x.reshape(-1, x.shape[-1])
+    if x.is_cuda:
+        # The product applies GELU itself, on CUDA in its tanh form: a pass over the hidden channels saved.
+        hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
+        return F.linear(hidden, weights.fc2, weights.fc2_bias).view_as(x)
+    out = torch.empty_like(flat)
+    size = _rows(x, len(weights.fc1))
+    for part, target in zip(_parts(flat, size), _parts(out, size), strict=True):
+        hidden = F.gelu(F.linear(part, weights.fc1, weights.fc1_bias), approximate="tanh")
+        torch.addmm(weights.fc2_bias, hidden, weights.fc2.t(), out=target)
+    return out.view_as(x)
 
 
-def _device_code() -> ModuleType:
-    """The Triton kernels, imported when first asked for: this file must load where Triton is not installed."""
-    try:
-        from dydit import triton_kernels
-    except ImportError as error:
-        raise InputError('kernels: Triton is not installed; pip install triton, or choose kernels="dense"') from error
-    return triton_kernels
+def _parts(x: Tensor, size: int) -> list[Tensor]:
+    return [x[start : start + size] for start in range(0, len(x), size)]
 
 
-def _shapes(hidden: Tensor, chosen: Tensor, weights: MlpWeights) -> Shapes:
-    wide, width = weights.fc1.shape
-    return hidden.dtype, chosen.numel(), wide, width
+def _rows(x: Tensor, width: int) -> int:
+    """How many rows of `width` elements to compute at once: all on a GPU, `_CHUNK` elements' worth on the CPU."""
+    return len(x) * x.shape[1] if x.is_cuda else max(_CHUNK // width, 1)
 
 
-def _tiles_for(shapes: Shapes) -> Tiles:
-    dtype, rows, _, _ = shapes
-    candidates = TILES[dtype]
-    return _tuned.get(shapes, candidates[-1] if rows <= FEW_ROWS else candidates[0])
-
-
-def _interpreted() -> bool:
-    """Whether Triton runs its kernels in Python, on tensors of the CPU."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
-
-
-def _whole(size: int, tile: int) -> int:
-    """Tiles that cover a size."""
-    return -(-size // tile)
-
-
-def _power_of_two(size: int) -> int:
-    return 1 << (size - 1).bit_length()
+_CHUNK = 2**22
+"""Elements of an intermediate on the CPU: larger ones leave the caches, and the allocator returns their pages."""

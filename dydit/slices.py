@@ -23,6 +23,9 @@ MEMORY_SHARE = 0.5
 Widths = tuple[Tensor, Tensor]
 """Head and channel-group masks of one timestep, bool (L, H) each, on the CPU."""
 
+Open = tuple[int, ...]
+"""Numbers of the open heads, or channel groups, of one block, rising."""
+
 
 class WidthPlan:
     """Which heads and channel groups are open at every timestep of a run.
@@ -43,6 +46,7 @@ class WidthPlan:
         if not all(bool(mask[:, 0].all()) for pair in widths.values() for mask in pair):
             raise InputError("width plan: the first head and channel group are always on; open column 0 of every mask")
         self.widths = {t: (heads.bool().cpu(), channels.bool().cpu()) for t, (heads, channels) in widths.items()}
+        self._opened = {t: (_opened(heads), _opened(channels)) for t, (heads, channels) in self.widths.items()}
 
     @classmethod
     @torch.no_grad()
@@ -77,6 +81,18 @@ class WidthPlan:
             raise InputError(f"width plan: made for {known}, the run is at {timestep}; plan for the run's timesteps")
         return self.widths[timestep]
 
+    def opened(self, timestep: int) -> tuple[tuple[Open, ...], tuple[Open, ...]]:
+        """The open heads and the open channel groups of every block; InputError as `at`.
+
+        Plain numbers, which are the keys of slices and graphs at every block of every step.
+        """
+        self.at(timestep)
+        return self._opened[timestep]
+
+
+def _opened(mask: Tensor) -> tuple[Open, ...]:
+    return tuple(tuple(unit for unit, on in enumerate(row) if on) for row in mask.tolist())
+
 
 @dataclass(frozen=True)
 class AttentionWeights:
@@ -89,17 +105,21 @@ class AttentionWeights:
     proj_bias: Tensor
 
     @classmethod
-    def take(cls, attention: Attention, mask: Tensor) -> AttentionWeights:
-        """Copies of the open slices; views of the whole weights when everything is open."""
+    def whole(cls, attention: Attention) -> AttentionWeights:
+        """The module's own weights, uncopied."""
+        qkv, proj = attention.qkv, attention.proj
+        return cls(attention.heads, qkv.weight, qkv.bias, proj.weight, proj.bias)
+
+    @classmethod
+    def take(cls, attention: Attention, opened: Open) -> AttentionWeights:
+        """Copies of the open slices."""
         qkv, proj, heads = attention.qkv, attention.proj, attention.heads
-        if mask.all():
-            return cls(heads, qkv.weight, qkv.bias, proj.weight, proj.bias)
-        index = mask.nonzero().squeeze(1).to(qkv.weight.device)
+        index = torch.tensor(opened, device=qkv.weight.device)
         width = qkv.in_features
         rows = qkv.weight.view(3, heads, -1, width).index_select(1, index).reshape(-1, width)
         bias = qkv.bias.view(3, heads, -1).index_select(1, index).flatten()
         columns = proj.weight.view(width, heads, -1).index_select(1, index).reshape(width, -1)
-        return cls(len(index), rows, bias, columns, proj.bias)
+        return cls(len(opened), rows, bias, columns, proj.bias)
 
     @property
     def copied_bytes(self) -> int:
@@ -116,13 +136,15 @@ class MlpWeights:
     fc2_bias: Tensor
 
     @classmethod
-    def take(cls, mlp: Mlp, mask: Tensor) -> MlpWeights:
-        """Copies of the open slices; views of the whole weights when everything is open."""
+    def whole(cls, mlp: Mlp) -> MlpWeights:
+        """The module's own weights, uncopied."""
+        return cls(mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
+
+    @classmethod
+    def take(cls, mlp: Mlp, opened: Open, groups: int) -> MlpWeights:
+        """Copies of the open slices, of `groups` equal ones."""
         fc1, fc2 = mlp.fc1, mlp.fc2
-        if mask.all():
-            return cls(fc1.weight, fc1.bias, fc2.weight, fc2.bias)
-        index = mask.nonzero().squeeze(1).to(fc1.weight.device)
-        groups, width = len(mask), fc1.in_features
+        index, width = torch.tensor(opened, device=fc1.weight.device), fc1.in_features
         rows = fc1.weight.view(groups, -1, width).index_select(0, index).reshape(-1, width)
         bias = fc1.bias.view(groups, -1).index_select(0, index).flatten()
         columns = fc2.weight.view(width, groups, -1).index_select(1, index).reshape(width, -1)
@@ -134,10 +156,11 @@ class MlpWeights:
 
 
 Slices = AttentionWeights | MlpWeights
+Key = tuple[str, int, Open]
 
 
 class SliceCache:
-    """Weights by (block, mask), their copies bounded to `limit` bytes.
+    """Weights by block and what is open, their copies bounded to `limit` bytes.
 
     The least recently used give way, but never to a slice of the same forward: dropping what the next forward needs
     first would copy everything anew each time. What does not fit is copied for one use.
@@ -148,32 +171,34 @@ class SliceCache:
         self.bytes = 0
         self.misses = 0
         self._forward = 0
-        self._entries: OrderedDict[tuple[str, int, bytes], tuple[int, Slices]] = OrderedDict()
+        self._entries: OrderedDict[Key, tuple[int, Slices]] = OrderedDict()
 
     def next_forward(self) -> None:
         """Slices used before this call may give way to those used after it."""
         self._forward += 1
 
-    def attention(self, index: int, attention: Attention, mask: Tensor) -> AttentionWeights:
+    def attention(self, index: int, attention: Attention, opened: Open) -> AttentionWeights:
         """Slices of one block's attention; the whole weights, uncopied, when everything is open."""
-        found = self._get(("attention", index, _key(mask)), mask, lambda: AttentionWeights.take(attention, mask))
+        if len(opened) == attention.heads:
+            return AttentionWeights.whole(attention)
+        found = self._get(("attention", index, opened), lambda: AttentionWeights.take(attention, opened))
         assert isinstance(found, AttentionWeights)
         return found
 
-    def mlp(self, index: int, mlp: Mlp, mask: Tensor) -> MlpWeights:
-        """Slices of one block's MLP; the whole weights, uncopied, when everything is open."""
-        found = self._get(("mlp", index, _key(mask)), mask, lambda: MlpWeights.take(mlp, mask))
+    def mlp(self, index: int, mlp: Mlp, opened: Open, groups: int) -> MlpWeights:
+        """Slices of one block's MLP of `groups` channel groups; the whole weights, uncopied, when all are open."""
+        if len(opened) == groups:
+            return MlpWeights.whole(mlp)
+        found = self._get(("mlp", index, opened), lambda: MlpWeights.take(mlp, opened, groups))
         assert isinstance(found, MlpWeights)
         return found
 
-    def _get(self, key: tuple[str, int, bytes], mask: Tensor, take: Callable[[], Slices]) -> Slices:
+    def _get(self, key: Key, take: Callable[[], Slices]) -> Slices:
         if key in self._entries:
             _, weights = self._entries.pop(key)
             self._entries[key] = (self._forward, weights)
             return weights
         weights = take()
-        if mask.all():  # views cost nothing
-            return weights
         self.misses += 1
         while self._entries and self.bytes + weights.copied_bytes > self.limit:
             oldest = next(iter(self._entries))
@@ -186,7 +211,3 @@ class SliceCache:
             self.bytes += weights.copied_bytes
             self._entries[key] = (self._forward, weights)
         return weights
-
-
-def _key(mask: Tensor) -> bytes:
-    return bytes(mask.to(torch.uint8).tolist())

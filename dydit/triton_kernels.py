@@ -1,6 +1,6 @@
 # mypy: ignore-errors
-# Triton's dialect of Python has no types; the host side in kernels.py is the typed door to these functions.
-"""Device code of the token-selective MLP: four kernels whose row count is read from device memory.
+# Triton's dialect of Python has no types; the host side in fused.py is the typed door to these functions.
+"""Device code of fused.py: kernels whose row count is read from device memory.
 
 Grids are launched for the most rows there could be, and programs beyond the count leave at once: the host never
 learns the count, so nothing waits for it and a CUDA graph can hold the launches.
@@ -11,53 +11,67 @@ Matrices are row-major and contiguous. Values are float32 or bfloat16; every sum
 
 import triton
 import triton.language as tl
+from triton.runtime.errors import OutOfResources  # noqa: F401, for those who tune
 
 
 @triton.jit
-def compact(chosen, index, count, rows, TILE: tl.constexpr):
-    """Where `chosen`, uint8 (R,), is set: rising positions in `index`, int32 (R,), and their number in `count` (1,).
+def choose(
+    features, weight, bias, given, index, count, rows, width, tokens, given_stride,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUTED: tl.constexpr, GIVEN: tl.constexpr,
+):  # fmt: skip
+    """Append the chosen tokens, positions below R, to `index`, int32 (R,), and add their number to `count`, (1,).
 
-    One program walks the mask: a prefix sum over tiles is not worth a second launch for R below a million.
-    `index` beyond the count is left as it was.
+    ROUTED: `features` (R, width) are the router's before its ReLU, `weight` (width,) and `bias` (1,) its last layer,
+    and a token is chosen where the gate exceeds one half, rounded as torch rounds. GIVEN: `given`, uint8 (N, tokens),
+    decides instead; with both the gate is computed all the same, so that a timed forward pays for it.
     """
-    found = tl.zeros((), dtype=tl.int32)
-    for start in range(0, rows, TILE):
-        position = start + tl.arange(0, TILE)
-        mask = tl.load(chosen + position, mask=position < rows, other=0).to(tl.int32)
-        place = found + tl.cumsum(mask, 0) - 1
-        tl.store(index + place, position, mask=mask != 0)
-        found += tl.sum(mask, 0)
-    tl.store(count, found)
+    row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
+    chosen = row < rows
+    if GIVEN:
+        chosen = chosen & (tl.load(given + row // tokens * given_stride + row % tokens, mask=chosen, other=0) != 0)
+    if ROUTED:
+        channel = tl.arange(0, WIDTH)
+        inside = (row < rows)[:, None] & (channel < width)[None, :]
+        x = tl.load(features + row[:, None].to(tl.int64) * width + channel[None, :], mask=inside, other=0.0)
+        w = tl.load(weight + channel, mask=channel < width, other=0.0).to(tl.float32)
+        logit = tl.sum(tl.maximum(x.to(tl.float32), 0.0) * w[None, :], 1) + tl.load(bias).to(tl.float32)
+        dtype: tl.constexpr = features.dtype.element_ty
+        gate = tl.sigmoid(logit.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+        chosen = chosen & (gate > (-1.0 if GIVEN else 0.5))
+    ones = chosen.to(tl.int32)
+    place = tl.atomic_add(count, tl.sum(ones, 0)) + tl.cumsum(ones, 0) - 1
+    tl.store(index + place, row, mask=chosen)
 
 
 @triton.jit
-def gather_modulate(
-    hidden, index, count, shift, scale, out, capacity, tokens, width, shift_stride, scale_stride, BLOCK: tl.constexpr
-):
-    """Row r of `out` (R, C): LayerNorm of token index[r], times `scale` (which is 1 + scale), plus `shift` (N, C).
+def modulate(
+    hidden, index, count, shift, scale, out, tokens, width, shift_stride, scale_stride,
+    BLOCK: tl.constexpr, CHOSEN: tl.constexpr,
+):  # fmt: skip
+    """Row r of `out` (R, C): LayerNorm of token r, or index[r] where CHOSEN, times 1 + `scale`, plus `shift` (N, C).
 
-    Rows from the count up to `capacity` become zero.
+    Rows from the count on are left as they were.
     """
     row = tl.program_id(0)
+    token = row
+    if CHOSEN:
+        if row >= tl.load(count):
+            return
+        token = tl.load(index + row)
     channel = tl.arange(0, BLOCK)
     inside = channel < width
-    if row >= tl.load(count):
-        if row < capacity:
-            tl.store(out + row.to(tl.int64) * width + channel, tl.zeros((BLOCK,), out.dtype.element_ty), mask=inside)
-        return
-    token = tl.load(index + row)
     image = token // tokens
     x = tl.load(hidden + token.to(tl.int64) * width + channel, mask=inside, other=0.0).to(tl.float32)
     centred = tl.where(inside, x - tl.sum(x, 0) / width, 0.0)
     deviation = tl.sqrt(tl.sum(centred * centred, 0) / width + 1e-6)
-    factor = tl.load(scale + image * scale_stride + channel, mask=inside, other=0.0).to(tl.float32)
+    factor = tl.load(scale + image * scale_stride + channel, mask=inside, other=0.0).to(tl.float32) + 1.0
     offset = tl.load(shift + image * shift_stride + channel, mask=inside, other=0.0).to(tl.float32)
     value = centred / deviation * factor + offset
     tl.store(out + row.to(tl.int64) * width + channel, value.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _tile(first, limit, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
+def _tile(limit, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
     """Row and column tile of this program; the row tile starts at or beyond `limit` where nothing is left to do.
 
     GROUP row tiles share a sweep over the columns, so that neighbouring programs find both operands in L2. Tiles are
@@ -65,12 +79,12 @@ def _tile(first, limit, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROU
     """
     program = tl.program_id(0)
     across = tl.cdiv(columns, COLUMNS)
-    down = tl.cdiv(tl.maximum(limit - first, 0), ROWS)
+    down = tl.cdiv(limit, ROWS)
     top = program // (GROUP * across) * GROUP
     height = tl.maximum(tl.minimum(down - top, GROUP), 1)
     inner = program % (GROUP * across)
-    down_tile = tl.where(program < down * across, top + inner % height, down)
-    return first + down_tile * ROWS, inner // height * COLUMNS
+    row_tile = tl.where(program < down * across, top + inner % height, down)
+    return row_tile * ROWS, inner // height * COLUMNS
 
 
 @triton.jit
@@ -106,69 +120,90 @@ def _product(
 
 @triton.jit
 def linear_gelu(
-    a, weight, bias, out, count, first, columns, depth,
+    a, weight, bias, out, count, columns, depth,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
     WHOLE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """out[first:S] = tanh-GELU(a @ weight^T + bias), with a (R, K) and out (R, columns)."""
+    """out[:S] = tanh-GELU(a @ weight^T + bias), with a (R, K) and out (R, columns)."""
     limit = tl.load(count)
-    row, column = _tile(first, limit, columns, ROWS, COLUMNS, GROUP)
+    row, column = _tile(limit, columns, ROWS, COLUMNS, GROUP)
     if row >= limit:
         return
     x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN)
     rows, cols = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
-    x += tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :]
-    # 0.5 (1 + tanh u) = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): tanh itself is not in the language.
-    x = x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+    x = _gelu(x + tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :])
     inside = (rows < limit)[:, None] & (cols < columns)[None, :]
     target = out + rows[:, None].to(tl.int64) * columns + cols[None, :]
     tl.store(target, x.to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def linear_scatter(
-    a, weight, bias, hidden, index, gate, count, first, tokens, gate_stride, columns, depth,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    WHOLE: tl.constexpr, WIDEN: tl.constexpr,
-):  # fmt: skip
-    """hidden[index[first:S]] += gate * (a @ weight^T + bias), with a (R, K), gate (N, columns) of the row's image."""
+def bias_gelu(x, bias, count, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """x[:S] = tanh-GELU(x + bias) in place, with x (R, columns): what `linear_gelu` does after its product."""
     limit = tl.load(count)
-    row, column = _tile(first, limit, columns, ROWS, COLUMNS, GROUP)
-    if row >= limit:
-        return
-    x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN)
-    cols = column + tl.arange(0, COLUMNS)
-    x += tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :]
-    _scatter(x, hidden, index, gate, row, cols, limit, tokens, gate_stride, columns, ROWS)
-
-
-@triton.jit
-def scatter(
-    update, hidden, index, gate, count, capacity, tokens, gate_stride, columns,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr,
-):  # fmt: skip
-    """hidden[index[:min(S, capacity)]] += gate * update, with update (capacity, columns)."""
-    limit = tl.minimum(tl.load(count), capacity)
     row = tl.program_id(0) * ROWS
     if row >= limit:
         return
     rows, cols = row + tl.arange(0, ROWS), tl.program_id(1) * COLUMNS + tl.arange(0, COLUMNS)
     inside = (rows < limit)[:, None] & (cols < columns)[None, :]
-    source = update + rows[:, None].to(tl.int64) * columns + cols[None, :]
-    x = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    _scatter(x, hidden, index, gate, row, cols, limit, tokens, gate_stride, columns, ROWS)
+    target = x + rows[:, None].to(tl.int64) * columns + cols[None, :]
+    offset = tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)
+    value = _gelu(tl.load(target, mask=inside, other=0.0).to(tl.float32) + offset[None, :])
+    tl.store(target, value.to(x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _scatter(x, hidden, index, gate, row, cols, limit, tokens, gate_stride, columns, ROWS: tl.constexpr):
-    """Add the gated tile to its tokens. Every token has one row, so a plain load and store cannot race."""
-    rows = row + tl.arange(0, ROWS)
+def _gelu(x):
+    # 0.5 (1 + tanh u) = sigmoid(2 u), u = sqrt(2 / pi) (x + 0.044715 x^3): tanh itself is not in the language.
+    return x * tl.sigmoid(1.5957691216057308 * (x + 0.044715 * x * x * x))
+
+
+@triton.jit
+def linear_scatter(
+    a, weight, bias, hidden, index, gate, count, tokens, gate_stride, columns, depth,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
+    WHOLE: tl.constexpr, WIDEN: tl.constexpr,
+):  # fmt: skip
+    """hidden[index[:S]] += gate * (a @ weight^T + bias), with a (R, K), gate (N, columns) of the row's image."""
+    limit = tl.load(count)
+    row, column = _tile(limit, columns, ROWS, COLUMNS, GROUP)
+    if row >= limit:
+        return
+    x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN)
+    rows, cols = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
+    x += tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :]
     token = tl.load(index + rows, mask=rows < limit, other=0)
     inside = (rows < limit)[:, None] & (cols < columns)[None, :]
-    factor = tl.load(gate + (token // tokens)[:, None] * gate_stride + cols[None, :], mask=inside, other=0.0)
-    target = hidden + token[:, None].to(tl.int64) * columns + cols[None, :]
-    old = tl.load(target, mask=inside, other=0.0).to(tl.float32)
-    tl.store(target, (old + factor.to(tl.float32) * x).to(hidden.dtype.element_ty), mask=inside)
+    token = token[:, None]
+    _add(x, hidden + token.to(tl.int64) * columns, gate + token // tokens * gate_stride, cols[None, :], inside)
+
+
+@triton.jit
+def add_gated(
+    update, bias, hidden, index, count, gate, tokens, gate_stride, width,
+    BLOCK: tl.constexpr, CHOSEN: tl.constexpr, BIASED: tl.constexpr,
+):  # fmt: skip
+    """hidden += gate * update, with update (R, C); CHOSEN: row r goes to token index[r]; BIASED: update + bias."""
+    row = tl.program_id(0)
+    token = row
+    if CHOSEN:
+        if row >= tl.load(count):
+            return
+        token = tl.load(index + row)
+    channel = tl.arange(0, BLOCK)
+    inside = channel < width
+    x = tl.load(update + row.to(tl.int64) * width + channel, mask=inside, other=0.0).to(tl.float32)
+    if BIASED:
+        x += tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    _add(x, hidden + token.to(tl.int64) * width, gate + token // tokens * gate_stride, channel, inside)
+
+
+@triton.jit
+def _add(x, hidden, gate, channel, inside):
+    """Add gated values to their tokens. Every token has one row, so a plain load and store cannot race."""
+    factor = tl.load(gate + channel, mask=inside, other=0.0).to(tl.float32)
+    old = tl.load(hidden + channel, mask=inside, other=0.0).to(tl.float32)
+    tl.store(hidden + channel, (old + factor * x).to(hidden.dtype.element_ty), mask=inside)
 
 
 def median_ms(function):

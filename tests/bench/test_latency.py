@@ -16,7 +16,7 @@ from bench import breakdown, device_memory, latency, latency_cases, results, tim
 from bench.latency_cases import Options
 from bench.timing import Budget, Timed
 from dydit import InputError, model_config
-from dydit.engine import span
+from dydit.spans import span
 
 QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
 COLUMNS = {
