@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bench import breakdown, device_memory, environment, results
 from bench.arithmetic import cpu_threads
-from bench.latency_cases import DTYPES, STEPS, Case, Options, build, cases, inputs, static_name, tune
+from bench.latency_cases import DTYPES, STEPS, Case, Options, build, cases, inputs, release, static_name, tune
 from bench.progress import status
 from bench.timing import Budget, Timed, in_turns, speedup
 from dydit.config import model_config
@@ -151,6 +151,7 @@ def _time_model(name: str, options: Options) -> Iterator[tuple[list[dict[str, An
             device,
             f"{label}, {options.run_steps} sampling steps",
         )
+        release(engines)
         extra = {key: device_memory.measure(call, device) for key, call in calls.items()}
         rows = [
             _table_row(name, case, batch, times[key], times["static"], per_step[key], extra[key], options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -164,10 +164,22 @@ def cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Options) -
 
 def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> None:
     """Let all engines choose their fastest kernels for these inputs; before anything is timed or captured."""
+    for engine in _own(engines):
+        engine.tune(*given)
+
+
+def release(engines: Mapping[str, Case]) -> None:
+    """Let all engines give back what they keep for the intermediates of a forward; before memory is measured."""
+    for engine in _own(engines):
+        engine.kernels.scratch.release()
+
+
+def _own(engines: Mapping[str, Case]) -> Iterator[Engine]:
+    """This project's engines among the cases."""
     for case in engines.values():
         engine = case.model.engine if isinstance(case.model, GraphedForward) else case.model
         if isinstance(engine, Engine):
-            engine.tune(*given)
+            yield engine
 
 
 def _engine(options: Options, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None) -> Forward:

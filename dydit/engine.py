@@ -25,6 +25,7 @@ class Engine:
     """A static DiT, or a DyDiT with its skipping realised, as a sampling model: (x, t, y) -> output.
 
     Both kinds run the same code with the same kernels, so that the static side is as fast as this project can make it.
+    An engine keeps slices of weights and, on the CPU, memory for intermediates: call it from one thread at a time.
 
     Args:
         model: in evaluation mode, on its device and in its dtype.

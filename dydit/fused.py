@@ -104,6 +104,7 @@ class FusedKernels(Kernels):
     """
 
     def __init__(self, device: torch.device) -> None:
+        super().__init__()
         self._code = _device_code()
         self._tuning = False
         if not (device.type == "cuda" or _interpreted()):

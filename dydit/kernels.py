@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dydit.errors import InputError
+from dydit.scratch import Scratch
 from dydit.slices import AttentionWeights, MlpWeights
 from dydit.spans import span
 
@@ -30,7 +31,13 @@ class Modulation(NamedTuple):
 
 
 class Kernels:
-    """The parts of a block, by torch. Tokens (N, T, C) are updated in place."""
+    """The parts of a block, by torch. Tokens (N, T, C) are updated in place.
+
+    One forward at a time: its intermediates lie in `scratch`.
+    """
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
 
     def linear(self, x: Tensor, layer: Any) -> Tensor:
         """A layer on few rows (N, C), such as the modulations."""
@@ -39,28 +46,23 @@ class Kernels:
 
     def attend(self, hidden: Tensor, weights: AttentionWeights, modulation: Modulation) -> None:
         """Add the gated attention of the open heads."""
-        size = _rows(hidden, hidden.shape[1] * len(weights.qkv))
-        if len(hidden) > size:
-            for part, *vectors in zip(_parts(hidden, size), *(_parts(m, size) for m in modulation), strict=True):
-                self.attend(part, weights, Modulation(*vectors))
-            return
         n, tokens, _ = hidden.shape
         with span("norm"):
             normed = self.modulated(hidden, modulation)
         with span("qkv"):
-            qkv = F.linear(normed, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
+            qkv = self.product("wide", normed, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
         with span("attention"):
             q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
             out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
         with span("proj"):
-            self.add_gated(hidden, F.linear(out, weights.proj, weights.proj_bias), modulation.gate)
+            self.add_gated(hidden, self.product("update", out, weights.proj, weights.proj_bias), modulation.gate)
 
     def update_all(self, hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
         """Add the gated MLP of every token."""
         with span("norm"):
             normed = self.modulated(hidden, modulation)
         with span("MLP"):
-            out = _mlp(normed, weights)
+            out = self.mlp(normed, weights)
         with span("scatter"):
             self.add_gated(hidden, out, modulation.gate)
 
@@ -82,13 +84,13 @@ class Kernels:
         with span("gather"):
             ends = chosen.sum(1).cumsum(0).tolist()
             spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
-            selected = flat.index_select(0, index)
         with span("norm"):
-            normed, scale = _normalise(selected), scale + 1  # (S, C)
+            normed, scale = self.scratch("normed", flat, len(index), flat.shape[-1]), scale + 1
             for image, rows in enumerate(spans):
-                torch.addcmul(shift[image], normed[rows], scale[image], out=normed[rows])
+                selected = _normalise(flat.index_select(0, index[rows]))
+                torch.addcmul(shift[image], selected, scale[image], out=normed[rows])
         with span("MLP"):
-            out = _mlp(normed, weights)
+            out = self.mlp(normed, weights)
         with span("scatter"):
             for image, rows in enumerate(spans):
                 out[rows].mul_(gate[image])
@@ -96,7 +98,28 @@ class Kernels:
 
     def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         """LayerNorm of every token, scaled and shifted, (N, T, C)."""
-        return torch.addcmul(modulation.shift, _normalise(hidden), modulation.scale + 1)
+        normed, scale = self.scratch("normed", hidden, *hidden.shape), modulation.scale + 1
+        images = len(hidden) if hidden.is_cuda else max(_NORMED // hidden[0].numel(), 1)
+        parts = (torch.split(x, images) for x in (modulation.shift, hidden, scale, normed))
+        for offset, x, factor, out in zip(*parts, strict=True):
+            torch.addcmul(offset, _normalise(x), factor, out=out)
+        return normed
+
+    def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x @ weight^T + bias, in the scratch of this name."""
+        flat = x.reshape(-1, x.shape[-1])
+        out = self.scratch(name, x, len(flat), len(weight))
+        return torch.addmm(bias, flat, weight.t(), out=out).view(*x.shape[:-1], len(weight))
+
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+        """The MLP of tokens (..., C)."""
+        if x.is_cuda:
+            # The product applies GELU itself, on CUDA in its tanh form: a pass over the hidden channels saved.
+            flat = x.reshape(-1, x.shape[-1])
+            hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
+        else:
+            hidden = torch.ops.aten.gelu_(self.product("wide", x, weights.fc1, weights.fc1_bias), approximate="tanh")
+        return self.product("update", hidden, weights.fc2, weights.fc2_bias).view_as(x)
 
     def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:
         """hidden += gate * update."""
@@ -134,7 +157,7 @@ def kernels_for(name: str | None, device: torch.device) -> Kernels:
 
 def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
     """`linear(x)` for few rows, where reading the weights is the cost: weights on the left stream up to 4x faster."""
-    parts = _parts(x, 4) if len(x) <= 12 else [x]
+    parts = torch.split(x, 4) if len(x) <= 12 else [x]
     return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
 
 
@@ -142,28 +165,5 @@ def _normalise(x: Tensor) -> Tensor:
     return F.layer_norm(x, (x.shape[-1],), eps=1e-6)
 
 
-def _mlp(x: Tensor, weights: MlpWeights) -> Tensor:
-    flat = x.reshape(-1, x.shape[-1])
-    if x.is_cuda:
-        # The product applies GELU itself, on CUDA in its tanh form: a pass over the hidden channels saved.
-        hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
-        return F.linear(hidden, weights.fc2, weights.fc2_bias).view_as(x)
-    out = torch.empty_like(flat)
-    size = _rows(x, len(weights.fc1))
-    for part, target in zip(_parts(flat, size), _parts(out, size), strict=True):
-        hidden = F.gelu(F.linear(part, weights.fc1, weights.fc1_bias), approximate="tanh")
-        torch.addmm(weights.fc2_bias, hidden, weights.fc2.t(), out=target)
-    return out.view_as(x)
-
-
-def _parts(x: Tensor, size: int) -> list[Tensor]:
-    return [x[start : start + size] for start in range(0, len(x), size)]
-
-
-def _rows(x: Tensor, width: int) -> int:
-    """How many rows of `width` elements to compute at once: all on a GPU, `_CHUNK` elements' worth on the CPU."""
-    return len(x) * x.shape[1] if x.is_cuda else max(_CHUNK // width, 1)
-
-
-_CHUNK = 2**22
-"""Elements of an intermediate on the CPU: larger ones leave the caches, and the allocator returns their pages."""
+_NORMED = 2**20
+"""Elements that the CPU normalises at once: they stay in its caches until they are scaled."""

@@ -51,6 +51,9 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
     np.testing.assert_allclose(table["images_per_s"], table["batch"] / table["ms_median"] * 1e3)
     assert (table.loc[table["engine"] == "masked", "flops_ratio"] > 1).all()
     assert (table["s_per_image_basis"] == "from 1 steps").all()
+    static = table[table["engine"] == "static"]
+    hidden_mib = 2 * static["batch"] * 256 * 4 * 384 * 4 / 2**20  # rows x tokens x hidden channels of the MLP, float32
+    assert (static["peak_mib"] > hidden_mib).all()  # kept memory is counted, too
 
 
 def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:

@@ -94,6 +94,17 @@ def test_a_batch_that_mixes_timesteps_is_correct() -> None:
 
 
 @torch.no_grad()
+def test_kept_memory_carries_nothing_into_the_next_forward() -> None:
+    model = randomised(DyDiT)
+    assert isinstance(model, DyDiT)
+    plan = WidthPlan.from_routers(model, [417, 980])
+    kept = Engine(model, plan)
+    for batch, timestep in [(5, 417), (1, 980), (5, 980), (2, 417)]:
+        given = inputs(batch, timestep)
+        assert torch.equal(kept(*given), Engine(model, plan)(*given))
+
+
+@torch.no_grad()
 def test_the_static_engine_equals_the_static_model() -> None:
     model = randomised(DiT)
     x, t, y = inputs(3)
