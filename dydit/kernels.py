@@ -55,7 +55,7 @@ class Kernels:
             q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
             out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
         with span("proj"):
-            self.add_gated(hidden, self.product("update", out, weights.proj, weights.proj_bias), modulation.gate)
+            self.add_gated(hidden, self.product("narrow", out, weights.proj, weights.proj_bias), modulation.gate)
 
     def update_all(self, hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
         """Add the gated MLP of every token."""
@@ -85,10 +85,9 @@ class Kernels:
             ends = chosen.sum(1).cumsum(0).tolist()
             spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         with span("norm"):
-            normed, scale = self.scratch("normed", flat, len(index), flat.shape[-1]), scale + 1
+            normed, scale = self.scratch("narrow", flat, len(index), flat.shape[-1]), scale + 1
             for image, rows in enumerate(spans):
-                selected = _normalise(flat.index_select(0, index[rows]))
-                torch.addcmul(shift[image], selected, scale[image], out=normed[rows])
+                normed[rows] = _normalise(flat.index_select(0, index[rows]), scale[image], shift[image])
         with span("MLP"):
             out = self.mlp(normed, weights)
         with span("scatter"):
@@ -98,11 +97,11 @@ class Kernels:
 
     def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         """LayerNorm of every token, scaled and shifted, (N, T, C)."""
-        normed, scale = self.scratch("normed", hidden, *hidden.shape), modulation.scale + 1
-        images = len(hidden) if hidden.is_cuda else max(_NORMED // hidden[0].numel(), 1)
-        parts = (torch.split(x, images) for x in (modulation.shift, hidden, scale, normed))
-        for offset, x, factor, out in zip(*parts, strict=True):
-            torch.addcmul(offset, _normalise(x), factor, out=out)
+        normed, scale = self.scratch("narrow", hidden, *hidden.shape), modulation.scale + 1
+        if hidden.is_cuda or hidden[0].numel() < _LARGE:
+            return torch.addcmul(modulation.shift, _normalise(hidden), scale, out=normed)
+        for image, shift, factor, out in zip(hidden, modulation.shift, scale, normed, strict=True):
+            out.copy_(_normalise(image, factor[0], shift[0]))
         return normed
 
     def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -119,7 +118,7 @@ class Kernels:
             hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
         else:
             hidden = torch.ops.aten.gelu_(self.product("wide", x, weights.fc1, weights.fc1_bias), approximate="tanh")
-        return self.product("update", hidden, weights.fc2, weights.fc2_bias).view_as(x)
+        return self.product("narrow", hidden, weights.fc2, weights.fc2_bias).view_as(x)
 
     def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:
         """hidden += gate * update."""
@@ -161,9 +160,9 @@ def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
     return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
 
 
-def _normalise(x: Tensor) -> Tensor:
-    return F.layer_norm(x, (x.shape[-1],), eps=1e-6)
+def _normalise(x: Tensor, factor: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    return F.layer_norm(x, (x.shape[-1],), factor, shift, eps=1e-6)
 
 
-_NORMED = 2**20
-"""Elements that the CPU normalises at once: they stay in its caches until they are scaled."""
+_LARGE = 2**15
+"""Elements of an image from which the CPU normalises image by image: the library scales and shifts in the same pass."""
