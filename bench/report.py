@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -15,8 +16,6 @@ from dydit.errors import InputError
 from dydit.files import atomic_path
 
 README = environment.ROOT / "README.md"
-SECTIONS = {"results": "*/summary.csv", "study": "*/small-scale/summary.csv"}
-"""Sections of the README that a run fills, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`, and where it lies."""
 
 
 def overview(rows: Sequence[SummaryRow]) -> str:
@@ -48,39 +47,88 @@ def answers(directory: Path) -> str:
     return results.to_markdown(table[["question", "configurations", "answer"]])
 
 
+def speeds(directory: Path) -> str:
+    """What skipping is worth, `latency.csv`: masked and realised beside the static model, as a markdown table."""
+    table = results.read_table(directory, "latency")
+    keys = ["model", "lambda", "batch"]
+    masked = table.loc[table["engine"] == "masked", [*keys, "speedup"]].rename(columns={"speedup": "masked"})
+    rows = table[table["engine"] == "realised"].merge(masked, on=keys)
+    frame = rows[[*keys, "profile"]].copy()
+    frame["published (V100)"] = rows["published_speedup"]
+    frame["masked"] = rows["masked"].round(3)
+    frame["realised"] = rows["speedup"].round(3)
+    frame["95 % interval"] = [
+        f"{low:.2f} to {high:.2f}" for low, high in zip(rows["speedup_low"], rows["speedup_high"], strict=True)
+    ]
+    frame["limit"] = rows["limit"].round(3)
+    frame["efficiency"] = rows["efficiency"].round(3)
+    return f"{results.to_markdown(frame)}\n\nTimes as fast as the static model; {_conditions(table)}."
+
+
+def _conditions(table: pd.DataFrame) -> str:
+    """Where and in what a latency table was measured."""
+    places = table[["device", "dtype", "resolution"]].drop_duplicates().itertuples(index=False)
+    return "; ".join(f"{device}, {dtype}, {pixels} pixels" for device, dtype, pixels in places)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the README that a run fills, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`.
+
+    Args:
+        where: pattern under results/ of the table that tells the run.
+        show: the tables of a run, in markdown.
+    """
+
+    where: str
+    show: Callable[[Path], list[str]]
+
+
+def _verdicts(directory: Path) -> str:
+    return overview(results.read_summary(directory))
+
+
+SECTIONS = {
+    "results": Section("*/summary.csv", lambda run: [_verdicts(run)]),
+    "speed": Section("*/latency-lambdas/latency.csv", lambda run: [speeds(run)]),
+    "study": Section("*/small-scale/summary.csv", lambda run: [_verdicts(run), answers(run)]),
+}
+
+
 def committed_run(section: str = "results", directory: Path = environment.ROOT / "results") -> Path:
-    """The one run under results/ that has the summary of a section of the README, apart from `local`.
+    """The one run under results/ that has the table of a section of the README, apart from `local`.
 
     Raises:
         InputError: none or several.
     """
-    found = sorted(path.parent for path in directory.glob(SECTIONS[section]))
+    where = SECTIONS[section].where
+    found = sorted(path.parent for path in directory.glob(where))
     runs = [run for run in found if run.relative_to(directory).parts[0] != "local"]
     if len(runs) != 1:
         names = ", ".join(str(run.relative_to(directory)) for run in runs) or "none"
-        raise InputError(f"results: runs with {SECTIONS[section]}: {names}; choose one with --results DIR")
+        raise InputError(f"results: runs with {where}: {names}; choose one with --{section} DIR")
     return runs[0]
 
 
 def update_readme(directory: Path, section: str = "results", check: bool = False, readme: Path = README) -> bool:
-    """Put the overview of `directory` between README's markers of a section; True if it stood there already.
+    """Put the tables of `directory` between README's markers of a section; True if they stood there already.
 
     Raises:
-        InputError: no summary or record in the directory, or no markers in the README.
+        InputError: no table or record in the directory, or no markers in the README.
     """
     text = readme.read_text(encoding="utf-8")
     begin, end = (f"<!-- {section}: {word} -->" for word in ("begin", "end"))
     if begin not in text or end not in text:
         raise InputError(f"{readme.name}: markers {begin} and {end} not found; put them where the table belongs")
     record = results.read_run(directory)
-    where = os.path.relpath(directory, readme.parent)
+    file = f"{os.path.relpath(directory, readme.parent)}/{Path(SECTIONS[section].where).name}"
     source = (
-        f"From [{where}/summary.csv]({where}/summary.csv), made by `{record['command']}` at commit "
+        f"From [{file}]({file}), made by `{record['command']}` at commit "
         f"{str(record['commit'])[:12]} on {environment.machine_name(record)}."
     )
     head, rest = text.split(begin)
     _, tail = rest.split(end)
-    parts = [overview(results.read_summary(directory)), *([answers(directory)] if section == "study" else []), source]
+    parts = [*SECTIONS[section].show(directory), source]
     wanted = head + "\n\n".join([f"{begin}\n{parts[0]}", *parts[1:]]) + f"\n{end}" + tail
     if wanted == text:
         return True

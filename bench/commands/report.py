@@ -13,6 +13,7 @@ OUT = None
 def arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options."""
     parser.add_argument("--results", type=Path, help="directory of a `reproduce` run, if not the committed one")
+    parser.add_argument("--speed", type=Path, help="directory of a `latency` run, if not the committed one")
     parser.add_argument("--study", type=Path, help="directory of a `small-scale` run, if not the committed one")
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is out of date")
 

@@ -61,6 +61,24 @@ def test_the_section_of_the_study_holds_its_answers_too(run: Path, tmp_path: Pat
     assert "| Why? | a / b | FID no worse |" in readme.read_text()
 
 
+def test_the_section_of_speed_shows_what_skipping_is_worth(tmp_path: Path) -> None:
+    columns = "model lambda batch profile engine speedup speedup_low speedup_high limit efficiency published_speedup"
+    rows = [
+        ("DiT-S/2", 1.0, 2, "", "static", 1.0, 1.0, 1.0, 1.0, 1.0, None),
+        ("DiT-S/2", 0.5, 2, "even", "masked", 0.9, 0.8, 1.0, 1.0, 0.9, 1.54),
+        ("DiT-S/2", 0.5, 2, "even", "realised", 1.8, 1.7, 1.9, 2.0, 0.9, 1.54),
+    ]
+    frame = pd.DataFrame(rows, columns=pd.Index(columns.split())).assign(device="cpu", dtype="fp32", resolution=256)
+    results.write_table(frame, tmp_path, "latency")
+    results.write_run(environment.record(), tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- speed: begin -->\n<!-- speed: end -->\n")
+    report.update_readme(tmp_path, "speed", readme=readme)
+    text = readme.read_text()
+    assert "| DiT-S/2 | 0.5 | 2 | even | 1.54 | 0.9 | 1.8 | 1.70 to 1.90 | 2 | 0.9 |" in text
+    assert "cpu, fp32, 256 pixels" in text and "latency.csv" in text
+
+
 @pytest.mark.parametrize("section", report.SECTIONS)
 def test_the_committed_readme_shows_committed_results(section: str) -> None:
     assert report.update_readme(report.committed_run(section), section, check=True)
