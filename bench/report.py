@@ -77,11 +77,11 @@ class Section:
 
     Args:
         where: pattern under results/ of the table that tells the run.
-        show: the tables of a run, in markdown.
+        show: what stands of a run, in markdown.
     """
 
     where: str
-    show: Callable[[Path], list[str]]
+    show: Callable[[Path], str]
 
 
 def _verdicts(directory: Path) -> str:
@@ -89,9 +89,9 @@ def _verdicts(directory: Path) -> str:
 
 
 SECTIONS = {
-    "results": Section("*/summary.csv", lambda run: [_verdicts(run)]),
-    "speed": Section("*/latency-lambdas/latency.csv", lambda run: [speeds(run)]),
-    "study": Section("*/small-scale/summary.csv", lambda run: [_verdicts(run), answers(run)]),
+    "results": Section("*/summary.csv", _verdicts),
+    "speed": Section("*/latency-lambdas/latency.csv", speeds),
+    "study": Section("*/small-scale/summary.csv", lambda run: f"{_verdicts(run)}\n\n{answers(run)}"),
 }
 
 
@@ -128,8 +128,7 @@ def update_readme(directory: Path, section: str = "results", check: bool = False
     )
     head, rest = text.split(begin)
     _, tail = rest.split(end)
-    parts = [*SECTIONS[section].show(directory), source]
-    wanted = head + "\n\n".join([f"{begin}\n{parts[0]}", *parts[1:]]) + f"\n{end}" + tail
+    wanted = f"{head}{begin}\n{SECTIONS[section].show(directory)}\n\n{source}\n{end}{tail}"
     if wanted == text:
         return True
     if not check:

@@ -33,7 +33,8 @@ class Modulation(NamedTuple):
 class Kernels:
     """The parts of a block, by torch. Tokens (N, T, C) are updated in place.
 
-    One forward at a time: its intermediates lie in `scratch`.
+    One forward at a time: its intermediates lie in two buffers of `scratch`, "narrow" for rows of C (the normed tokens,
+    then their update) and "wide" for what stands between them (queries, keys and values, or the MLP's hidden channels).
     """
 
     def __init__(self) -> None:
@@ -98,20 +99,20 @@ class Kernels:
     def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         """LayerNorm of every token, scaled and shifted, (N, T, C)."""
         normed, scale = self.scratch("narrow", hidden, *hidden.shape), modulation.scale + 1
-        if hidden.is_cuda or hidden[0].numel() < _LARGE:
+        if hidden.is_cuda or hidden[0].numel() < _LARGE_IMAGE:
             return torch.addcmul(modulation.shift, _normalise(hidden), scale, out=normed)
         for image, shift, factor, out in zip(hidden, modulation.shift, scale, normed, strict=True):
             out.copy_(_normalise(image, factor[0], shift[0]))
         return normed
 
     def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x @ weight^T + bias, in the scratch of this name."""
+        """x (..., K) @ weight (O, K)^T + bias (O,) -> (..., O), in the scratch of this name."""
         flat = x.reshape(-1, x.shape[-1])
         out = self.scratch(name, x, len(flat), len(weight))
         return torch.addmm(bias, flat, weight.t(), out=out).view(*x.shape[:-1], len(weight))
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
-        """The MLP of tokens (..., C)."""
+        """The MLP of tokens (..., C), same shape; x may lie in "narrow", where the result goes."""
         if x.is_cuda:
             # The product applies GELU itself, on CUDA in its tanh form: a pass over the hidden channels saved.
             flat = x.reshape(-1, x.shape[-1])
@@ -161,8 +162,9 @@ def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
 
 
 def _normalise(x: Tensor, factor: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """LayerNorm of rows (..., C), times `factor` (C,) plus `shift` (C,) where given."""
     return F.layer_norm(x, (x.shape[-1],), factor, shift, eps=1e-6)
 
 
-_LARGE = 2**15
-"""Elements of an image from which the CPU normalises image by image: the library scales and shifts in the same pass."""
+_LARGE_IMAGE = 2**15
+"""T * C from which the CPU normalises image by image: LayerNorm's own pass can scale and shift, by one vector each."""
