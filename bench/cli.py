@@ -11,20 +11,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from bench.commands import (
-    finetune,
-    flops,
-    generate,
-    latency,
-    latents,
-    plan,
-    quality,
-    report,
-    reproduce,
-    routing,
-    small_scale,
-    stats,
-)
+from bench.commands.judge import plan, report, reproduce
+from bench.commands.make import finetune, generate, latents, small_scale, stats
+from bench.commands.measure import flops, latency, quality, routing
 from dydit.errors import InputError
 
 COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, latents, finetune, small_scale, routing, report)

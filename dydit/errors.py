@@ -1,5 +1,7 @@
 """The one error class that reaches a user without a traceback, and what it offers for a misspelt name."""
 
+from __future__ import annotations
+
 import difflib
 from collections.abc import Iterable
 

@@ -12,13 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from bench import metrics
+from bench.quality.metrics.frechet import fid
+from bench.quality.metrics.inception_score import inception_score
+from bench.quality.metrics.precision_recall import precision_recall
 from dydit import DiT, DyDiT, Routing, model_config
 from dydit.diffusion import Diffusion, Model
-from dydit.engine import Engine
 from dydit.flops import flops_loss, flops_ratio
+from dydit.inference.engine import Engine
+from dydit.inference.width_plan import WidthPlan
 from dydit.sampling import denoise, guided
-from dydit.slices import WidthPlan
 
 DIRECTORY = Path(os.environ.get("DYDIT_GOLDEN", Path(__file__).parent / "golden"))
 FILES = sorted(DIRECTORY.glob("*.npz"))
@@ -130,10 +132,10 @@ def check_flops_loss(golden: Golden) -> None:
 
 def check_metrics(golden: Golden) -> None:
     reference, generated = golden["ref_features"].numpy(), golden["gen_features"].numpy()
-    np.testing.assert_allclose(metrics.fid(reference, generated), golden["fid"], rtol=1e-6)
-    score, _ = metrics.inception_score(golden["probs"].numpy(), golden.meta["is_split_size"])
+    np.testing.assert_allclose(fid(reference, generated), golden["fid"], rtol=1e-6)
+    score, _ = inception_score(golden["probs"].numpy(), golden.meta["is_split_size"])
     np.testing.assert_allclose(score, golden["inception_score"], rtol=1e-6)
-    precision, recall = metrics.precision_recall(reference, generated, k=golden.meta["prc_k"])
+    precision, recall = precision_recall(reference, generated, k=golden.meta["prc_k"])
     assert precision == golden["precision"].item()
     assert recall == golden["recall"].item()
 

@@ -10,10 +10,14 @@ from huggingface_hub import constants, file_download
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
-from bench import features, inception, plan_rate, reference, statistics
-from bench.arithmetic import cpu_threads
-from bench.reference import Reference
-from bench.statistics import Statistics
+from bench.machine.threads import cpu_threads
+from bench.quality.features import extractors, inception
+from bench.quality.metrics import moments
+from bench.quality.metrics.moments import Statistics
+from bench.quality.references.build import _evenly_spaced
+from bench.quality.references.reference import ROWS, Reference
+from bench.records import checksums
+from bench.reproduction import rate
 
 
 @pytest.fixture
@@ -24,11 +28,11 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> features.Weights:
+def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> extractors.Weights:
     """Random weights of InceptionV3 (95 MB), accepted by their own checksum."""
     path: Path = tmp_path_factory.mktemp("inception") / "inception.pth"
     inception.write_random_weights(path)
-    return features.extractor("inception-v3-compat").weights(path, features.file_sha256(path))
+    return extractors.extractor("inception-v3-compat").weights(path, checksums.file_sha256(path))
 
 
 @pytest.fixture
@@ -55,8 +59,8 @@ def made_up() -> Callable[..., Reference]:
     def make(n: int, seed: int = 0, d: int = 5) -> Reference:
         rows = np.random.default_rng(seed).normal(3.0, 2.0, (n, d))
         record = {"dataset": "digits", "split": "all", "preprocessing": "native", "weights_sha256": "0" * 64}
-        kept = rows[reference._evenly_spaced(n, min(n, reference.ROWS))].astype(np.float32)
-        pool, spatial = statistics.of_features(rows), statistics.of_features(rows[:, :3])
+        kept = rows[_evenly_spaced(n, min(n, ROWS))].astype(np.float32)
+        pool, spatial = moments.of_features(rows), moments.of_features(rows[:, :3])
         return Reference("rows", "digits-cnn", (8, 8), pool, spatial, kept, None, record)
 
     return make
@@ -86,5 +90,5 @@ def bare_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", refuse)
     monkeypatch.setattr(file_download, "get_hf_file_metadata", refuse)
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "torch"))
-    monkeypatch.setattr(plan_rate, "MEASURED_STEPS", 2)
-    monkeypatch.setattr(plan_rate, "BUDGET", plan_rate.Budget(seconds=0.0, least=1, most=1, warmup=0))
+    monkeypatch.setattr(rate, "MEASURED_STEPS", 2)
+    monkeypatch.setattr(rate, "BUDGET", rate.Budget(seconds=0.0, least=1, most=1, warmup=0))

@@ -8,9 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from bench import cli, paper, reproduce, results
-from bench.reproduce import unmeasured
-from bench.small_scale_samples import Sampling
+from bench import cli
+from bench.claims.published import load_published
+from bench.claims.summary import read_summary
+from bench.records import run_record
+from bench.reproduction import reproduce
+from bench.reproduction.reproduce import unmeasured
+from bench.studies.samples import Sampling
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -72,7 +76,7 @@ def test_strict_turns_a_deviation_into_status_1(
     arguments = ["flops", "--models", "DiT-B/4", "--out", str(tmp_path)] + ["--strict"] * strict
     assert run(monkeypatch, *arguments) == status
     assert "deviates" in capsys.readouterr().out
-    assert {row.verdict for row in results.read_summary(tmp_path)} == {"reproduced", "deviates"} | {"not run"}
+    assert {row.verdict for row in read_summary(tmp_path)} == {"reproduced", "deviates"} | {"not run"}
 
 
 def test_the_full_tier_asks_for_the_released_checkpoints_first(
@@ -96,12 +100,12 @@ def test_reproduce_gives_every_published_number_one_row(monkeypatch: pytest.Monk
     monkeypatch.setitem(reproduce.TIERS, "smoke", Sampling(images=20, steps=2))
     rows = reproduce.reproduce(tmp_path, "smoke")
     ids = [row.claim_id for row in rows]
-    published = {value.claim_id for name in reproduce.JUDGED_PAPERS for value in paper.load(name)}
+    published = {value.claim_id for name in reproduce.JUDGED_PAPERS for value in load_published(name)}
     assert len(ids) == len(set(ids)) and published <= set(ids)
-    assert results.read_summary(tmp_path) == tuple(rows)
+    assert read_summary(tmp_path) == tuple(rows)
     for name in ("summary", "flops", "quality"):
         assert (tmp_path / f"{name}.csv").is_file() and (tmp_path / f"{name}.md").is_file()
-    assert results.read_run(tmp_path)["tier"] == "smoke"
+    assert run_record.read_run(tmp_path)["tier"] == "smoke"
     static = next(row for row in rows if row.claim_id == "dydit-table8-dit-xl-static-lambda-1.0-flops")
     assert static.verdict == "reproduced" and static.measured == pytest.approx(118.69, abs=0.005)
 
@@ -109,7 +113,7 @@ def test_reproduce_gives_every_published_number_one_row(monkeypatch: pytest.Monk
 def test_rows_without_a_transcribed_value_are_listed_and_not_judged() -> None:
     rows = {row.claim_id: row for row in unmeasured(set(), "smoke")}
     for name in reproduce.JUDGED_PAPERS:
-        for value in paper.load(name):
+        for value in load_published(name):
             row = rows[value.claim_id]
             assert row.verdict == "not run" and row.measured is None
             assert (row.note == "published value not transcribed") == (value.value is None)

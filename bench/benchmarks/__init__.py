@@ -1,0 +1,4 @@
+"""The timed benchmarks of pytest-benchmark, one module for each subject.
+
+Uses every room but commands.
+"""

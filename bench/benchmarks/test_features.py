@@ -1,0 +1,84 @@
+"""Timed: feature extraction by this suite and by torch-fidelity's own loop, with one network and one batch size.
+
+`extra_info` holds images/s and, from rounds in turns, how many times faster this suite is, with a 95 % interval.
+InceptionV3 has random weights: the time does not depend on them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.data import image_set
+from bench.data.image_set import Images
+from bench.machine import timing
+from bench.quality.features import extraction, extractors, inception
+from bench.records import checksums
+
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+COUNTS = {"digits-cnn": 4096, "inception-v3-compat": 4096 if DEVICE.type == "cuda" else 32}
+BATCHES = {"digits-cnn": 64, "inception-v3-compat": 64 if DEVICE.type == "cuda" else 16}
+
+
+@pytest.fixture(scope="module", params=list(COUNTS))
+def timed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ...]]:
+    """Extractor, network with the layers of FID, sFID and the Inception Score, images of noise."""
+    spec = extractors.extractor(request.param)
+    layers = [spec.features_layer, spec.spatial_layer, spec.logits_layer]
+    weights = None
+    if spec.name == inception.NAME:
+        path: Path = tmp_path_factory.mktemp("weights") / "inception.pth"
+        inception.write_random_weights(path)
+        weights = spec.weights(path, checksums.file_sha256(path))
+    side = spec.image_size or 64
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (COUNTS[spec.name], 3, side, side), dtype=torch.uint8, generator=generator)
+    network = extraction.open_network(spec.name, weights, layers, DEVICE)
+    yield spec, layers, network, image_set.of_tensor(pixels, "noise")
+
+
+def ours(network: nn.Module, source: Images, layers: list[str], batch: int) -> dict[str, np.ndarray[Any, Any]]:
+    batches = list(extraction.run_network(network, source, layers, batch))
+    return {layer: np.concatenate([values[layer] for values in batches]) for layer in layers}
+
+
+def theirs(network: nn.Module, source: Images, layers: list[str], batch: int) -> dict[str, torch.Tensor]:
+    from torch_fidelity.utils import get_featuresdict_from_dataset
+
+    on_gpu = DEVICE.type == "cuda"
+    # `save_cpu_ram` means no processes that read images; the default, four, helps a GPU only.
+    found: dict[str, torch.Tensor] = get_featuresdict_from_dataset(
+        source, network, batch, on_gpu, save_cpu_ram=not on_gpu, verbose=False
+    )
+    return found
+
+
+@pytest.mark.parametrize("by", ["this suite", "torch-fidelity"])
+def test_extraction(benchmark: Any, timed: Any, by: str) -> None:
+    spec, layers, network, source = timed
+    batch = BATCHES[spec.name]
+    calls: dict[str, Callable[[], dict[str, Any]]] = {
+        "this suite": lambda: ours(network, source, layers, batch),
+        "torch-fidelity": lambda: theirs(network, source, layers, batch),
+    }
+    benchmark.group = f"features of {spec.name}, batch {batch}"
+    found = benchmark.pedantic(calls[by], rounds=3, warmup_rounds=1)
+    assert {layer: values.shape for layer, values in found.items()} == {
+        layer: (len(source), spec.dimensions[layer]) for layer in layers
+    }
+    if benchmark.disabled:
+        return
+    benchmark.extra_info.update(images=len(source), images_per_s=len(source) / benchmark.stats.stats.median)
+    if by == "this suite":
+        for layer, values in calls["torch-fidelity"]().items():
+            np.testing.assert_allclose(found[layer], np.asarray(values), rtol=1e-4, atol=1e-4)
+        rounds = timing.in_turns(calls, timing.Budget(seconds=20, least=5), DEVICE, f"features of {spec.name}")
+        benchmark.extra_info["speedup_over_torch_fidelity"] = timing.speedup(
+            rounds["torch-fidelity"], rounds["this suite"]
+        )

@@ -1,0 +1,4 @@
+"""Published tables and measured values enter; verdicts and summary.csv leave.
+
+Uses records and machine.
+"""

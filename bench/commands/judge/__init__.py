@@ -1,0 +1,1 @@
+"""Commands that compare with the published numbers."""

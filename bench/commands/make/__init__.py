@@ -1,0 +1,1 @@
+"""Commands that make images, statistics, latents and trained models."""

@@ -1,0 +1,154 @@
+"""A set of images behind one interface, wherever the pixels lie."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from bench.data.preprocessing import NATIVE
+from dydit.errors import InputError
+
+
+class Images(Dataset[Tensor]):
+    """Images of one resolution in a fixed order, read when asked for.
+
+    `name` is what tables show, `size` is (H, W) in pixels, `preprocessing` what was done to the pixels before they are
+    given out (`pictures.NATIVE`: nothing). Item i is uint8 (3, H, W), grey repeated; it may be a view, to be copied
+    before it is changed. A set can be sent to the worker processes of a DataLoader.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        size: tuple[int, int],
+        count: int,
+        read: Callable[[int], Tensor],
+        labels: Tensor | Callable[[], Tensor] | None = None,
+        preprocessing: str = NATIVE,
+    ) -> None:
+        """Put a set together.
+
+        Args:
+            name: for tables and errors.
+            size: (H, W).
+            count: number of images.
+            read: image at an index from 0 as uint8 (1 or 3, H, W).
+            labels: int64 (count,), or what reads them, called once, at first use.
+            preprocessing: by name.
+        """
+        self.name = name
+        self.size = size
+        self.count = count
+        self._read = read
+        self._labels = labels
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Tensor:
+        if not -self.count <= index < self.count:
+            raise IndexError(f"{self.name}: image {index} of {self.count}")
+        return self._read(index % self.count).expand(3, -1, -1)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        return map(self.__getitem__, range(self.count))
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether the images have known classes."""
+        return self._labels is not None
+
+    @functools.cached_property
+    def labels(self) -> Tensor:
+        """Classes as int64 (N,).
+
+        Raises:
+            InputError: the set has none.
+        """
+        if self._labels is None:
+            raise InputError(f"{self.name}: no class labels; use a set that has them")
+        return self._labels if isinstance(self._labels, Tensor) else self._labels()
+
+
+def part(images: Images, number: int, of: int) -> Images:
+    """The `number`-th (from 1) of `of` consecutive parts, equal in size up to one image.
+
+    Raises:
+        InputError: no such part, or one without images.
+    """
+    start, end = (len(images) * edge // max(of, 1) for edge in (number - 1, number))
+    if not 1 <= number <= of or start == end:
+        raise InputError(f"part {number}/{of} of {images.name}: there is none; it has {len(images)} images")
+    whole = images.labels[start:end] if images.has_labels else None
+    read = functools.partial(_shifted, images, start)
+    return Images(f"{images.name} {number}/{of}", images.size, end - start, read, whole, images.preprocessing)
+
+
+def _shifted(images: Images, start: int, index: int) -> Tensor:
+    return images[start + index]
+
+
+def of_tensor(images: Tensor, name: str, labels: Tensor | None = None) -> Images:
+    """Images in memory.
+
+    Args:
+        images: uint8 (N, C, H, W), C = 1 or 3.
+        name: for tables and errors.
+        labels: integers (N,), where known.
+
+    Raises:
+        InputError: another dtype or shape, or an empty set.
+    """
+    if images.is_floating_point() and images.isnan().any():
+        raise InputError(f"{name}: the images hold NaN; the model that made them diverged")
+    if images.dtype != torch.uint8:
+        raise InputError(f"{name}: {images.dtype}; images must be torch.uint8 (bench.digits.to_uint8 converts)")
+    if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
+        raise InputError(f"{name}: shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, none empty")
+    count, _, height, width = images.shape
+    known = None if labels is None else _label_vector(labels, count, name)
+    return Images(name, (height, width), count, functools.partial(torch.select, images, 0), known)
+
+
+def _label_vector(labels: Tensor, count: int, name: str) -> Tensor:
+    if labels.shape != (count,) or labels.is_floating_point():
+        raise InputError(
+            f"{name}: labels are {labels.dtype} {tuple(labels.shape)}; they must be integers ({count},), one an image"
+        )
+    return labels.to(torch.int64)
+
+
+class StreamedImages(IterableDataset[Tensor]):
+    """Images that are never kept: uint8 (3, H, W) each, in the stored order, as many as `count` or an InputError.
+
+    `name`, `size` (H, W) and `preprocessing` are as in `Images`. In a DataLoader the stream takes one worker process
+    at most, since several would mix the order.
+    """
+
+    def __init__(
+        self, name: str, size: tuple[int, int], count: int, read: Callable[[], Iterator[Tensor]], preprocessing: str
+    ) -> None:
+        """Put a stream together; `read` starts it anew."""
+        self.name = name
+        self.size = size
+        self.count = count
+        self._read = read
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Tensor]:
+        seen = 0
+        for seen, image in enumerate(self._read(), 1):
+            if seen > self.count:
+                break
+            yield image
+        if seen != self.count:
+            many = "more" if seen > self.count else f"{seen}"
+            raise InputError(f"{self.name}: {many} images came, expected {self.count}; get another copy of the set")

@@ -1,0 +1,154 @@
+"""The data sets of the papers' experiments: where they are, how they are laid out, and their images by the protocol.
+
+Images come through Hugging Face `datasets` from the hub, or from local files below a data root (`open_dataset`). A data
+set with several resolutions is brought to one by `centre_crop`; sets of a native resolution are taken as they are.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from bench.data import image_set
+from bench.data.files import open_folder
+from bench.data.image_set import Images, StreamedImages
+from bench.data.preprocessing import centre_crop as centre_crop
+from bench.data.preprocessing import to_tensor
+from bench.data.sets import cifar, digits, hub
+from bench.data.sets.catalogue import DataSet, _entry, _resolution, _split
+from dydit.errors import InputError
+
+
+def open_dataset(
+    name: str, split: str | None = None, *, data_root: Path | None = None, resolution: int | None = None
+) -> Images:
+    """Open one split of a data set; images are decoded when asked for.
+
+    With `data_root`, local files are used and nothing is downloaded. Below `data_root/NAME`, or `data_root` itself
+    where there is no such folder, they may lie as
+
+    - parquet files, as the hub has them: `data/SPLIT-*.parquet`, `CONFIG/SPLIT-*.parquet` or `CONFIG/SPLIT/*.parquet`;
+    - CIFAR's own archive, `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, or the folder unpacked from it;
+    - folders of pictures, `SPLIT/CLASS/FILE`, or `SPLIT/FILE` for a set without classes; class k is the k-th by name.
+
+    They may hold fewer images than the split has. Without `data_root`, the hub's copy is used, and must be whole.
+    Parquet is converted to Arrow in the cache of `datasets` (HF_DATASETS_CACHE), and mapped from there.
+
+    Args:
+        name: in `DATASETS`.
+        split: a name in its `splits`; the first by default.
+        data_root: see above.
+        resolution: side in pixels; `DataSet.resolution` by default.
+
+    Raises:
+        InputError: an unknown name or split, a resolution above the native one, files that are missing, broken or of
+            another data set, or a hub that cannot be reached.
+    """
+    entry = _entry(name)
+    split = _split(entry, split)
+    resolution = _resolution(entry, resolution)
+    if entry.hub_id is None:
+        data = digits.load_digits()
+        return _cropped(image_set.of_tensor(data.images, f"{name}/{split}", data.labels), entry, resolution)
+    if data_root is None:
+        return hub.from_hub(entry, split, resolution)
+    directory = _directory(entry, data_root)
+    if files := hub.parquet_files(entry, split, directory):
+        return hub.from_parquet(entry, split, files, resolution)
+    return _from_archive_or_folder(entry, split, directory, resolution)
+
+
+def open_stream(
+    name: str, split: str | None = None, *, data_root: Path | None = None, resolution: int | None = None
+) -> Images | StreamedImages:
+    """The images of `open_dataset` in their order, each read once when it comes, without classes.
+
+    The hub's copy is not downloaded, and parquet files are not converted: nothing is written. What is neither is read
+    where it lies by `open_dataset` already, and comes from there.
+
+    Args:
+        name: as the next three, as in `open_dataset`.
+
+    Raises:
+        InputError: as `open_dataset`; while it is read, also images that are broken, too many or too few.
+    """
+    entry = _entry(name)
+    split = _split(entry, split)
+    side = _resolution(entry, resolution)
+    if entry.hub_id is not None and data_root is None:
+        return hub.stream_from_hub(entry, split, side)
+    if data_root is not None and (files := hub.parquet_files(entry, split, _directory(entry, data_root))):
+        return hub.stream_parquet(entry, split, files, side)
+    return open_dataset(name, split, data_root=data_root, resolution=resolution)
+
+
+def locate(name: str, split: str | None, data_root: Path) -> Path | None:
+    """The folder or archive that `open_dataset` reads a split from; None where it finds nothing below `data_root`.
+
+    Raises:
+        InputError: an unknown name or split, no such data root, or parquet files of which some are missing.
+    """
+    entry = _entry(name)
+    split = _split(entry, split)
+    directory = _directory(entry, data_root)
+    if files := hub.parquet_files(entry, split, directory):
+        return files[0].parent
+    archive = cifar.ARCHIVES.get(name)
+    places = [split] if archive is None else [archive.file, archive.folder, split]
+    return next((directory / place for place in places if (directory / place).exists()), None)
+
+
+# Local files that need no conversion
+
+
+def _directory(entry: DataSet, data_root: Path) -> Path:
+    if not data_root.is_dir():
+        raise InputError(f"data root {data_root}: no such folder; name the one that holds {entry.name}")
+    own = data_root / entry.name
+    return own if own.is_dir() else data_root
+
+
+def _from_archive_or_folder(entry: DataSet, split: str, directory: Path, resolution: int) -> Images:
+    title = f"{entry.name}/{split}"
+    archive = cifar.ARCHIVES.get(entry.name)
+    if archive is not None and (found := cifar.read_archive(archive, directory, split)) is not None:
+        return _cropped(image_set.of_tensor(found[0], title, found[1]), entry, resolution)
+    folder = directory / split
+    if not folder.is_dir():
+        own = f", {archive.file}" if archive is not None else ""
+        raise InputError(
+            f"{directory}: no split {split} of {entry.name}; looked for data/{split}-*.parquet, "
+            f"{entry.config}/{split}-*.parquet, {entry.config}/{split}/*.parquet{own} and the folder {split}"
+        )
+    opened = open_folder(folder, title, None if entry.native else resolution, entry.classes or None)
+    return _cropped(opened, entry, resolution) if entry.native else opened
+
+
+def _cropped(opened: Images, entry: DataSet, resolution: int) -> Images:
+    """Images of a native resolution, which is checked, at `resolution`."""
+    native = entry.resolution
+    if opened.size != (native, native):
+        height, width = opened.size
+        raise InputError(f"{opened.name}: {height}x{width} pixels; {entry.title} has {native}x{native}")
+    if resolution == native:
+        return opened
+    reader = _Cropped(opened, resolution)
+    size = (resolution, resolution)
+    return Images(opened.name, size, len(opened), reader.read, opened.labels, entry.preprocessing(resolution))
+
+
+@dataclass(frozen=True)
+class _Cropped:
+    """Reader of images that are centre-cropped from others."""
+
+    images: Images
+    resolution: int
+
+    def read(self, index: int) -> Tensor:
+        from PIL import Image
+
+        image = Image.fromarray(np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy()))
+        return to_tensor(centre_crop(image, self.resolution))

@@ -1,0 +1,229 @@
+"""The directory of a generation run: a manifest, one file per unit of consecutive images, and what they are put into.
+
+    manifest.json            what decides the images, how many there are, and the record of the run
+    units/000000.npz, ...    `images` uint8 (n, H, W, C) and `labels` int64 (n,) of the indices of one unit
+    samples.npz              all of them as the ADM evaluator reads them: `arr_0` images, `arr_1` labels
+    preview.png              a grid of the first images
+    png/000000.png, ...      one file an image, where asked for
+
+Every file appears whole or not at all. N is the number of images, n that of one unit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.records import run_record
+from dydit.checkpoint.atomic import atomic_path
+from dydit.errors import InputError, first_line
+from dydit.sampling import Track
+
+MANIFEST = "manifest.json"
+SCHEMA_VERSION = 1
+"""Version of the manifest and the unit files; to be raised when a field changes its meaning."""
+
+
+Images = NDArray[np.uint8]
+Labels = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a directory holds, or will hold once its run is through.
+
+    Args:
+        count: images, N.
+        unit: consecutive images per file, which are generated as one batch.
+        shape: (H, W, C) of an image.
+        identity: what decides the content of image k beside the unit, fit for JSON.
+        record: who made them (see `bench.environment`), fit for JSON.
+    """
+
+    count: int
+    unit: int
+    shape: tuple[int, int, int]
+    identity: dict[str, Any]
+    record: dict[str, Any]
+
+    @property
+    def units(self) -> int:
+        """How many unit files there are when the run is through."""
+        return -(-self.count // self.unit)
+
+    def indices(self, unit: int) -> range:
+        """The image indices of one unit; the last unit may be shorter."""
+        return range(unit * self.unit, min((unit + 1) * self.unit, self.count))
+
+    def difference(self, other: Manifest) -> tuple[str, Any, Any] | None:
+        """The first field that decides the images and differs, with both values; None when all agree."""
+        mine, theirs = _flat(self), _flat(other)
+        for key in (*theirs, *mine):
+            if mine.get(key) != theirs.get(key):
+                return key, mine.get(key), theirs.get(key)
+        return None
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The manifest of a directory of generated images.
+
+    Raises:
+        InputError: no such file, no manifest of this kind, or one of a newer schema than this code knows.
+    """
+    path = directory / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        version = content["schema_version"]
+        if isinstance(version, int) and version > SCHEMA_VERSION:
+            raise InputError(
+                f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version "
+                "reads; update the project"
+            )
+        height, width, channels = (int(side) for side in content["shape"])
+        count, unit = int(content["count"]), int(content["unit"])
+        if min(count, unit, height, width, channels) < 1:
+            raise ValueError("a count or size below 1")
+        return Manifest(count, unit, (height, width, channels), dict(content["identity"]), dict(content["record"]))
+    except OSError as error:
+        raise InputError(
+            f"{path}: cannot be read ({error.strerror}); name a directory that `python -m bench generate` wrote"
+        ) from None
+    except InputError:
+        raise
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: not a manifest of generated images ({error!r}); remove the run and repeat") from None
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    """Write `manifest.json`."""
+    run_record.write_json({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(manifest)}, directory / MANIFEST)
+
+
+def unit_path(directory: Path, unit: int) -> Path:
+    """Where a unit lies."""
+    return directory / "units" / f"{unit:06d}.npz"
+
+
+def missing_units(
+    directory: Path, manifest: Manifest, *, read: bool = False, track: Track = lambda units: units
+) -> list[int]:
+    """Numbers, ascending, of the units that are not there whole.
+
+    A file that is cut short, is no archive or holds other shapes counts as missing. With `read` every byte is read and
+    compared with the checksums in the file, too; without, a look at the headers is enough.
+    """
+    return [unit for unit in track(range(manifest.units)) if not _is_whole(directory, manifest, unit, read)]
+
+
+def load_unit(directory: Path, manifest: Manifest, unit: int) -> tuple[Images, Labels]:
+    """Images uint8 (n, H, W, C) and labels int64 (n,) of one unit.
+
+    Raises:
+        InputError: the file is missing, damaged or of other shapes.
+    """
+    path = unit_path(directory, unit)
+    try:
+        # Opened here: np.load leaves the file open when it is no archive.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in ("images", "labels")}
+        for name, (shape, dtype) in _expected(manifest, unit).items():
+            if arrays[name].shape != shape or arrays[name].dtype != dtype:
+                raise ValueError(f"{name} {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
+    except Exception as error:  # damaged bytes raise many kinds; a user needs one line
+        raise InputError(
+            f"{path}: not a whole unit ({first_line(error)}); remove it and repeat the "
+            "`python -m bench generate` run, which makes only what is missing"
+        ) from None
+    return arrays["images"], arrays["labels"]
+
+
+def write_unit(directory: Path, manifest: Manifest, unit: int, images: Images, labels: Labels) -> None:
+    """Write one unit: images uint8 (n, H, W, C), labels int64 (n,).
+
+    Raises:
+        InputError: arrays of other shapes or dtypes, or a file that cannot be written.
+    """
+    for name, array in (("images", images), ("labels", labels)):
+        shape, dtype = _expected(manifest, unit)[name]
+        if array.shape != shape or array.dtype != dtype:
+            raise InputError(f"unit {unit}: {name} are {array.dtype} {array.shape}; the manifest says {dtype} {shape}")
+    with _written(unit_path(directory, unit)) as partial:
+        np.savez(partial, images=images, labels=labels)
+
+
+def clean(directory: Path) -> None:
+    """Remove what a killed run left half-written; for the one run that owns the directory."""
+    for folder, pattern in (
+        (directory, ".manifest.*.partial.json"),
+        (directory, ".samples.*.partial.npz"),
+        (directory, ".preview.*.partial.png"),
+        (directory / "units", ".*.partial.npz"),
+        (directory / "png", ".*.partial.png"),
+    ):
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def bytes_to_write(manifest: Manifest, missing: list[int], *, png: bool) -> int:
+    """Bytes that a run still puts on the disk: missing units, `samples.npz`, and PNG files at their raw size."""
+    image = int(np.prod(manifest.shape)) + np.dtype(np.int64).itemsize
+    made = sum(len(manifest.indices(unit)) for unit in missing)
+    return image * (made + manifest.count * (2 if png else 1))
+
+
+@contextlib.contextmanager
+def _written(path: Path) -> Iterator[Path]:
+    """As `atomic_path`, with one line for a full disk and its like."""
+    try:
+        with atomic_path(path) as partial:
+            yield partial
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); mend that and repeat the run, which goes on") from None
+
+
+def _flat(manifest: Manifest) -> dict[str, Any]:
+    """Field -> value of all that decides the images, one level deep."""
+    fields = {**manifest.identity, "unit": manifest.unit, "shape": list(manifest.shape)}
+    flat: dict[str, Any] = {}
+    for name, value in fields.items():
+        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
+    return flat
+
+
+def _expected(manifest: Manifest, unit: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and dtype of the arrays of one unit."""
+    n = len(manifest.indices(unit))
+    return {"images": ((n, *manifest.shape), np.dtype(np.uint8)), "labels": ((n,), np.dtype(np.int64))}
+
+
+def _is_whole(directory: Path, manifest: Manifest, unit: int, read: bool) -> bool:
+    try:
+        with zipfile.ZipFile(unit_path(directory, unit)) as archive:
+            for name, expected in _expected(manifest, unit).items():
+                with archive.open(f"{name}.npy") as member:
+                    shape, _, dtype = array_header(member)
+                    if (shape, dtype) != expected:
+                        return False
+            return not read or archive.testzip() is None
+    except Exception:  # damaged bytes raise many kinds, and all mean the same
+        return False
+
+
+def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, whether in Fortran's order, and dtype of a .npy; the file is left at the first value."""
+    version = np.lib.format.read_magic(file)
+    if version == (1, 0):
+        return np.lib.format.read_array_header_1_0(file)
+    if version == (2, 0):
+        return np.lib.format.read_array_header_2_0(file)
+    raise ValueError(f"a .npy of version {version}")

@@ -1,0 +1,157 @@
+"""What the masks of a trained DyDiT claim: mean MACs over a guided sampling run."""
+
+from __future__ import annotations
+
+import dataclasses
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.machine.progress import track
+from dydit.checkpoint import formats
+from dydit.config import VAE_DOWNSAMPLING, DiTConfig, check_lambda, model_config
+from dydit.diffusion import Diffusion
+from dydit.dydit import DyDiT
+from dydit.errors import InputError
+from dydit.flops import Macs, flops_ratio, macs
+from dydit.sampling import generate
+
+GUIDANCE = 1.5
+"""Scale of the headline rows; both branches of every step are counted."""
+
+
+@dataclass(frozen=True)
+class ClaimedMacs:
+    """Mean over images, steps and guidance branches of what the masks claim.
+
+    `macs` are those of one image and branch; `ratio` is the share of the blocks' MACs that the masks leave, and
+    `ratio_by_step` its course from the first (noisiest) step to the last.
+    """
+
+    model: str
+    resolution: int
+    config: DiTConfig
+    target: float | None
+    source: str
+    steps: int
+    images: int
+    seed: int
+    macs: Macs
+    ratio: float
+    ratio_by_step: tuple[float, ...]
+
+    @property
+    def evidence(self) -> str:
+        return f"{self.source}: {self.images} images, {self.steps} DDPM steps, guidance {GUIDANCE}, seed {self.seed}"
+
+
+def measure_checkpoint(
+    source: str | Path,
+    model: str | DiTConfig,
+    *,
+    target: float | None = None,
+    resolution: int = 256,
+    steps: int = 250,
+    images: int = 8,
+    seed: int = 0,
+    batch_size: int = 8,
+    device: str = "cpu",
+) -> ClaimedMacs:
+    """Load a trained DyDiT and average what its masks claim over a guided DDPM run.
+
+    Args:
+        source: a checkpoint file, or a name of `dydit.checkpoint.PUBLISHED`.
+        model: name of the network, or a configuration.
+        target: the lambda that it was trained for, which names the published row to compare with.
+        resolution: side of the images in pixels, for a name.
+        steps: sampling steps of at most 1000.
+        images: how many; each is a function of (seed, index).
+        seed: of labels and noise.
+        batch_size: images per pass; changes speed and memory only.
+        device: where to sample.
+
+    Raises:
+        InputError: no such model, a checkpoint that does not fit it or has no routers, or a number out of range.
+    """
+    name = model if isinstance(model, str) else "DyDiT"
+    config = model_config(model, resolution) if isinstance(model, str) else model
+    if not name.startswith("DyDiT"):
+        raise InputError(f"{name}: a static model has no masks; choose a DyDiT")
+    if target is not None:
+        check_lambda(target)
+    for field, number in (("images", images), ("batch_size", batch_size)):
+        if number < 1:
+            raise InputError(f"{field} = {number}; it must be at least 1")
+    diffusion = Diffusion.linear().respaced(steps)
+    per_step = _run(_load(source, config, device), diffusion, images, seed, batch_size, device)
+    return ClaimedMacs(
+        model=name,
+        resolution=resolution if isinstance(model, str) else config.input_size * VAE_DOWNSAMPLING,
+        config=config,
+        target=target,
+        source=Path(source).name,
+        steps=steps,
+        images=images,
+        seed=seed,
+        macs=_mean([step for step, _ in per_step]),
+        ratio=statistics.fmean(ratio for _, ratio in per_step),
+        ratio_by_step=tuple(ratio for _, ratio in per_step),
+    )
+
+
+def _load(source: str | Path, config: DiTConfig, device: str) -> DyDiT:
+    weights = formats.read_checkpoint(source)
+    with torch.device(device):
+        network = DyDiT(**config.kwargs()).eval()
+    if formats.load_into(network, weights, str(source)):
+        raise InputError(f"{source}: a static DiT, it holds no routers; give a trained DyDiT checkpoint")
+    return network
+
+
+def _run(
+    network: DyDiT, diffusion: Diffusion, images: int, seed: int, batch_size: int, device: str
+) -> list[tuple[Macs, float]]:
+    """Claimed MACs and block ratio at every step taken, mean over images and guidance branches."""
+    config = network.config
+    steps = len(diffusion)
+    calls: list[tuple[int, Macs, float]] = []  # images, then their means, at every step of every batch
+
+    def observed(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        output, routing = network.route(x, t, y)
+        calls.append((len(x) // 2, macs(config, routing), flops_ratio(routing, config).mean().item()))
+        return output
+
+    batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+    shape = (config.in_channels, config.input_size, config.input_size)
+    for number, indices in enumerate(batches, start=1):
+        generate(
+            observed,
+            diffusion,
+            shape,
+            config.num_classes,
+            indices,
+            seed=seed,
+            scale=GUIDANCE,
+            device=device,
+            track=lambda taken, number=number: track(taken, f"sampling, batch {number} of {len(batches)}"),  # type: ignore[misc]
+        )
+    means = []
+    for step in range(steps):
+        at_step = calls[step::steps]
+        weights = [count / images for count, _, _ in at_step]
+        ratio = sum(weight * ratio for weight, (_, _, ratio) in zip(weights, at_step, strict=True))
+        means.append((_mean([part for _, part, _ in at_step], weights), ratio))
+    return means
+
+
+def _mean(parts: list[Macs], weights: list[float] | None = None) -> Macs:
+    weights = weights or [1 / len(parts)] * len(parts)
+    return Macs(
+        **{
+            field.name: sum(weight * getattr(part, field.name) for part, weight in zip(parts, weights, strict=True))
+            for field in dataclasses.fields(Macs)
+        }
+    )

@@ -1,0 +1,123 @@
+"""The samplers of the suite behind one interface: which timesteps a run visits, and the run itself.
+
+`ddpm` and `ddim` are those of `dydit.diffusion`; `dpm-solver++` is diffusers' multistep solver of order 2
+(Lu et al. 2022, arXiv 2211.01095) on the same noise schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from dydit.diffusion import Diffusion, Model, Sampler
+from dydit.errors import InputError
+from dydit.sampling import Track, denoise, predict
+
+_MARKOV: dict[str, Sampler] = {"ddpm": "ddpm", "ddim": "ddim"}
+SAMPLERS = (*_MARKOV, "dpm-solver++")
+
+
+@dataclass(frozen=True)
+class Markov:
+    """`ddpm`, ancestral with learned variances, or `ddim` with eta = 0, on a respaced schedule."""
+
+    sampler: Sampler
+    diffusion: Diffusion
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """Original timesteps in the order in which the network sees them."""
+        return tuple(self.diffusion.timestep_map.flip(0).tolist())
+
+    def solve(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        noise: Callable[[int], Tensor],
+        scale: float,
+        null_label: int | None,
+        track: Track = lambda steps: steps,
+    ) -> Tensor:
+        """Images (N, C, S, S) from initial noise x (N, C, S, S) and labels y (N,); as `dydit.sampling.denoise`."""
+        return denoise(
+            model,
+            self.diffusion,
+            x,
+            y,
+            noise=noise,
+            sampler=self.sampler,
+            scale=scale,
+            null_label=null_label,
+            track=track,
+        )
+
+
+@dataclass(frozen=True)
+class MultistepSolver:
+    """`dpm-solver++` of order 2; deterministic. Its state is fresh in every run."""
+
+    steps: int
+
+    @property
+    def timesteps(self) -> tuple[int, ...]:
+        """Original timesteps in the order in which the network sees them."""
+        return tuple(self._scheduler().timesteps.tolist())
+
+    def solve(
+        self,
+        model: Model,
+        x: Tensor,
+        y: Tensor,
+        *,
+        noise: Callable[[int], Tensor],
+        scale: float,
+        null_label: int | None,
+        track: Track = lambda steps: steps,
+    ) -> Tensor:
+        """As `Markov.solve`; no `noise` is drawn, and the network's variances go unused."""
+        scheduler = self._scheduler()
+        timesteps = scheduler.timesteps.tolist()
+        for step in track(range(len(timesteps))):
+            t = timesteps[step]
+            # Only the noise: diffusers itself would cut the variances off at the third channel.
+            eps = predict(model, x, t, y, scale, null_label)[:, : x.shape[1]]
+            x = scheduler.step(eps, t, x, return_dict=False)[0]
+        return x
+
+    def _scheduler(self) -> Any:
+        from diffusers import DPMSolverMultistepScheduler
+
+        kind: Any = DPMSolverMultistepScheduler  # untyped
+        scheduler = kind(
+            trained_betas=Diffusion.linear().betas.tolist(),
+            solver_order=2,
+            algorithm_type="dpmsolver++",
+            prediction_type="epsilon",
+        )
+        scheduler.set_timesteps(self.steps)
+        scheduler.set_begin_index(0)
+        return scheduler
+
+
+Solver = Markov | MultistepSolver
+
+
+def make_solver(sampler: str, steps: int) -> Solver:
+    """A sampler with its number of steps.
+
+    Raises:
+        InputError: no such sampler, or a number of steps that it cannot take.
+    """
+    if sampler in _MARKOV:
+        name = _MARKOV[sampler]
+        return Markov(name, Diffusion.linear().respaced(steps, name))
+    if sampler not in SAMPLERS:
+        raise InputError(f"sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
+    if not 1 <= steps < len(Diffusion.linear()):  # 1000 steps would visit a timestep twice, and divide by zero
+        raise InputError(f"steps = {steps}: choose 1 to {len(Diffusion.linear()) - 1} {sampler} steps")
+    return MultistepSolver(steps)

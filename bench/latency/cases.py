@@ -1,0 +1,183 @@
+"""What the latency harness times: models with random weights, synthetic routing, and the engines over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bench.claims.paper_tables import PublishedSpeed, published_rows
+from bench.latency import synthetic_routing
+from bench.machine import devices
+from bench.machine.devices import DTYPES
+from bench.machine.timing import Budget
+from dydit.config import check_lambda, model_config
+from dydit.dit import DiT, sincos_table
+from dydit.dydit import DyDiT
+from dydit.errors import InputError
+from dydit.flops import MATMUL, macs
+from dydit.inference.cuda_graphs import GraphedForward
+from dydit.inference.engine import Engine
+from dydit.inference.width_plan import WidthPlan
+from dydit.routing import Routing
+
+STEPS = 250
+TIMESTEP = 500
+Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LatencyOptions:
+    """What to time. `batch` counts images; with guidance the network sees twice as many rows.
+
+    Raises:
+        InputError: anything that the machine or the paper's tables do not have, before any long work.
+    """
+
+    models: Sequence[str]
+    lambdas: Sequence[float] | None = None
+    batch: Sequence[int] = (1, 2, 4, 8)
+    device: str = "cpu"
+    dtype: str = "fp32"
+    profiles: Sequence[str] = synthetic_routing.PROFILES
+    resolution: int = 256
+    seed: int = 0
+    threads: int | None = None
+    run_steps: int = 5
+    graphs: bool = False
+    diffusers: bool = False
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        for name in self.models:
+            model_config(name, self.resolution)
+        for value in self.lambdas or ():
+            check_lambda(value)
+        for profile in self.profiles:
+            if profile not in synthetic_routing.PROFILES:
+                raise InputError(f"routing profile {profile!r}: choose one of {', '.join(synthetic_routing.PROFILES)}")
+        if not self.batch or min(self.batch) < 1:
+            raise InputError(f"batch {list(self.batch)}: give whole numbers from 1")
+        if not 1 <= self.run_steps <= STEPS:
+            raise InputError(f"run steps {self.run_steps}: give 1 to {STEPS}")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        devices.check_device(self.device, DTYPES[self.dtype])
+        if self.graphs and torch.device(self.device).type != "cuda":
+            raise InputError("graphs: CUDA graphs need --device cuda; leave --graphs out")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One engine to time: its call on a guided batch, and what it is."""
+
+    engine: str
+    row: PublishedSpeed | None
+    profile: str
+    model: Forward
+    executed_ratio: float
+
+
+def _to(routing: Routing, device: torch.device) -> Routing:
+    return Routing(routing.heads.to(device), routing.channels.to(device), routing.tokens.to(device))
+
+
+def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
+    """A DyDiT with random weights (gates not zero) and the static DiT that shares every weight but the routers."""
+    config = model_config(name, options.resolution)
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    with torch.device("meta"):
+        dynamic, static = DyDiT(**config.kwargs()), DiT(**config.kwargs())
+    dynamic = dynamic.to_empty(device=device).to(dtype).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(options.seed)
+    for parameter in dynamic.parameters():
+        parameter.normal_(std=0.02, generator=generator)
+    dynamic.pos_embed.copy_(sincos_table(config.hidden_size, config.grid_size))
+    shared = {key: value for key, value in dynamic.state_dict().items() if key in static.state_dict()}
+    static.load_state_dict(shared, assign=True)
+    return static.eval().requires_grad_(False), dynamic
+
+
+def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: LatencyOptions) -> dict[str, Case]:
+    """Static once; masked once a lambda (its cost is the same for all masks); realised once a lambda and profile."""
+    config = static.config
+    whole = macs(config).total(MATMUL)
+    found = {"static": Case("static", None, "", _engine(options, static), 1.0)}
+    if options.diffusers:
+        found["diffusers"] = Case("diffusers", None, "", _diffusers(static), 1.0)
+    for row in published_rows(name, config, options.lambdas):
+        for number, profile in enumerate(options.profiles):
+            drawn = synthetic_routing.draw_routing(config, row.block_ratio, profile, rows, options.seed)
+            routing = _to(drawn, torch.device(options.device))
+            if number == 0:
+                everything = macs(config, dynamic=True).total(MATMUL) / whole
+                found[f"masked {row.target}"] = Case("masked", row, profile, _masked(dynamic, routing), everything)
+            plan = WidthPlan.constant(drawn, range(1000))
+            engine = _engine(options, dynamic, plan, routing.tokens.bool())
+            ratio = macs(config, routing).total(MATMUL) / whole
+            found[f"realised {row.target} {profile}"] = Case("realised", row, profile, engine, ratio)
+    return found
+
+
+def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Let all engines choose their fastest kernels for these inputs; before anything is timed or captured."""
+    for engine in _own(engines):
+        engine.tune(*given)
+
+
+def release(engines: Mapping[str, Case]) -> None:
+    """Let all engines give back what they keep for the intermediates of a forward; before memory is measured."""
+    for engine in _own(engines):
+        engine.kernels.scratch.release()
+
+
+def _own(engines: Mapping[str, Case]) -> Iterator[Engine]:
+    """This project's engines among the cases."""
+    for case in engines.values():
+        engine = case.model.engine if isinstance(case.model, GraphedForward) else case.model
+        if isinstance(engine, Engine):
+            yield engine
+
+
+def _engine(
+    options: LatencyOptions, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None
+) -> Forward:
+    """The engine, static and dynamic with the same graph setting."""
+    engine = Engine(model, plan, tokens)
+    return GraphedForward(engine) if options.graphs else engine
+
+
+def _diffusers(static: DiT) -> Forward:
+    """The static model as diffusers runs it, with the same weights."""
+    from bench.latency.diffusers_twin import to_diffusers
+
+    # nn.Module's own `to`: diffusers' prints a warning at every change of dtype.
+    twin = torch.nn.Module.to(to_diffusers(static), static.pos_embed.device, static.pos_embed.dtype)
+
+    @torch.inference_mode()
+    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = twin(x, timestep=t, class_labels=y).sample
+        return output
+
+    return forward
+
+
+def _masked(model: DyDiT, routing: Routing) -> Forward:
+    @torch.inference_mode()
+    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        return model.route(x, t, y, routing)[0]
+
+    return forward
+
+
+def random_inputs(model: DiT, batch: int, options: LatencyOptions) -> tuple[Tensor, Tensor, Tensor]:
+    """Random latents of 2 x batch rows, one timestep, labels then null labels, as a guided sampling step sees them."""
+    config, rows = model.config, 2 * batch
+    generator = torch.Generator().manual_seed(options.seed)
+    device = torch.device(options.device)
+    x = torch.randn(rows, config.in_channels, config.input_size, config.input_size, generator=generator)
+    labels = torch.randint(config.num_classes, (rows // 2,), generator=generator)
+    y = torch.cat([labels, torch.full_like(labels, config.num_classes)])
+    return x.to(device, DTYPES[options.dtype]), torch.full((rows,), TIMESTEP, device=device), y.to(device)

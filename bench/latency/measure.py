@@ -1,0 +1,138 @@
+"""Latency harness: static, masked and realised inference side by side, in one process, in turns.
+
+`static` is the DiT in the realised engine's own code; `masked` is DyDiT as the authors' release runs it (masks
+multiply, nothing is skipped); `realised` skips. Without trained weights the routing is synthetic, drawn to meet the
+FLOPs that the paper prints for the row, and the row says so. On a GPU the kernels are compiled and the fastest chosen
+before the first call.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from bench.claims.paper_tables import static_name
+from bench.latency import breakdown
+from bench.latency.cases import STEPS, Case, LatencyOptions, build_pair, random_inputs, release, timed_cases, tune
+from bench.latency.tables import _record, _table_row, _write
+from bench.machine import devices, footprint
+from bench.machine.devices import DTYPES
+from bench.machine.progress import status
+from bench.machine.threads import cpu_threads
+from bench.machine.timing import Budget, in_turns
+from bench.records import run_record
+from bench.records.tables import write_table
+from dydit.config import model_config
+from dydit.diffusion import Diffusion
+from dydit.sampling import computing_in, denoise
+
+
+def measure_latency(plans: Sequence[LatencyOptions], directory: Path) -> pd.DataFrame:
+    """Time everything and write latency.csv, latency_best.csv, their markdown twins, and run.json with raw samples."""
+    record = _record(plans)
+    rows: list[dict[str, Any]] = []
+    raw: list[dict[str, Any]] = []
+    for options in plans:
+        with cpu_threads(options.threads or torch.get_num_threads()):
+            for name in dict.fromkeys(static_name(name) for name in options.models):
+                for found, samples in _time_model(name, options):
+                    rows += found
+                    raw += samples
+                    _write(rows, raw, record, directory)
+    return pd.DataFrame(rows)
+
+
+def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
+    """Break one forward of every engine into its parts, at the first batch size, and write latency_profile.csv."""
+    record = _record([options])
+    tables = []
+    with cpu_threads(options.threads or torch.get_num_threads()):
+        for name in dict.fromkeys(static_name(name) for name in options.models):
+            batch = options.batch[0]
+            static, dynamic = build_pair(name, options)
+            engines = {
+                key: case
+                for key, case in timed_cases(name, static, dynamic, 2 * batch, options).items()
+                if "masked" not in key
+            }
+            given = random_inputs(static, batch, options)
+            tune(engines, given)
+            calls = {key: functools.partial(case.model, *given) for key, case in engines.items()}
+            parts = breakdown.measure_parts(calls, torch.device(options.device))
+            labels = {
+                key: {
+                    "model": name,
+                    "lambda": case.row.target if case.row else 1.0,
+                    "batch": batch,
+                    "engine": case.engine,
+                    "profile": case.profile,
+                }
+                for key, case in engines.items()
+            }
+            ratios = {key: case.executed_ratio for key, case in engines.items()}
+            tables.append(breakdown.table(parts, labels, ratios))
+    frame = pd.concat(tables, ignore_index=True)
+    write_table(frame, directory, "latency_profile")
+    run_record.write_run(record, directory)
+    return frame
+
+
+def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
+    config = model_config(name, options.resolution)
+    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+    devices.check_fits(name, config, max(options.batch), device, dtype)
+    static, dynamic = build_pair(name, options)
+    for batch in options.batch:
+        status(f"{name} at {options.resolution}, batch {batch}, {options.device} {options.dtype}")
+        engines = timed_cases(name, static, dynamic, 2 * batch, options)
+        given = random_inputs(static, batch, options)
+        tune(engines, given)
+        calls = {key: functools.partial(case.model, *given) for key, case in engines.items()}
+        label = f"{name} batch {batch}"
+        times = in_turns(calls, options.budget, device, label)
+        per_step = in_turns(
+            {key: _sampling(case, given, options.run_steps) for key, case in engines.items()},
+            Budget(seconds=0, least=1, most=1, warmup=0),
+            device,
+            f"{label}, {options.run_steps} sampling steps",
+        )
+        release(engines)
+        extra = {key: footprint.measure_footprint(call, device) for key, call in calls.items()}
+        rows = [
+            _table_row(name, case, batch, times[key], times["static"], per_step[key], extra[key], options)
+            for key, case in engines.items()
+        ]
+        samples = [
+            {"model": name, "batch": batch, "case": key, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms}
+            for key, timed in times.items()
+        ]
+        yield rows, samples
+
+
+def _sampling(case: Case, given: tuple[Tensor, Tensor, Tensor], steps: int) -> Callable[[], object]:
+    """The last `steps` steps of a 250-step guided DDPM run, whole: network, guidance, noise and update."""
+    x, _, y = given
+    half = len(x) // 2
+    model, state = computing_in(x.dtype, case.model), x[:half].float()
+    whole = Diffusion.linear().respaced(STEPS)
+    diffusion = Diffusion(whole.betas[:steps], whole.timestep_map[:steps])
+
+    @torch.inference_mode()
+    def run_() -> Tensor:
+        return denoise(
+            model,
+            diffusion,
+            state,
+            y[:half],
+            noise=lambda _: torch.randn_like(state),
+            scale=1.5,
+            null_label=int(y[-1]),
+        )
+
+    return run_

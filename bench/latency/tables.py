@@ -1,0 +1,120 @@
+"""The tables of a latency run: one row per engine and batch, the best batches, growth over several runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from bench.latency.cases import STEPS, Case, LatencyOptions
+from bench.machine import footprint
+from bench.machine.timing import Timed, speedup
+from bench.records import environment, run_record
+from bench.records.tables import read_table, write_table
+from dydit.config import model_config
+
+
+def _record(plans: Sequence[LatencyOptions]) -> dict[str, Any]:
+    return environment.record(
+        seed=plans[0].seed,
+        options=[dataclasses.asdict(options) for options in plans],
+        routing="synthetic routing",
+        steps=STEPS,
+    )
+
+
+def _write(rows: list[dict[str, Any]], raw: list[dict[str, Any]], record: dict[str, Any], directory: Path) -> None:
+    """After every batch size: what is finished is never lost."""
+    frame = pd.DataFrame(rows)
+    write_table(frame, directory, "latency")
+    write_table(best_batches(frame), directory, "latency_best")
+    run_record.write_run(record | {"samples": raw}, directory)
+
+
+def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
+    """Each engine at the batch size where it makes most images a second (the paper's protocol), and the ratio."""
+    keys = ["model", "resolution", "device", "dtype"]
+    best = frame.loc[frame.groupby([*keys, "lambda", "profile", "engine"])["images_per_s"].idxmax()]
+    static = best.loc[best["engine"] == "static", [*keys, "batch", "images_per_s"]]
+    joined = best[best["engine"] != "static"].merge(static, on=keys, suffixes=("", "_static"))
+    joined["speedup_at_best"] = joined["images_per_s"] / joined["images_per_s_static"]
+    joined["efficiency_at_best"] = joined["speedup_at_best"] / joined["limit"]
+    columns = [*keys, "lambda", "profile", "engine", "batch", "images_per_s", "batch_static", "images_per_s_static"]
+    return joined[[*columns, "speedup_at_best", "efficiency_at_best", "published_speedup", "routing"]]
+
+
+def growth(frame: pd.DataFrame) -> pd.DataFrame:
+    """How the realised speed-up and its efficiency change with tokens, batch and allocation profile, sorted by them."""
+    rows = frame[frame["engine"] == "realised"].copy()
+    sides = {
+        (name, pixels): model_config(name, pixels).tokens
+        for name, pixels in zip(rows["model"], rows["resolution"], strict=True)
+    }
+    rows["tokens"] = [sides[pair] for pair in zip(rows["model"], rows["resolution"], strict=True)]
+    order = ["model", "device", "dtype", "lambda", "tokens", "batch", "profile"]
+    measured = ["ms_median", "speedup", "speedup_low", "speedup_high", "limit", "efficiency", "rounds", "routing"]
+    return rows.sort_values(order, ignore_index=True)[[*order, *measured]]
+
+
+def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
+    """Join `latency.csv` of finished runs into latency_growth.csv, with a run.json that names them.
+
+    Raises:
+        InputError: a directory without such a table.
+    """
+    frame = growth(pd.concat([read_table(run, "latency") for run in directories], ignore_index=True))
+    write_table(frame, directory, "latency_growth")
+    run_record.write_run(environment.record(sources=[environment.portable(str(run)) for run in directories]), directory)
+    return frame
+
+
+def _table_row(
+    name: str,
+    case: Case,
+    batch: int,
+    timed: Timed,
+    static: Timed,
+    sampled: Timed,
+    extra: footprint.Footprint,
+    options: LatencyOptions,
+) -> dict[str, Any]:
+    ratio, low, high = speedup(static, timed)
+    limit = 1.0 / case.executed_ratio
+    q25, q75 = timed.quartiles
+    seconds = sampled.rounds_ms[0] / 1e3 / options.run_steps * STEPS / batch
+    row = case.row
+    graphed = options.graphs and case.engine != "masked"
+    return {
+        "model": name,
+        "lambda": row.target if row else 1.0,
+        "resolution": options.resolution,
+        "batch": batch,
+        "device": options.device,
+        "dtype": options.dtype,
+        "engine": case.engine,
+        "profile": case.profile,
+        "ms_median": timed.median,
+        "ms_q25": q25,
+        "ms_q75": q75,
+        "images_per_s": batch / timed.median * 1e3,
+        "speedup": ratio,
+        "speedup_low": low,
+        "speedup_high": high,
+        "flops_ratio": case.executed_ratio,
+        "limit": limit,
+        "efficiency": ratio / limit,
+        "published_speedup": row.speedup if row else None,
+        "published_s_per_image": row.s_per_image if row else None,
+        "s_per_image": seconds,
+        "s_per_image_basis": "measured whole" if options.run_steps == STEPS else f"from {options.run_steps} steps",
+        "first_ms": timed.first_ms,
+        "rounds": len(timed.rounds_ms),
+        # A replay allocates nothing: what it needs lies in the pool of its graph.
+        "peak_mib": None if graphed else extra.peak_mib,
+        "energy_j": extra.energy_j,
+        "graphs": graphed,
+        "routing": f"synthetic routing, {row.source}, seed {options.seed}" if row else "none",
+    }

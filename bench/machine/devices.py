@@ -1,0 +1,66 @@
+"""What a device can hold, and what one call took of it: peak memory and energy, each in a pass of its own."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import torch
+
+from dydit.config import DiTConfig
+from dydit.errors import InputError
+from dydit.inference.weight_slices import MEMORY_SHARE
+
+
+def check_device(device: str, dtype: torch.dtype) -> None:
+    """Raise InputError when this machine has no such device, or the device computes slowly emulated `dtype`."""
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise InputError(f"device {device!r}: unknown; use cpu or cuda") from None
+    if kind not in ("cpu", "cuda"):
+        raise InputError(f"device {device!r}: not supported; use cpu or cuda")
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"device {device!r}: this machine has no CUDA device; use --device cpu")
+    if dtype is torch.bfloat16:
+        native = torch.cuda.is_bf16_supported(False) if kind == "cuda" else _cpu_has_bf16()
+        if not native:
+            raise InputError(f"dtype bf16: {device} has no native bfloat16; use --dtype fp32")
+
+
+def _cpu_has_bf16() -> bool:
+    flags = Path("/proc/cpuinfo")
+    return flags.is_file() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags.read_text()) is not None
+
+
+def available(device: torch.device) -> int | None:
+    """Bytes free on the device; None where the system does not say."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    info = Path("/proc/meminfo")
+    found = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
+    return int(found.group(1)) * 1024 if found else None
+
+
+def needed(config: DiTConfig, batch: int, dtype: torch.dtype) -> int:
+    """Bytes for the weights, their bounded copies, and the widest activations of a guided batch of images."""
+    size = torch.finfo(dtype).bits // 8
+    width = config.hidden_size
+    weights = config.depth * (4 * width**2 + 2 * width * config.mlp_hidden + 6 * width**2)
+    # Residual, norm and update (3 C), hidden channels before, masked and after GELU (3 * 4 C), modulations.
+    activations = 2 * batch * (config.tokens * (3 * width + 3 * config.mlp_hidden) + 6 * width)
+    return int(size * (weights * (1 + MEMORY_SHARE) + activations))
+
+
+def check_fits(name: str, config: DiTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> None:
+    """Raise InputError, naming the largest batch that fits, when a guided batch of images would not."""
+    free = available(device)
+    if free is None or needed(config, batch, dtype) <= free:
+        return
+    largest = next((size for size in range(batch, 0, -1) if needed(config, size, dtype) <= free), 0)
+    wanted = needed(config, batch, dtype) / 2**30
+    remedy = f"the largest batch that fits is {largest}" if largest else "not even one image fits"
+    raise InputError(f"{name}, batch {batch}: needs about {wanted:.1f} GiB, {device} has {free / 2**30:.1f}; {remedy}")
+
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,0 +1,148 @@
+"""The one pass over images that all metrics share: features of every image, batch by batch."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, IterableDataset
+
+from bench.machine.progress import track
+from bench.quality.features import digits_cnn, inception
+from bench.quality.features.extractors import EXTRACTORS, Weights, extractor
+from dydit.errors import InputError
+
+if TYPE_CHECKING:
+    from bench.data.image_set import Images, StreamedImages
+
+
+BATCH_SIZE = 64
+WORKERS = 4
+"""Processes that read images for a GPU; a CPU is busy with the network, and reads between its batches."""
+
+
+def stream_features(
+    images: Images | StreamedImages,
+    name: str,
+    layers: Sequence[str],
+    weights: Path | Weights | None = None,
+    batch_size: int = BATCH_SIZE,
+    label: str = "features",
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """Features of all images in order, one batch at a time; on the GPU when there is one, and nothing is kept.
+
+    Convolutions compute as torch's flags say, as in torch-fidelity: on a GPU with TF32 unless it is switched off.
+
+    Args:
+        images: uint8 (3, H, W) each, all of one size.
+        name: extractor in `EXTRACTORS`.
+        layers: of that extractor, for example `[spec.features_layer, spec.spatial_layer]`.
+        weights: its weights file, by default where the extractor looks; `Weights` are not checked again.
+        batch_size: images per forward pass; moves features by rounding only.
+        label: what the progress bar is called.
+
+    Returns:
+        One dict a batch: layer to (n, D), float32 from InceptionV3, float64 from digits-cnn.
+
+    Raises:
+        InputError: an unknown extractor, weights, images or a batch size that cannot be used, before any work; and,
+            while it runs, an image that cannot be read or features that are not finite.
+    """
+    spec = extractor(name)
+    if batch_size < 1:
+        raise InputError(f"batch size {batch_size}; it must be at least 1")
+    spec.check_size(images.name, images.size)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    network = open_network(name, weights, layers, device)
+    return run_network(network, images, layers, batch_size, label)
+
+
+def open_network(
+    name: str, weights: Path | Weights | None, layers: Sequence[str], device: torch.device | str
+) -> nn.Module:
+    """The extractor as a module: uint8 (N, 3, H, W) to a tuple of (N, D), one a layer, in the order asked for.
+
+    Raises:
+        InputError: an unknown extractor or layer, or weights that cannot be used.
+    """
+    spec = extractor(name)
+    if not layers or len(set(layers)) < len(layers) or not set(layers) <= spec.dimensions.keys():
+        raise InputError(f"{name}: layers {list(layers)}; choose from {', '.join(spec.dimensions)}, each once")
+    checked = weights if isinstance(weights, Weights) else spec.weights(weights)
+    register()
+    from torch_fidelity.utils import create_feature_extractor
+
+    try:
+        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+            network: nn.Module = create_feature_extractor(
+                spec.registered,
+                list(layers),
+                cuda=False,
+                feature_extractor_weights_path=str(checked.path),
+                verbose=False,
+            )
+    except RuntimeError as error:  # load_state_dict's list of what does not fit
+        raise InputError(f"{name}: {checked.path} holds the weights of another network; {spec.remedy}") from error
+    return network.to(device)
+
+
+def run_network(
+    network: nn.Module,
+    images: Images | StreamedImages,
+    layers: Sequence[str],
+    batch_size: int,
+    label: str = "features",
+) -> Iterator[dict[str, NDArray[Any]]]:
+    """What `stream` yields, through a network of `open_network` with the same layers, on the device where it is.
+
+    Raises:
+        InputError: an image that cannot be read, or features that are not finite.
+    """
+    device = next(network.parameters()).device
+    on_gpu = device.type == "cuda"
+    # Several workers would mix the order of a stream.
+    workers = 1 if isinstance(images, IterableDataset) else min(WORKERS, os.cpu_count() or 1)
+    loader = DataLoader(
+        images,
+        batch_size=batch_size,
+        num_workers=workers if on_gpu else 0,
+        pin_memory=on_gpu,
+        generator=torch.Generator(),  # the loader seeds its workers; the global generator stays untouched
+    )
+    start = 0
+    for batch in track(_loaded(loader), f"{label}, batches of {batch_size}", total=-(-len(images) // batch_size)):
+        with torch.inference_mode():
+            values = [value.cpu().numpy() for value in network(batch.to(device, non_blocking=True))]
+        stop = start + len(batch)
+        for layer, value in zip(layers, values, strict=True):
+            if not np.isfinite(value).all():
+                raise InputError(
+                    f"{images.name}: features ({layer}) of images {start} to {stop - 1} are NaN or infinite; "
+                    "the extractor's weights are broken"
+                )
+        yield dict(zip(layers, values, strict=True))
+        start = stop
+
+
+def _loaded(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
+    """The batches; from a worker's InputError the traceback goes that torch puts before it."""
+    try:
+        yield from loader
+    except InputError as error:
+        raise InputError(str(error).rstrip().rsplit(f"{InputError.__name__}: ", 1)[-1]) from None
+
+
+@functools.cache
+def register() -> None:
+    """Make both networks known to torch-fidelity; called before every use, because torch-fidelity is imported late."""
+    import torch_fidelity
+
+    for spec, network in zip(EXTRACTORS.values(), (digits_cnn.network_class(), inception.network_class()), strict=True):
+        torch_fidelity.register_feature_extractor(spec.registered, network)

@@ -1,0 +1,79 @@
+"""Samples and references opened from whatever a command names: runs, files, folders, data sets."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from bench.data import shards, sources
+from bench.data.image_set import Images
+from bench.quality.references import manifest
+from bench.quality.references.reference import Reference
+from bench.quality.references.resolve import resolve_reference
+from bench.records import environment
+from dydit.errors import InputError
+
+
+def open_samples(source: str, data_root: Path | None = None, size: tuple[int, int] | None = None) -> Images:
+    """Images from where they lie.
+
+    Args:
+        source: a data set by name, or `NAME/SPLIT`; otherwise as `sources.open_images` takes it.
+        data_root: where local copies of data sets lie.
+        size: (H, W) of what they are compared with; a data set without a native resolution is cropped to it.
+
+    Raises:
+        InputError: nothing there, or images that cannot be used.
+    """
+    from bench.data.sets.catalogue import DATASETS
+
+    name, _, split = source.partition("/")
+    if name not in DATASETS:
+        return sources.open_images(source)
+    height, width = size or (0, 1)
+    side = height if height == width and not DATASETS[name].native else None
+    return sources.open_images(name, data_root=data_root, split=split or None, resolution=side)
+
+
+def open_reference(source: str, data_root: Path | None, size: tuple[int, int]) -> Images | Reference:
+    """A reference from where it lies.
+
+    Args:
+        source: a name in the manifest of references; a .npz with statistics (`mu`, `sigma`); or images, as
+            `open_samples` takes them. A name that stands for statistics and for a data set means the statistics, where
+            their file is at hand.
+        data_root: where files of references and local copies of data sets lie.
+        size: (H, W) of the samples.
+
+    Raises:
+        InputError: nothing there, or a file that cannot be used.
+    """
+    from bench.data.sets.catalogue import DATASETS
+
+    entry, path = manifest.load_manifest().get(source), Path(source)
+    if entry is not None and (source not in DATASETS or entry.find(data_root) is not None):
+        return resolve_reference(source, data_root)
+    if _holds_statistics(path):
+        return resolve_reference(path, data_root)
+    if not path.exists() and source.partition("/")[0] not in DATASETS:
+        known = ", ".join(dict.fromkeys([*manifest.load_manifest(), *DATASETS]))
+        raise InputError(f"reference {source}: no such file or folder, and none of the names: {known}")
+    return open_samples(source, data_root, size)
+
+
+def _holds_statistics(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return "mu.npy" in archive.namelist()
+    except (OSError, zipfile.BadZipFile):
+        return False  # a folder, or a broken file, which `open_images` tells
+
+
+def samples_record(source: str, samples: Images) -> dict[str, Any]:
+    """What a run's record says of its samples, fit for JSON: name, count, size, and the manifest of generated ones."""
+    facts = {"source": environment.portable(source), "count": len(samples), "size": list(samples.size)}
+    if (Path(source) / shards.MANIFEST).is_file():
+        facts["manifest"] = dataclasses.asdict(shards.read_manifest(Path(source)))
+    return facts

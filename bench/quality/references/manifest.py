@@ -1,0 +1,140 @@
+"""The list of reference statistics in `reference_stats/manifest.toml`, and the checksums that pin them.
+
+Where the manifest knows no checksum of a file, its first use records one in `pins.json`; from then on another file
+under that name is refused. Nothing here opens statistics: see `bench.reference`.
+
+A `root` is the directory of pins and of `statistics/`. What the repository keeps in `ROOT` counts beside any other.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.data.preprocessing import NATIVE, PREPROCESSING
+from bench.records import environment, run_record
+from dydit.errors import InputError
+
+ROOT = environment.ROOT / "reference_stats"
+"""Where the repository keeps the manifest, the pins and the built statistics."""
+SCHEMA_VERSION = 1
+"""Of the manifest and of the pins; to be raised when a key changes its meaning."""
+KNOWN_PREPROCESSING = (NATIVE, PREPROCESSING)
+"""What may be done to the pixels: nothing, or `pictures.centre_crop` to the resolution."""
+ADM_KEYS = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
+"""Arrays of an ADM evaluator's file that the suite reads."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One reference of the manifest.
+
+    `source` is the address of the ready-made file, or names the images that `bench stats build` makes it from.
+    `resolution` is the side in pixels (None: as the images come), `images` the count behind the statistics, `keys` the
+    arrays of a ready-made file, `sha256` the checksum of the .npz (None: pinned at first use).
+    """
+
+    name: str
+    title: str
+    dataset: str
+    split: str
+    source: str
+    preprocessing: str
+    images: int
+    extractor: str
+    resolution: int | None = None
+    keys: tuple[str, ...] = ()
+    sha256: str | None = None
+    note: str = ""
+
+    @property
+    def downloaded(self) -> bool:
+        """Whether the file comes ready made; the others are built here."""
+        return self.source.startswith("https://") and self.source.endswith(".npz")
+
+    @property
+    def file(self) -> str:
+        """Name of the .npz file."""
+        return self.source.rsplit("/", 1)[1] if self.downloaded else f"{self.name}.npz"
+
+    def places(self, data_root: Path | None = None, root: Path | None = None) -> list[Path]:
+        """Where the file may lie, in the order of looking: statistics of `root` and of `ROOT`, then `data_root`."""
+        directories = [directory / "statistics" for directory in (root, ROOT) if directory is not None]
+        return [directory / self.file for directory in dict.fromkeys([*directories, *filter(None, [data_root])])]
+
+    def find(self, data_root: Path | None = None, root: Path | None = None) -> Path | None:
+        """The file where it lies; None where it is missing."""
+        return next((path for path in self.places(data_root, root) if path.is_file()), None)
+
+    def remedy(self) -> str:
+        """How to get the file, as the end of a message."""
+        if self.downloaded:
+            place = environment.portable(str(ROOT / "statistics"))
+            return f"download {self.source} into {place}, or into a directory given as --data-root"
+        return f"build it: python -m bench stats build {self.name}"
+
+
+def load_manifest(path: Path | None = None) -> dict[str, Entry]:
+    """The references by name, in the order of the file, `ROOT / "manifest.toml"` by default.
+
+    Raises:
+        InputError: no such file, not TOML, or a table with a key or value that no `Entry` has.
+    """
+    path = path or ROOT / "manifest.toml"
+    tables = run_record.read_toml(path)
+    version = tables.pop("schema_version", None)
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
+    entries = {name: _entry(f"{path}, [{name}]", name, table) for name, table in tables.items()}
+    files = [entry.file for entry in entries.values()]
+    if repeated := sorted({file for file in files if files.count(file) > 1}):
+        raise InputError(f"{path}: {repeated[0]} stands behind two references; keep one")
+    return entries
+
+
+_TYPES: dict[str, type] = {
+    "title": str,
+    "dataset": str,
+    "split": str,
+    "source": str,
+    "preprocessing": str,
+    "images": int,
+    "extractor": str,
+    "resolution": int,
+    "keys": list,
+    "sha256": str,
+    "note": str,
+}
+
+
+def _entry(where: str, name: str, table: Any) -> Entry:
+    """A checked `Entry`; `where` opens the message of what is wrong."""
+    if not isinstance(table, dict):
+        raise InputError(f"{where}: {table!r} is no table; write the reference as [{name}]")
+    if unknown := sorted(table.keys() - _TYPES.keys()):
+        raise InputError(f"{where}: unknown key {unknown[0]}; a reference has {', '.join(_TYPES)}")
+    for key, value in table.items():
+        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
+            raise InputError(f"{where}: {key} = {value!r}; it must be of type {_TYPES[key].__name__}")
+    required = [field.name for field in dataclasses.fields(Entry) if field.default is dataclasses.MISSING][1:]
+    if missing := [key for key in required if not table.get(key)]:
+        raise InputError(f"{where}: {missing[0]} is missing or empty; every reference has {', '.join(required)}")
+    entry = Entry(name=name, **(table | {"keys": tuple(table.get("keys", ()))}))
+    if entry.preprocessing not in KNOWN_PREPROCESSING:
+        raise InputError(
+            f"{where}: preprocessing = {entry.preprocessing!r}; known are {', '.join(KNOWN_PREPROCESSING)}"
+        )
+    if entry.preprocessing != NATIVE and entry.resolution is None:
+        raise InputError(f"{where}: resolution is missing; {entry.preprocessing} needs one")
+    if entry.images < 2 or (entry.resolution is not None and entry.resolution < 1):
+        raise InputError(
+            f"{where}: images = {entry.images}, resolution = {entry.resolution}; they are at least 2 and 1"
+        )
+    if entry.sha256 is not None and not re.fullmatch("[0-9a-f]{64}", entry.sha256):
+        raise InputError(f"{where}: sha256 = {entry.sha256!r}; it must be 64 lower-case hexadecimal digits")
+    if not set(entry.keys) <= set(ADM_KEYS) or bool(entry.keys) != entry.downloaded:
+        raise InputError(f"{where}: keys = {list(entry.keys)}; a ready-made file has some of {', '.join(ADM_KEYS)}")
+    return entry

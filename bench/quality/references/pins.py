@@ -1,0 +1,109 @@
+"""Checksums of reference files, recorded at first use; another file under that name is refused from then on."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from bench.machine.progress import status
+from bench.quality.references.manifest import ROOT, SCHEMA_VERSION, Entry
+from bench.records import run_record
+from bench.records.checksums import file_sha256
+from dydit.errors import InputError
+
+_LARGE = 2**29
+
+
+class ChecksumError(InputError):
+    """A file whose checksum is not the one that it must have; the message shows both."""
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What a file was at its first use: SHA-256 (hexadecimal), size in bytes, day (UTC, ISO 8601)."""
+
+    sha256: str
+    size: int
+    first_used: str
+
+
+def read_pins(root: Path | None = None) -> dict[str, Pin]:
+    """The recorded checksums by reference name, those of the repository and those of `root`.
+
+    Raises:
+        InputError: a `pins.json` is not what `pin` writes.
+    """
+    return _pins_in(ROOT) | (_pins_in(root) if root is not None else {})
+
+
+def known_sha256(entry: Entry, root: Path | None = None) -> str | None:
+    """The checksum that the file must have: the manifest's, else the recorded one; None before the first use."""
+    recorded = read_pins(root).get(entry.name)
+    return entry.sha256 or (recorded.sha256 if recorded is not None else None)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 (hexadecimal) of a file; a large one is announced on standard error."""
+    size = path.stat().st_size
+    if size > _LARGE:
+        status(f"{path.name}: taking the checksum of {size / 2**30:.1f} GiB")
+    return file_sha256(path)
+
+
+def compare(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
+    """Hold `sha256`, that of the file at `path`, against the known one; to be called before the file is opened.
+
+    Raises:
+        ChecksumError: another one is known; both are shown.
+    """
+    known = known_sha256(entry, root)
+    if known is not None and known != sha256:
+        source = "the manifest has" if entry.sha256 is not None else "pins.json recorded at first use"
+        raise ChecksumError(
+            f"{entry.name}: {path} has SHA-256 {sha256}, {source} {known}; "
+            "use the file of that checksum, or correct the entry if the change is meant"
+        )
+
+
+def pin(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
+    """Record the checksum of a file that proved whole, unless one is known.
+
+    A root that cannot be written is told on standard error: what is measured still carries the checksum.
+    """
+    if known_sha256(entry, root) is None:
+        _record(entry, path, sha256, root or ROOT)
+
+
+def renew(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
+    """Record the checksum of statistics that were built again on purpose: the last digits differ between machines."""
+    if entry.sha256 is None:
+        _record(entry, path, sha256, root or ROOT)
+
+
+def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:
+    first_use = Pin(sha256, path.stat().st_size, datetime.now(UTC).date().isoformat())
+    pins = _pins_in(directory) | {entry.name: first_use}
+    record = {
+        "schema_version": SCHEMA_VERSION,
+        "pins": {name: dataclasses.asdict(pins[name]) for name in sorted(pins)},
+    }
+    try:
+        run_record.write_json(record, directory / "pins.json")
+    except OSError as error:
+        status(f"{entry.name}: its checksum is not recorded, {directory} cannot be written ({error.strerror})")
+
+
+def _pins_in(root: Path) -> dict[str, Pin]:
+    path = root / "pins.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if record["schema_version"] != SCHEMA_VERSION:
+            raise ValueError(f"schema_version {record['schema_version']}")
+        return {name: Pin(**fields) for name, fields in record["pins"].items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not a record of checksums ({error}); restore it from the repository") from error

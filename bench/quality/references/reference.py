@@ -1,0 +1,188 @@
+"""Reference statistics: what generated images are compared with, as files that carry their evidence.
+
+A file is an .npz in the layout of the ADM evaluator: `mu`, `sigma` of the pool features, `mu_s`, `sigma_s` of the
+spatial ones, `arr_0` images (uint8 NHWC). The suite's own files add `count` and `features`, rows for precision, recall
+and KID, and stand beside a JSON sidecar of the same stem: checksum, data set, split, preprocessing, extractor, weights,
+environment.
+"""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.data.files import open_npz
+from bench.data.image_set import Images
+from bench.quality.metrics.moments import Statistics
+from bench.quality.references import pins
+from bench.quality.references.pins import ChecksumError
+from bench.records import checksums, run_record
+from dydit.checkpoint.atomic import atomic_path
+from dydit.errors import InputError
+
+SCHEMA_VERSION = 1
+"""Of the sidecar; to be raised when a key changes its meaning."""
+ROWS = 10_000
+"""Feature rows kept for precision, recall and KID: as many as the ADM evaluator's files hold images."""
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """Statistics of real images, and what they were made of.
+
+    `pool` and `spatial` are the Gaussians of FID and sFID; their `count` is 0 where the file does not say it. `rows`
+    are pool features float32 (n, D) of n <= `ROWS` of the images, evenly spaced; `images` the uint8 images of an ADM
+    file. `size` is (H, W) in pixels, `extractor` a name in `features.EXTRACTORS`; None: the file does not say. `record`
+    holds data set, split, preprocessing, checksums and environment, fit for JSON.
+    """
+
+    name: str
+    extractor: str | None
+    size: tuple[int, int] | None
+    pool: Statistics
+    spatial: Statistics | None
+    rows: NDArray[np.float32] | None
+    images: Images | None
+    record: dict[str, Any]
+
+
+def write_reference(path: Path, reference: Reference) -> Path:
+    """Write `path` (.npz) and its sidecar, which is returned; the images of an ADM file are not copied.
+
+    The .npz comes first: a run that breaks off between the two leaves a file that `read` refuses, never a wrong pair.
+
+    Raises:
+        InputError: `path` is no .npz, or the reference does not say its extractor or size.
+    """
+    if path.suffix != ".npz" or reference.extractor is None or reference.size is None:
+        raise InputError(
+            f"{path}: extractor {reference.extractor}, size {reference.size}; "
+            "a reference is written as .npz, with both known"
+        )
+    arrays: dict[str, Any] = {
+        "mu": reference.pool.mean,
+        "sigma": reference.pool.covariance,
+        "count": np.int64(reference.pool.count),
+    }
+    if reference.spatial is not None:
+        arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
+    if reference.rows is not None:
+        arrays["features"] = reference.rows
+    with atomic_path(path) as partial:
+        np.savez(partial, **arrays)
+        sha256 = checksums.file_sha256(partial)
+    header = {
+        "schema_version": SCHEMA_VERSION,
+        "name": reference.name,
+        "sha256": sha256,
+        "extractor": reference.extractor,
+        "resolution": list(reference.size),
+        "count": reference.pool.count,
+        "rows": 0 if reference.rows is None else len(reference.rows),
+        "dtype": {key: str(value.dtype) for key, value in arrays.items()},
+    }
+    rest = {key: value for key, value in reference.record.items() if key not in header}
+    return run_record.write_json(header | rest, path.with_suffix(".json"))
+
+
+def read_reference(path: str | Path, sha256: str | None = None) -> Reference:
+    """The reference in a file: the suite's own with its sidecar, or an ADM evaluator's.
+
+    Args:
+        path: the .npz.
+        sha256: its checksum, where the caller has taken it already.
+
+    Raises:
+        ChecksumError: the sidecar names another checksum; both are shown.
+        InputError: no such file, a file that is not whole, arrays missing, of another dtype or shape or with NaN, or a
+            sidecar missing or without what it must say.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such reference file; give a .npz with mu and sigma")
+    sha256 = sha256 or pins.digest(path)
+    sidecar = path.with_suffix(".json")
+    record = _read_sidecar(sidecar) if sidecar.is_file() else None
+    if record is not None and record["sha256"] != sha256:
+        raise ChecksumError(
+            f"{path}: SHA-256 {sha256}, its sidecar {sidecar.name} has {record['sha256']}; build it again"
+        )
+    arrays, stored = _read_arrays(path)
+    if record is None and "count" in arrays:
+        raise InputError(f"{path}: its sidecar {sidecar.name} is missing; put both there, or build it again")
+    count = int(arrays.get("count", 0))
+    pool = _statistics(path, arrays, "mu", "sigma", count)
+    spatial = _statistics(path, arrays, "mu_s", "sigma_s", count) if {"mu_s", "sigma_s"} & arrays.keys() else None
+    rows = arrays.get("features")
+    if rows is not None and (rows.dtype != np.float32 or rows.ndim != 2 or rows.shape[1] != pool.dimensions):
+        raise InputError(f"{path}: features is {rows.dtype} {rows.shape}; it must be float32 (n, {pool.dimensions})")
+    if rows is not None and not np.isfinite(rows).all():
+        raise InputError(f"{path}: NaN or infinite values in features; build it again")
+    shown = open_npz(path, str(path)) if "arr_0" in stored else None
+    if record is None:
+        name, extractor, size = path.stem, None, None if shown is None else shown.size
+    else:
+        name, extractor, size = record["name"], record["extractor"], tuple(record["resolution"])
+        if record["count"] != count:
+            raise InputError(f"{path}: {count} images, its sidecar says {record['count']}; build it again")
+    return Reference(name, extractor, size, pool, spatial, rows, shown, record or {"sha256": sha256})
+
+
+def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], set[str]]:
+    """The arrays of a file without its images, and the names of all."""
+    try:
+        # Opened here: np.load leaves the file open when it is no archive.
+        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
+            stored = set(file.files)
+            wanted = stored & {"mu", "sigma", "mu_s", "sigma_s", "features", "count"}
+            return {key: file[key] for key in wanted}, stored
+    except (OSError, ValueError, KeyError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise InputError(f"{path}: no whole .npz ({error}); get or build it again") from None
+
+
+def _statistics(path: Path, arrays: Mapping[str, NDArray[Any]], mean: str, covariance: str, count: int) -> Statistics:
+    for key in (mean, covariance):
+        if key not in arrays:
+            raise InputError(f"{path}: array {key} is missing; a reference has mu, sigma and may have mu_s, sigma_s")
+        if arrays[key].dtype.kind != "f":
+            raise InputError(f"{path}: {key} is {arrays[key].dtype}; it must be floating point")
+    try:
+        return Statistics(count, arrays[mean], arrays[covariance])
+    except InputError as error:
+        raise InputError(f"{path}: {mean}, {covariance}: {error}") from error
+
+
+_SIDECAR: dict[str, type] = {
+    "name": str,
+    "sha256": str,
+    "extractor": str,
+    "resolution": list,
+    "count": int,
+    "dataset": str,
+    "preprocessing": str,
+}
+"""What every sidecar says."""
+
+
+def _read_sidecar(path: Path) -> dict[str, Any]:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: not JSON ({error}); build the reference again") from error
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
+    for key, kind in _SIDECAR.items():
+        if not isinstance(record.get(key), kind):
+            raise InputError(f"{path}: {key} is {record.get(key)!r}, no {kind.__name__}; build the reference again")
+    if [type(side) for side in record["resolution"]] != [int, int]:
+        raise InputError(f"{path}: resolution is {record['resolution']}, not [H, W]; build the reference again")
+    return dict(record)

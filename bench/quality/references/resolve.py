@@ -1,0 +1,85 @@
+"""From the name or path of a reference to its statistics, its checksum verified."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from bench.quality.features import extractors
+from bench.quality.references import manifest, pins
+from bench.quality.references.manifest import Entry
+from bench.quality.references.reference import Reference, read_reference
+from dydit.errors import InputError
+
+
+def resolve_reference(name_or_path: str | Path, data_root: Path | None = None, root: Path | None = None) -> Reference:
+    """A reference by its name in the manifest, or from a file.
+
+    A name is looked for in `root` (the repository's `reference_stats` by default) and in `data_root`. Its checksum is
+    compared with the known one, or recorded at first use. A file with the name of an ADM evaluator's is that reference.
+
+    Raises:
+        ChecksumError: another file than the one known by this name; both checksums are shown.
+        InputError: unknown name (the known ones are listed), missing file (with the remedy), or an unusable one.
+    """
+    entries = manifest.load_manifest()
+    entry = entries.get(str(name_or_path))
+    if entry is not None:
+        path = entry.find(data_root, root)
+        if path is None:
+            places = " nor in ".join(str(place.parent) for place in entry.places(data_root, root))
+            raise InputError(f"reference {entry.name}: {entry.file} is not in {places}; {entry.remedy()}")
+    else:
+        path = Path(name_or_path)
+        if not path.is_file():
+            raise InputError(f"reference {path}: no such file, and no name of the manifest ({', '.join(entries)})")
+        entry = next((known for known in entries.values() if known.downloaded and known.file == path.name), None)
+        if entry is None:
+            return read_reference(path)
+    reference = open_entry(entry, path, root)
+    pins.pin(entry, path, reference.record["sha256"], root)
+    return reference
+
+
+def open_entry(entry: Entry, path: Path, root: Path | None = None) -> Reference:
+    """The reference `entry` from its file: checksum first, then `read`, then held against the manifest; not pinned.
+
+    What an ADM evaluator's file does not say, the manifest does.
+
+    Raises:
+        ChecksumError: another checksum than the known one.
+        InputError: a file that `read` refuses, or that is not what the manifest says.
+    """
+    sha256 = pins.digest(path)
+    pins.compare(entry, path, sha256, root)
+    reference = read_reference(path, sha256)
+    size = None if entry.resolution is None else (entry.resolution, entry.resolution)
+    wanted = {key: getattr(entry, key) for key in ("dataset", "split", "preprocessing")}
+    if entry.downloaded:
+        held = {"mu", "sigma"} | ({"mu_s", "sigma_s"} if reference.spatial else set())
+        held |= {"arr_0"} if reference.images is not None else set()
+        if missing := [key for key in entry.keys if key not in held]:
+            raise InputError(f"{path}: array {missing[0]} is missing; {entry.name} has {', '.join(entry.keys)}")
+        reference = dataclasses.replace(
+            reference,
+            name=entry.name,
+            extractor=entry.extractor,
+            size=reference.size or size,
+            pool=dataclasses.replace(reference.pool, count=entry.images),
+            spatial=reference.spatial and dataclasses.replace(reference.spatial, count=entry.images),
+            record=wanted | {"source": entry.source, "sha256": sha256},
+        )
+    said = {key: reference.record[key] for key in wanted}
+    said |= {"extractor": reference.extractor, "images": reference.pool.count, "resolution": reference.size}
+    wanted |= {"extractor": entry.extractor, "images": entry.images, "resolution": size or reference.size}
+    for key, value in wanted.items():
+        if said[key] != value:
+            raise InputError(f"{path}: {key} {said[key]}, {entry.name} in the manifest has {value}; get another file")
+    spec = extractors.extractor(entry.extractor)
+    for layer, gaussian in ((spec.features_layer, reference.pool), (spec.spatial_layer, reference.spatial)):
+        if gaussian is not None and gaussian.dimensions != spec.dimensions[layer]:
+            raise InputError(
+                f"{path}: {gaussian.dimensions} features, {spec.name} has {spec.dimensions[layer]} in layer {layer}; "
+                "get another file"
+            )
+    return reference

@@ -1,0 +1,4 @@
+"""What a run leaves and goes on from: environment, tables, run record, run directory, checksums.
+
+Uses machine.
+"""

@@ -1,0 +1,170 @@
+"""The record that every result carries: machine, versions, commit and command; no host name, no user name."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from dydit.errors import InputError
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = (
+    "numpy",
+    "pandas",
+    "torchvision",
+    "torch-fidelity",
+    "fvcore",
+    "diffusers",
+    "scikit-learn",
+    "datasets",
+    "safetensors",
+)
+
+
+def record(*, command: list[str] | None = None, **extra: Any) -> dict[str, Any]:
+    """Facts about this process that a reader of its results needs; what cannot be found out is None.
+
+    `command` defaults to the running program's own. `extra` (seeds, sample counts, checksums) is added as it is
+    and must be fit for JSON. Memory is in GiB.
+
+    Raises:
+        InputError: `extra` names a fact that is recorded already.
+    """
+    facts: dict[str, Any] = {
+        "command": portable(shlex.join(_running_command() if command is None else command)),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        **_checkout(ROOT),
+        "python": platform.python_version(),
+        "platform": _platform(),
+        "cpu": {"model": _cpu_model(), "logical_cores": os.cpu_count()},
+        "memory_gib": _memory_gib(),
+        "torch": _torch(),
+        "packages": {name: _version(name) for name in PACKAGES},
+    }
+    if repeated := sorted(facts.keys() & extra.keys()):
+        raise InputError(f"environment record: {', '.join(repeated)} recorded already; choose another key")
+    return facts | extra
+
+
+def machine_name(record: Mapping[str, Any]) -> str:
+    """Folder name for the results of one kind of machine: `cpu-intel-xeon-2-cores`, `nvidia-h100-80gb-hbm3`."""
+    devices = record["torch"]["devices"]
+    if devices:
+        return _slug((f"{len(devices)}x " if len(devices) > 1 else "") + devices[0]["name"])
+    model = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", (record["cpu"]["model"] or "unknown").lower())
+    return _slug(f"cpu {model} {record['cpu']['logical_cores']} cores")
+
+
+def portable(text: str) -> str:
+    """`text` with the repository root written as `.` and the home directory as `~`."""
+    # The longer first: either may lie within the other.
+    for prefix, short in sorted({str(ROOT): ".", str(Path.home()): "~"}.items(), key=lambda item: -len(item[0])):
+        if prefix != os.sep:
+            text = re.sub(rf"(?<![\w./-]){re.escape(prefix)}(?![\w.-])", short, text)
+    return text
+
+
+def _running_command() -> list[str]:
+    program = Path(sys.argv[0])
+    if program.name == "__main__.py":
+        return ["python", "-m", program.parent.name, *sys.argv[1:]]
+    return [program.name, *sys.argv[1:]]
+
+
+def _checkout(root: Path) -> dict[str, Any]:
+    """Commit and whether the files differ from it; None where `root` is not the root of a git checkout."""
+    # An installed copy may lie inside a checkout of something else, whose commit says nothing about it.
+    top = _output("git", "-C", str(root), "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return {"commit": None, "dirty": None}
+    # Results are no part of what makes results: the first of several runs must not make the second look changed.
+    changes = _output("git", "-C", str(root), "status", "--porcelain", "--", ".", ":(exclude)results")
+    return {
+        "commit": _output("git", "-C", str(root), "rev-parse", "--verify", "HEAD"),
+        "dirty": None if changes is None else bool(changes),
+    }
+
+
+def _platform() -> str:
+    # The kernel's version without its local suffix, which names the host or its provider.
+    release = re.match(r"[\d.]*", platform.release())
+    return " ".join(
+        [platform.system(), release[0] if release else "", platform.machine(), *platform.libc_ver()]
+    ).strip()
+
+
+def _cpu_model() -> str | None:
+    try:
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or None
+    return found[1].strip() if found else platform.machine() or None
+
+
+def _memory_gib() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
+
+
+def _torch() -> dict[str, Any]:
+    import torch
+
+    cuda = torch.backends.cuda
+    properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+    driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if properties else None
+    return {
+        "version": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda,
+        "driver": driver.splitlines()[0] if driver else None,
+        "devices": [
+            {
+                "name": device.name,
+                "memory_gib": round(device.total_memory / 2**30, 1),
+                "capability": f"{device.major}.{device.minor}",
+            }
+            for device in properties
+        ],
+        "tf32": {
+            "matmul": _tf32(cuda.matmul, cuda.matmul),
+            "convolution": _tf32(getattr(torch.backends.cudnn, "conv", None), torch.backends.cudnn),
+        },
+        "sdpa": {name: getattr(cuda, f"{name}_sdp_enabled")() for name in ("flash", "mem_efficient", "cudnn", "math")},
+    }
+
+
+def _tf32(current: Any, legacy: Any) -> bool:
+    # `allow_tf32` raises once `fp32_precision`, its successor, was set anywhere; older versions have it alone.
+    precision = getattr(current, "fp32_precision", None)
+    return bool(legacy.allow_tf32) if precision is None else precision == "tf32"
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _output(*command: str) -> str | None:
+    """What a command prints, stripped; None where it is missing, fails or hangs."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip()
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")

@@ -1,0 +1,67 @@
+"""`run.json`, the record of a run, and other JSON and TOML records, each written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from dydit.checkpoint.atomic import atomic_path
+from dydit.errors import InputError
+
+SCHEMA_VERSION = 1
+"""Version of the files below; to be raised when a column or key changes its meaning."""
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """The tables of a TOML file of the repository.
+
+    Raises:
+        InputError: no such file, or not TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
+        raise InputError(f"{path}: not TOML ({error}); correct it") from error
+
+
+def write_json(record: Any, path: Path) -> Path:
+    """Write a record as indented JSON; NaN and infinity, which JSON lacks, are refused (ValueError)."""
+    text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False)
+    with atomic_path(path) as partial:
+        partial.write_text(text + "\n", encoding="utf-8")
+    return path
+
+
+def write_run(record: Mapping[str, Any], directory: Path) -> Path:
+    """Write `run.json`: the record of `bench.environment`, headed by the schema version."""
+    version = {"schema_version": SCHEMA_VERSION}
+    return write_json(version | dict(record) | version, directory / "run.json")
+
+
+def read_run(directory: Path) -> dict[str, Any]:
+    """The record in `run.json`.
+
+    Raises:
+        InputError: no such file, not a run record, or one of a newer schema than this code knows.
+    """
+    path = directory / "run.json"
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error}); run the measurement again") from error
+    version = record.get("schema_version") if isinstance(record, dict) else None
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{path}: schema_version is {version!r}; it must be a whole number from 1")
+    if version > SCHEMA_VERSION:
+        raise InputError(
+            f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version reads; "
+            "update the project"
+        )
+    return dict(record)

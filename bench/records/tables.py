@@ -1,0 +1,61 @@
+"""Tables in, tables out: CSV with a markdown twin, JSON records, and never a half-written file under a final name."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from dydit.checkpoint.atomic import atomic_path
+from dydit.errors import InputError
+
+
+def write_table(frame: pd.DataFrame, directory: Path, name: str) -> Path:
+    """Write `name.csv`, at full precision, and `name.md`, for reading; missing cells are empty. Returns the CSV."""
+    csv_path = directory / f"{name}.csv"
+    with atomic_path(csv_path) as csv_part, atomic_path(directory / f"{name}.md") as markdown_part:
+        frame.to_csv(csv_part, index=False, encoding="utf-8", lineterminator="\n")
+        markdown_part.write_text(to_markdown(frame) + "\n", encoding="utf-8")
+    return csv_path
+
+
+def to_markdown(frame: pd.DataFrame) -> str:
+    """The frame as a markdown table: six significant digits, numbers to the right, missing cells empty."""
+    cells = frame.astype(object).map(_markdown_cell)
+    cells.columns = pd.Index([_markdown_cell(column) for column in frame.columns])
+    rule = ["---:" if pd.api.types.is_numeric_dtype(kind) else ":---" for kind in frame.dtypes]
+    lines = [list(cells.columns), rule, *cells.to_numpy().tolist()]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def read_table(directory: Path, name: str) -> pd.DataFrame:
+    """A table as `write_table` left it; only empty cells are missing, so that the text 'NA' stays text.
+
+    Raises:
+        InputError: no such file, or not a table.
+    """
+    return _read_csv(directory / f"{name}.csv")
+
+
+def _read_csv(path: Path, dtype: dict[str, type[str]] | None = None) -> pd.DataFrame:
+    try:
+        return pd.read_csv(path, dtype=dtype, encoding="utf-8", keep_default_na=False, na_values=[""])
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
+    except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ones
+        raise InputError(f"{path}: not a CSV table in UTF-8 ({error}); run the measurement again") from error
+
+
+def _markdown_cell(value: Any) -> str:
+    if value is None or value is pd.NA or value is pd.NaT:
+        return ""
+    if isinstance(value, (float, np.floating)):
+        number = float(value)
+        if math.isnan(number):
+            return ""
+        # Six digits are enough to read by; whole and large numbers keep all of theirs.
+        return f"{number:.0f}" if abs(number) >= 1e6 or number.is_integer() else f"{number:.6g}"
+    return " ".join(str(value).split("\n")).replace("|", r"\|")

@@ -1,0 +1,114 @@
+"""Tables for people: the overview that `reproduce` prints, and the tables of README.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from bench.claims.summary import overview, read_summary
+from bench.records import environment, run_record
+from bench.records.tables import read_table, to_markdown
+from dydit.checkpoint.atomic import atomic_path
+from dydit.errors import InputError
+
+README = environment.ROOT / "README.md"
+
+
+def study_answers(directory: Path) -> str:
+    """The questions of a study and their answers, `questions.csv`, as a markdown table of words."""
+    table = read_table(directory, "questions")
+    return to_markdown(table[["question", "configurations", "answer"]])
+
+
+def speed_table(directory: Path) -> str:
+    """What skipping is worth, `latency.csv`: masked and realised beside the static model, as a markdown table."""
+    table = read_table(directory, "latency")
+    keys = ["model", "lambda", "batch"]
+    masked = table.loc[table["engine"] == "masked", [*keys, "speedup"]].rename(columns={"speedup": "masked"})
+    rows = table[table["engine"] == "realised"].merge(masked, on=keys)
+    frame = rows[[*keys, "profile"]].copy()
+    frame["published (V100)"] = rows["published_speedup"]
+    frame["masked"] = rows["masked"].round(3)
+    frame["realised"] = rows["speedup"].round(3)
+    frame["95 % interval"] = [
+        f"{low:.2f} to {high:.2f}" for low, high in zip(rows["speedup_low"], rows["speedup_high"], strict=True)
+    ]
+    frame["limit"] = rows["limit"].round(3)
+    frame["efficiency"] = rows["efficiency"].round(3)
+    return f"{to_markdown(frame)}\n\nTimes as fast as the static model; {_conditions(table)}."
+
+
+def _conditions(table: pd.DataFrame) -> str:
+    """Where and in what a latency table was measured."""
+    places = table[["device", "dtype", "resolution"]].drop_duplicates().itertuples(index=False)
+    return "; ".join(f"{device}, {dtype}, {pixels} pixels" for device, dtype, pixels in places)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the README that a run fills, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`.
+
+    Args:
+        where: pattern under results/ of the table that tells the run.
+        show: what stands of a run, in markdown.
+    """
+
+    where: str
+    show: Callable[[Path], str]
+
+
+def _verdicts(directory: Path) -> str:
+    return overview(read_summary(directory))
+
+
+SECTIONS = {
+    "results": Section("*/summary.csv", _verdicts),
+    "speed": Section("*/latency-lambdas/latency.csv", speed_table),
+    "study": Section("*/small-scale/summary.csv", lambda run: f"{_verdicts(run)}\n\n{study_answers(run)}"),
+}
+
+
+def committed_run(section: str = "results", directory: Path = environment.ROOT / "results") -> Path:
+    """The one run under results/ that has the table of a section of the README, apart from `local`.
+
+    Raises:
+        InputError: none or several.
+    """
+    where = SECTIONS[section].where
+    found = sorted(path.parent for path in directory.glob(where))
+    runs = [run for run in found if run.relative_to(directory).parts[0] != "local"]
+    if len(runs) != 1:
+        names = ", ".join(str(run.relative_to(directory)) for run in runs) or "none"
+        raise InputError(f"results: runs with {where}: {names}; choose one with --{section} DIR")
+    return runs[0]
+
+
+def update_readme(directory: Path, section: str = "results", check: bool = False, readme: Path = README) -> bool:
+    """Put the tables of `directory` between README's markers of a section; True if they stood there already.
+
+    Raises:
+        InputError: no table or record in the directory, or no markers in the README.
+    """
+    text = readme.read_text(encoding="utf-8")
+    begin, end = (f"<!-- {section}: {word} -->" for word in ("begin", "end"))
+    if begin not in text or end not in text:
+        raise InputError(f"{readme.name}: markers {begin} and {end} not found; put them where the table belongs")
+    record = run_record.read_run(directory)
+    file = f"{os.path.relpath(directory, readme.parent)}/{Path(SECTIONS[section].where).name}"
+    source = (
+        f"From [{file}]({file}), made by `{record['command']}` at commit "
+        f"{str(record['commit'])[:12]} on {environment.machine_name(record)}."
+    )
+    head, rest = text.split(begin)
+    _, tail = rest.split(end)
+    wanted = f"{head}{begin}\n{SECTIONS[section].show(directory)}\n\n{source}\n{end}{tail}"
+    if wanted == text:
+        return True
+    if not check:
+        with atomic_path(readme) as partial:
+            partial.write_text(wanted, encoding="utf-8")
+    return False

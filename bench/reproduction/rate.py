@@ -1,0 +1,163 @@
+"""The rate of a run before it starts: a few steps of its own network, engine and batch, timed on this device."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.generation import decoding, samplers
+from bench.generation.decoding import Decoder
+from bench.generation.job import UNIT, GenerationOptions, prepare_generation, sampling_model
+from bench.latency.cases import LatencyOptions, build_pair, timed_cases
+from bench.machine.devices import DTYPES
+from bench.machine.progress import status
+from bench.machine.threads import arithmetic
+from bench.machine.timing import Budget, Timed, in_turns
+from dydit.config import VAE_DOWNSAMPLING, DiTConfig
+from dydit.diffusion import Model
+from dydit.errors import InputError
+from dydit.flops import MATMUL, macs
+from dydit.sampling import computing_in, draw
+
+MEASURED_STEPS = 4
+"""Sampling steps that are timed, fewer on a CPU; spread over the schedule as a run of so many steps has them."""
+CPU_WORK = 3e11
+"""Multiply-adds of a call that is timed on a CPU, unless one step of one image is more; a larger one gains little."""
+BUDGET = Budget(seconds=10.0, least=1, most=5, warmup=0)
+"""Of the timing; a first call goes before it."""
+
+
+@dataclass(frozen=True)
+class Network:
+    """A run's network: `name` in `dydit.config` (None: only its file names it), shape, kind, engine and lambda.
+
+    `target` is the FLOPs ratio that a DyDiT was trained for, as far as it is known.
+    """
+
+    name: str | None
+    config: DiTConfig
+    dynamic: bool
+    engine: str
+    target: float | None
+
+    @property
+    def latent(self) -> bool:
+        """Whether its images need an autoencoder."""
+        return self.config.in_channels == decoding.LATENT_CHANNELS
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of the images."""
+        side = self.config.input_size * (VAE_DOWNSAMPLING if self.latent else 1)
+        return side, side, 3 if self.latent else self.config.in_channels
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second of one device, how that is known, and the raw times in ms behind it."""
+
+    images_per_s: float
+    basis: str
+    rounds_ms: dict[str, Sequence[float]]
+
+
+def measure_rate(options: GenerationOptions, network: Network, trained: bool) -> Rate:
+    """Time a few sampling steps, and the decoding of as many images, in this process.
+
+    Args:
+        options: the run, with paths in place of published names; without `vae` where the autoencoder is not here.
+        network: what it runs.
+        trained: whether checkpoint and decoder are here to be used; else random weights stand in.
+    """
+    steps, batch = sample_of(options, network)
+    few = dataclasses.replace(options, steps=steps)
+    device = torch.device(options.device)
+    status(f"timing {steps} of {options.steps} steps at batch {batch}, {options.device} {options.dtype}")
+    with arithmetic(options.threads, options.tf32):
+        model, decoder = _trained(few, batch) if trained else _stand_in(few, network, batch)
+        calls: dict[str, Any] = {"steps": functools.partial(_draw, few, network.config, model, batch, device)}
+        if decoder is not None:
+            blank = torch.zeros(batch, *_shape(network.config), device=device)
+            calls["decoding"] = functools.partial(decoder, blank)
+        times = in_turns(calls, BUDGET, device, "timing")
+    routing = ", synthetic routing" if network.dynamic else ""
+    made_of = "the checkpoint's weights" if trained else f"random weights{routing}"
+    basis = f"measured here: {steps} of {options.steps} steps at batch {batch}, median of {_rounds(times)}, {made_of}"
+    if decoder is None:
+        basis += ", without decoding"
+    decoding_ms = times["decoding"].median if decoder is not None else 0.0
+    per_batch = (times["steps"].median / steps * options.steps + decoding_ms) / 1e3
+    return Rate(batch / per_batch, basis, {name: timed.rounds_ms for name, timed in times.items()})
+
+
+def sample_of(options: GenerationOptions, network: Network) -> tuple[int, int]:
+    """How many steps of how many images stand for the run: a unit on a GPU, as much as is quick on a CPU."""
+    steps, batch = min(MEASURED_STEPS, options.steps), unit_of(options)
+    if options.device == "cpu":
+        work = macs(network.config).total(MATMUL) * (1 if options.scale == 1.0 else 2)
+        steps = min(steps, max(int(CPU_WORK / work), 1))
+        batch = min(batch, max(int(CPU_WORK / (work * steps)), 1))
+    return steps, batch
+
+
+def _rounds(times: dict[str, Timed]) -> str:
+    count = len(times["steps"].rounds_ms)
+    return f"{count} round{'s' if count > 1 else ''}"
+
+
+def _shape(config: DiTConfig) -> tuple[int, int, int]:
+    return config.in_channels, config.input_size, config.input_size
+
+
+def _draw(options: GenerationOptions, config: DiTConfig, model: Model, batch: int, device: torch.device) -> Tensor:
+    """What the sampler leaves of a batch of images, (N, C, S, S)."""
+    run = samplers.make_solver(options.sampler, options.steps)
+
+    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
+        return run.solve(model, x, y, noise=noise, scale=options.scale, null_label=config.num_classes)
+
+    return draw(solve, _shape(config), config.num_classes, range(batch), seed=options.seed, device=device)[0]
+
+
+def _trained(options: GenerationOptions, batch: int) -> tuple[Model, Decoder]:
+    """The run's own network and decoder."""
+    job = prepare_generation(options)
+    return sampling_model(options, job, batch), job.decoder
+
+
+def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple[Model, Decoder | None]:
+    """The same network with random weights, a DyDiT with masks that meet its lambda; the decoder if it is here."""
+    if network.name is None:
+        raise InputError(f"{options.checkpoint}: cannot be timed without its autoencoder; give --vae DIR, or --rate")
+    # A masked forward costs the same at every lambda.
+    target = network.target or 0.5
+    given = LatencyOptions(
+        models=[network.name],
+        lambdas=[target],
+        batch=[batch],
+        device=options.device,
+        dtype=options.dtype,
+        profiles=["even"],
+        resolution=network.shape[0],
+        seed=options.seed,
+    )
+    static, dynamic = build_pair(network.name, given)
+    rows = batch if options.scale == 1.0 else 2 * batch
+    cases = timed_cases(network.name, static, dynamic, rows, given)
+    keys = {"static": "static", "masked": f"masked {target}", "realised": f"realised {target} even"}
+    forward = cases[keys[network.engine]].model
+    decoder = None
+    if options.vae is not None or not network.latent:
+        decoder = decoding.open_decoder(network.config, options.vae, options.device)
+    return computing_in(DTYPES[options.dtype], forward), decoder
+
+
+def unit_of(options: GenerationOptions) -> int:
+    """Images per unit of a new run."""
+    return options.unit or min(UNIT, options.images)

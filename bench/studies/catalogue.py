@@ -1,0 +1,267 @@
+"""The small studies, one a data set: every model that is trained, and what it is trained on.
+
+The study on the digits holds the paper's grid, its ablations, its controls and the questions of its reviewers at sizes
+that two CPU cores train in an hour or so. CIFAR-10 needs a GPU and the data set; nothing of it is committed.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.data.sets import digits
+from bench.machine.progress import track
+from dydit.ablations import registry
+from dydit.config import DiTConfig, model_config
+from dydit.errors import InputError, nearest
+from dydit.training import published_recipes
+from dydit.training.recipe import Recipe
+
+STATIC, CONTROL, SCRATCH = "static", "control", "from-scratch"
+"""Names of runs besides those of `dydit.ablations` and `dydit.recipes`: the model that all others start from, the same
+trained on without routers, and a DyDiT trained from nothing for as long as the two together."""
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """Images uint8 (N, C, S, S), labels int64 (N,), and the name and SHA-256 that trained files record of them."""
+
+    images: Tensor
+    labels: Tensor
+    name: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One training: its file stem, what is trained, and by which recipe.
+
+    Args:
+        name: stem of the file.
+        size: name of the network among those of its study.
+        network: the architecture.
+        run: `STATIC`, `CONTROL`, `SCRATCH`, or an ablation of network or training; `both` is the paper's method.
+        recipe: the schedule; its seed tells repetitions apart.
+        parent: the stage whose weights it starts from (None: random ones).
+        rates_of: for random routing, the stage whose learned rates it takes.
+    """
+
+    name: str
+    size: str
+    network: DiTConfig
+    run: str
+    recipe: Recipe
+    parent: str | None = None
+    rates_of: str | None = None
+
+    @property
+    def kind(self) -> str:
+        """Name of the network among `dydit.ablations`, or `STATIC`."""
+        if self.recipe.target is None:
+            return STATIC
+        return self.run if self.run in registry.ABLATIONS else "both"
+
+    @property
+    def ordered(self) -> bool:
+        """Whether heads and channels are ordered by importance first."""
+        return self.parent is not None and self.run != published_recipes.NO_ORDERING
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Names of the stages whose files must be there before."""
+        return tuple(name for name in (self.parent, self.rates_of) if name is not None)
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is trained on one data set, parents before children, and what scores it.
+
+    `load` reads the training set from a directory, or from where the data set is found by itself. `dtype` is that of
+    the stored weights. `extractor` is the one of the claims; `classifier_epochs` trains it, where the study does.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    load: Callable[[Path | None], TrainingSet]
+    dtype: torch.dtype
+    extractor: str
+    classifier_epochs: int = 0
+
+    def shortened(self, by: int) -> Study:
+        """The same study with every count of steps and epochs divided, for trials."""
+        if by == 1:
+            return self
+        stages = (dataclasses.replace(stage, recipe=_shortened(stage.recipe, by)) for stage in self.stages)
+        epochs = self.classifier_epochs and max(self.classifier_epochs // by, 1)
+        return dataclasses.replace(self, stages=tuple(stages), classifier_epochs=epochs)
+
+    def only(self, names: Iterable[str]) -> Study:
+        """The named stages and what they need.
+
+        Raises:
+            InputError: no such stage; the nearest are offered.
+        """
+        wanted, known = set(names), [stage.name for stage in self.stages]
+        for name in sorted(wanted.difference(known)):
+            raise InputError(f"no stage {name!r} in {self.name}; nearest names: {', '.join(nearest(name, known))}")
+        for stage in reversed(self.stages):
+            if stage.name in wanted:
+                wanted.update(stage.needs)
+        return dataclasses.replace(self, stages=tuple(stage for stage in self.stages if stage.name in wanted))
+
+
+def _shortened(recipe: Recipe, by: int) -> Recipe:
+    """The recipe with its whole schedule divided, at least one step long."""
+    hold = recipe.target_hold // by
+    return dataclasses.replace(
+        recipe,
+        steps=max(recipe.steps // by, 1),
+        complete_warmup=recipe.complete_warmup // by,
+        target_hold=hold,
+        target_reached=max(recipe.target_reached // by, hold + 1),
+    )
+
+
+def _digits(_: Path | None) -> TrainingSet:
+    data = digits.load_digits()
+    return TrainingSet(data.images, data.labels, "scikit-learn digits", digits.checksum())
+
+
+def _cifar10(data_root: Path | None) -> TrainingSet:
+    from bench.data.sets.opening import open_dataset
+
+    data = open_dataset("cifar10", "train", data_root=data_root)
+    images = torch.stack([data[index] for index in track(range(len(data)), "reading cifar10")])
+    digest = hashlib.sha256(images.numpy().tobytes())
+    digest.update(data.labels.numpy().astype("<i8").tobytes())
+    return TrainingSet(images, data.labels, "cifar10 train", digest.hexdigest())
+
+
+# The digits
+
+
+SEEDS = (1, 2, 3)
+SIZES = {
+    name: DiTConfig(
+        input_size=8, patch_size=2, in_channels=1, hidden_size=width, depth=depth, num_heads=6, num_classes=10
+    )
+    for name, width, depth in (("s", 48, 3), ("m", 72, 4), ("l", 96, 6))
+}
+"""Networks of the study on digits: 0.15, 0.42 and 1.07 million parameters."""
+SMALLEST, MIDDLE, LARGEST = SIZES
+LAMBDAS = (0.9, 0.7, 0.5, 0.3)
+LARGEST_LAMBDA = 0.8
+"""Besides `LAMBDAS`, on the largest size: the paper prints nothing above 0.7 for XL."""
+ABLATION_LAMBDA = 0.5
+SDT_LAMBDAS = (0.9, 0.7, 0.5, 0.4)
+"""Where SDT alone is followed down; it cannot go below 0.35."""
+TRAININGS = (
+    published_recipes.NO_WARMUP,
+    published_recipes.NO_ORDERING,
+    f"{published_recipes.FLOPS_WEIGHT}0.5",
+    f"{published_recipes.FLOPS_WEIGHT}8",
+)
+
+_STATIC = Recipe(steps=3000, batch_size=64, seed=0, learning_rate=1e-3, ema_decay=0.998)
+_CONTROL = Recipe(steps=1000, batch_size=64, seed=0, learning_rate=5e-4, ema_decay=0.98)
+# The paper's recipe scaled down: complete-model warm-up for 15 % of the steps (30k of 200k there), the FLOPs target
+# held and then lowered over the first quarter.
+_DYNAMIC = dataclasses.replace(_CONTROL, complete_warmup=150, target_hold=25, target_reached=250, gradient_limit=200.0)
+# From nothing: as many steps as static model and fine-tuning together, at the learning rate of the former.
+_SCRATCH = dataclasses.replace(
+    _DYNAMIC,
+    steps=_STATIC.steps + _CONTROL.steps,
+    learning_rate=_STATIC.learning_rate,
+    ema_decay=_STATIC.ema_decay,
+    complete_warmup=0,
+)
+
+
+def _digits_stages() -> Iterator[Stage]:
+    for size, network in SIZES.items():
+        yield Stage(f"dit-{size}", size, network, STATIC, _STATIC)
+    for seed in SEEDS:  # early, because they take longest
+        yield _digits_stage(MIDDLE, SCRATCH, ABLATION_LAMBDA, seed, _SCRATCH)
+    for size in SIZES:
+        for seed in SEEDS:
+            yield _digits_stage(size, CONTROL, None, seed, _CONTROL)
+            lambdas = (*LAMBDAS, LARGEST_LAMBDA) if size == LARGEST else LAMBDAS
+            for target in lambdas:
+                yield _digits_stage(size, "both", target, seed, _DYNAMIC)
+    for seed in SEEDS:
+        for run in ("tdw-only", "sdt-only"):  # also here, since the largest size alone closes tokens beside widths
+            yield _digits_stage(LARGEST, run, ABLATION_LAMBDA, seed, _DYNAMIC)
+        for run in ("tdw-only", "random", "layer-skip", "layer-skip-only", "token-skip-attention"):
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, _DYNAMIC)
+        for target in SDT_LAMBDAS:
+            yield _digits_stage(MIDDLE, "sdt-only", target, seed, _DYNAMIC)
+        yield _digits_stage(MIDDLE, "soft-gated", 1.0, seed, _DYNAMIC)
+        for run in TRAININGS:
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, published_recipes.modified(_DYNAMIC, run)[0])
+
+
+def _digits_stage(size: str, run: str, target: float | None, seed: int, recipe: Recipe) -> Stage:
+    return Stage(
+        stage_stem(size, run, target, seed),
+        size,
+        SIZES[size],
+        run,
+        dataclasses.replace(recipe, target=target, seed=seed),
+        None if run == SCRATCH else f"dit-{size}",
+        stage_stem(size, "both", target, seed) if run == "random" else None,
+    )
+
+
+def stage_stem(size: str, run: str, target: float | None, seed: int) -> str:
+    """File stem of a fine-tuned model: `dydit-m-0.5-s1`, `dydit-m-tdw-only-0.5-s1`, `dit-m-control-s1`."""
+    if run == CONTROL:
+        return f"dit-{size}-control-s{seed}"
+    middle = "" if run == "both" else f"{run}-"
+    return f"dydit-{size}-{middle}{target}-s{seed}"
+
+
+DIGITS = Study("digits", tuple(_digits_stages()), _digits, torch.float16, "digits-cnn", classifier_epochs=60)
+
+
+# CIFAR-10
+
+
+# AdamW at 1e-4 without weight decay, EMA 0.9999 and horizontal flip are the papers'. The batch is half of theirs: 128
+# of 50,000 images are still a larger share of the data than 256 of ImageNet's 1.28 million.
+_CIFAR10_FINETUNE = Recipe(steps=50_000, batch_size=128, seed=2, flip=True)
+# 50k steps and no complete-model warm-up: what the DyDiT paper gives size S (Table 7). The course of the FLOPs target
+# and the gradient limit are those of the released script for lambda 0.5.
+_CIFAR10_DYNAMIC = dataclasses.replace(_CIFAR10_FINETUNE, target_hold=100, target_reached=1000, gradient_limit=200.0)
+# 400k steps, as the DiT paper compares its sizes: 1,024 passes over the data.
+_CIFAR10_STATIC = Recipe(steps=400_000, batch_size=128, seed=1, flip=True)
+
+
+def _cifar10_stages() -> Iterator[Stage]:
+    size, network = "s", model_config("DiT-S/2-cifar10")
+    yield Stage("dit", size, network, STATIC, _CIFAR10_STATIC)
+    yield Stage("dit-control", size, network, CONTROL, _CIFAR10_FINETUNE, "dit")
+    for target in (0.7, 0.5):
+        recipe = dataclasses.replace(_CIFAR10_DYNAMIC, target=target)
+        yield Stage(f"dydit-{target}", size, network, "both", recipe, "dit")
+
+
+CIFAR10 = Study("cifar10", tuple(_cifar10_stages()), _cifar10, torch.float32, "inception-v3-compat")
+
+STUDIES = {study.name: study for study in (DIGITS, CIFAR10)}
+
+
+def find_study(name: str) -> Study:
+    """A study by the name of its data set.
+
+    Raises:
+        InputError: no such study; the known ones are listed.
+    """
+    if name not in STUDIES:
+        raise InputError(f"small-scale study {name!r}: choose one of {', '.join(STUDIES)}")
+    return STUDIES[name]

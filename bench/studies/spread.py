@@ -1,0 +1,116 @@
+"""Comparing configurations of the study on digits over their seeds.
+
+Two of them are compared by the quotient of their FIDs, seed by seed: both have the same starting weights, and image k
+of one seed has the same label and noise in both. The geometric mean over seeds stands with its 95 % interval (Student's
+t on the logarithms); a difference counts where the interval leaves 1 out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import pandas as pd
+
+from bench.quality.features import extractors
+from bench.studies.catalogue import CONTROL, MIDDLE
+from bench.studies.samples import GUIDANCE_SCALE
+from bench.studies.scores import EXTRACTOR, STEPS
+
+CONVERGED = 0.01
+"""How far the achieved FLOPs ratio may lie from lambda."""
+FID = extractors.extractor(EXTRACTOR).metric("FID")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A positive quantity over seeds: geometric mean and 95 % interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Of at least two values (ValueError with fewer)."""
+        from scipy import stats
+
+        if len(values) < 2:
+            raise ValueError(f"{len(values)} values have no spread")
+        logs = np.log(np.asarray(values, dtype=np.float64))
+        half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
+        return cls(*(math.exp(logs.mean() + side) for side in (0.0, -half, half)))
+
+    @property
+    def separated(self) -> bool:
+        """Whether the interval leaves 1 out."""
+        return not self.low <= 1 <= self.high
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The scored runs of the study, `study_scores.score_all`'s table."""
+
+    frame: pd.DataFrame
+
+    def values(self, run: str, target: float | None, size: str, column: str, steps: int = STEPS) -> list[float]:
+        """A column of one configuration, in the order of the seeds (KeyError where it was not scored)."""
+        frame = self.frame
+        wanted = frame["lambda"].isna() if target is None else frame["lambda"] == target
+        chosen = frame[(frame["run"] == run) & wanted & (frame["size"] == size) & (frame["steps"] == steps)]
+        if chosen.empty:
+            raise KeyError((run, target, size, steps))
+        return [float(value) for value in chosen.sort_values("seed")[column]]
+
+    def over(
+        self,
+        run: str,
+        target: float | None,
+        baseline: str,
+        baseline_target: float | None,
+        size: str = MIDDLE,
+        column: str = "FID",
+        steps: int = STEPS,
+    ) -> list[float]:
+        """Quotients of two configurations, seed by seed."""
+        above = self.values(run, target, size, column, steps)
+        below = self.values(baseline, baseline_target, size, column, steps)
+        return [a / b for a, b in zip(above, below, strict=True)]
+
+    def against_control(
+        self, run: str, target: float | None, size: str = MIDDLE, column: str = "FID", steps: int = STEPS
+    ) -> list[float]:
+        """Quotients over the static model of that size that was trained on as long."""
+        return self.over(run, target, CONTROL, None, size, column, steps)
+
+
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """A row a configuration and number of sampling steps: means, standard deviations, and quotients over the control.
+
+    `converged` counts the seeds whose achieved ratio lies within `CONVERGED` of lambda.
+    """
+    runs, rows = Runs(frame), []
+    for key, group in frame.groupby(["size", "run", "lambda", "steps"], dropna=False, sort=False):
+        size, run, given, steps = cast(tuple[Any, ...], key)
+        target = None if pd.isna(given) else float(given)
+        row: dict[str, Any] = {"size": size, "run": run, "lambda": target, "steps": steps, "seeds": len(group)}
+        if target is not None:
+            row["converged"] = int(((group["ratio"] - target).abs() <= CONVERGED).sum())
+        for column in ("ratio", "sampled_ratio", "heads", "groups", "tokens", "loss", "FID"):
+            row[column] = group[column].mean()
+            if column in ("ratio", "loss", "FID") and len(group) > 1:
+                row[f"{column}_std"] = group[column].std(ddof=1)
+        if len(group) > 1 and run != CONTROL:
+            for column in ("FID", "loss"):
+                spread = Spread.of(runs.against_control(run, target, size, column, steps))
+                name = f"{column}_over_control"
+                row |= {name: spread.mean, f"{name}_low": spread.low, f"{name}_high": spread.high}
+        rows.append(row)
+    table = pd.DataFrame(rows).rename(columns={"FID": FID, "FID_std": f"{FID}_std"})
+    return table.assign(guidance_scale=GUIDANCE_SCALE)

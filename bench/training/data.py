@@ -1,0 +1,93 @@
+"""What `bench finetune` trains on: images of any source of `bench.images` for models of pixels, or cached latents."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bench.data import preprocessing
+from bench.data.sources import open_labelled
+from bench.machine.progress import track
+from bench.training import latents
+from dydit.config import DiTConfig
+from dydit.errors import InputError
+from dydit.training.batch import Data, mirrored
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """Images uint8 (N, C, S, S) and labels int64 (N,) in memory, given out in [-1, 1]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        """As `dydit.training.Data.batch`."""
+        return mirrored(preprocessing.to_model(self.images[rows]), mirror), self.labels[rows]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Rows to train on, with the name and SHA-256 that trained files record of them."""
+
+    data: Data
+    name: str
+    sha256: str
+
+
+def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> TrainingData:
+    """The training data that a network of `config` takes.
+
+    Args:
+        source: `digits` or another data set of `bench.datasets`, a folder of pictures in one folder a class, a
+            generated set, an .npz; or, for a model of latents, a directory that `python -m bench latents` wrote.
+        config: of the network; its input decides the resolution.
+        data_root: local copies of data sets, as in `bench.datasets.open_dataset`.
+
+    Raises:
+        InputError: nothing there, no labels, more classes than the network has, images smaller than its input, or
+            images for a model of latents.
+    """
+    found = _latents(source, config) if (Path(source) / latents.MANIFEST).is_file() else None
+    if found is None:
+        found = _pixels(source, config, data_root)
+    data, sha256, labels = found
+    classes = int(labels.max()) + 1
+    if int(labels.min()) < 0 or classes > config.num_classes:
+        raise InputError(
+            f"data {source}: {classes} classes, the network has {config.num_classes}; give another data set"
+        )
+    return TrainingData(data, source, sha256)
+
+
+def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor]:
+    opened = latents.open_latents(Path(source))
+    shape, wanted = opened.shape, (config.in_channels, config.input_size, config.input_size)
+    if shape != wanted:
+        raise InputError(f"data {source}: latents {shape}, the network takes {wanted}; encode at its resolution")
+    return opened, opened.sha256, opened.labels
+
+
+def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor]:
+    if config.in_channels == latents.CHANNELS:
+        raise InputError(
+            f"data {source}: the network takes latents; encode the images once with "
+            f"`python -m bench latents --data {source} --out DIR` and give that directory"
+        )
+    opened = open_labelled(source, config.input_size, data_root)
+    pixels = torch.stack([opened[index] for index in track(range(len(opened)), f"reading {source}")])
+    if config.in_channels == 1:  # `Images` repeats grey
+        if not torch.equal(pixels, pixels[:, :1].expand_as(pixels)):
+            raise InputError(f"data {source}: colour pictures; the network takes grey ones, of one channel")
+        pixels = pixels[:, :1].contiguous()
+    labels = opened.labels
+    digest = hashlib.sha256(pixels.numpy().tobytes())
+    digest.update(labels.numpy().astype("<i8").tobytes())
+    return Pixels(pixels, labels), digest.hexdigest(), labels

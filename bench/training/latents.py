@@ -1,0 +1,218 @@
+"""Latents of a data set, encoded once: what fine-tuning at 256 pixels reads instead of running the autoencoder.
+
+    latents.json        count, shape, what made them, and the SHA-256 of every other file
+    000000.npy, ...     float32 (n, 4, C, S, S) of one unit of images: mean and deviation of the image's latent, then of
+                        the mirrored image's (its latent is not the mirrored latent)
+    labels.npy          int64 (N,)
+
+The autoencoder gives a distribution, of which DiT trains on a new sample at every appearance. Mean and deviation are
+stored, so that a batch draws its own: mean + deviation * noise, times 0.18215. The noise is torch's global generator's,
+which training seeds for every part of every batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.utils.data
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.data import preprocessing
+from bench.data.image_set import Images
+from bench.data.sources import open_labelled
+from bench.generation import decoding
+from bench.generation.decoding import LATENT_SCALE
+from bench.machine import devices
+from bench.machine.progress import status, track
+from bench.machine.threads import arithmetic
+from bench.records import checksums, environment, run_directory, run_record
+from bench.records.checksums import file_sha256
+from dydit.checkpoint.atomic import atomic_path
+from dydit.config import VAE_DOWNSAMPLING
+from dydit.errors import InputError, first_line
+
+MANIFEST = "latents.json"
+SCHEMA_VERSION = 1
+CHANNELS = 4
+UNIT = 1024
+"""Images per file."""
+BATCH = 8
+"""Images that the autoencoder encodes at once."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """Latents on disk, as `dydit.training.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
+
+    files: tuple[NDArray[Any], ...]
+    shape: tuple[int, int, int]
+    unit: int
+    labels: Tensor
+    sha256: str
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
+        """Samples of the latents of rows (n,), or of their mirrored images, float32 (n, C, S, S), and labels (n,)."""
+        moments = [
+            self.files[row // self.unit][row % self.unit, 2 * turned : 2 * turned + 2]
+            for row, turned in zip(rows.tolist(), mirror.tolist(), strict=True)
+        ]
+        mean, deviation = torch.from_numpy(np.stack(moments)).unbind(1)
+        return (mean + deviation * torch.randn_like(mean)) * LATENT_SCALE, self.labels[rows]
+
+
+def unit_path(directory: Path, number: int) -> Path:
+    """Where a unit lies."""
+    return directory / f"{number:06d}.npy"
+
+
+def open_latents(directory: Path) -> Latents:
+    """The latents in a directory; sizes are checked, bytes are not read.
+
+    Raises:
+        InputError: no such directory, a broken manifest, or a file that is missing or cut short.
+    """
+    path = directory / MANIFEST
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        count, unit, shape = int(content["count"]), int(content["unit"]), tuple(int(side) for side in content["shape"])
+        sums = {str(name): str(value) for name, value in content["sha256"].items()}
+        if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
+            raise ValueError(f"shape {shape}, schema version {content['schema_version']}")
+        labels = np.load(directory / "labels.npy", allow_pickle=False)
+        paths = [unit_path(directory, number) for number in range(-(-count // unit))]
+        files = tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
+        for number, file in enumerate(files):
+            size = (min(unit, count - number * unit), 4, *shape)
+            if file.shape != size or file.dtype != np.float32:
+                raise ValueError(f"{paths[number].name} holds {file.dtype} {file.shape}, not {size}")
+        if labels.shape != (count,) or labels.dtype != np.int64:
+            raise ValueError(f"labels.npy holds {labels.dtype} {labels.shape}")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+        raise InputError(
+            f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
+        ) from None
+    digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
+    return Latents(files, (shape[0], shape[1], shape[2]), unit, torch.from_numpy(labels), digest)
+
+
+def encode_latents(
+    source: str,
+    out: Path,
+    *,
+    resolution: int = 256,
+    vae: str | None = None,
+    data_root: Path | None = None,
+    split: str | None = None,
+    device: str = "cpu",
+    unit: int = UNIT,
+    threads: int = 1,
+) -> Latents:
+    """Encode a data set into `out`; a broken-off run goes on, and files whose checksum does not fit are made again.
+
+    Args:
+        source: as `bench.sources.open_images` takes it.
+        out: directory.
+        resolution: side in pixels.
+        vae: as `bench.decoding.open_decoder` takes it.
+        data_root: local copies of data sets.
+        split: of a data set.
+        device: cpu or cuda.
+        unit: images per file.
+        threads: of the CPU; sums depend on it.
+
+    Raises:
+        InputError: anything that cannot be had, images without labels, or a directory that holds another set.
+    """
+    run_directory.prepare_output(out)
+    if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
+        raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
+    for name, number in (("unit", unit), ("threads", threads)):
+        if number < 1:
+            raise InputError(f"{name} = {number}; it must be at least 1")
+    devices.check_device(device, torch.float32)
+    opened = open_labelled(source, resolution, data_root, split)
+    module = decoding.open_autoencoder(vae, device)
+    side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
+    identity = {
+        "data": source,
+        "split": split,
+        "preprocessing": opened.preprocessing,
+        "resolution": resolution,
+        "count": len(opened),
+        "unit": unit,
+        "vae_sha256": checksums.tensors_sha256(module.state_dict()),
+        "shape": [CHANNELS, side, side],
+    }
+    with run_directory.exclusive(out), arithmetic(threads, tf32=False):
+        sums = _write_files(out, identity, module, opened, torch.device(device))
+        content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment.record()}
+        run_record.write_json(content, out / MANIFEST)
+    status(f"{out}: latents of {len(opened)} images")
+    return open_latents(out)
+
+
+def _write_files(
+    out: Path, identity: dict[str, Any], module: Any, opened: Images, device: torch.device
+) -> dict[str, str]:
+    """Labels and units, those aside that an earlier run has made; the checksums of all."""
+    sums, unit = _begun(out, identity), identity["unit"]
+    _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
+    sums["labels.npy"] = file_sha256(out / "labels.npy")
+    for number in track(range(-(-len(opened) // unit)), f"encoding {identity['data']}"):
+        path = unit_path(out, number)
+        if path.is_file() and sums.get(path.name) == file_sha256(path):
+            continue
+        rows = range(number * unit, min((number + 1) * unit, len(opened)))
+        _write(path, _moments(module, opened, rows, device))
+        sums[path.name] = file_sha256(path)
+        run_record.write_json({"identity": identity, "sha256": sums}, out / "progress.json")
+    return sums
+
+
+def _begun(out: Path, identity: dict[str, Any]) -> dict[str, str]:
+    """Checksums of the files that an earlier run of the same set has made."""
+    path = out / "progress.json"
+    if not path.is_file():
+        return {}
+    found = json.loads(path.read_text(encoding="utf-8"))
+    for name, value in identity.items():
+        if found["identity"].get(name) != value:
+            raise InputError(
+                f"output {out}: holds latents with {name} = {found['identity'].get(name)}, these have {value}; "
+                "choose another directory"
+            )
+    return dict(found["sha256"])
+
+
+@torch.no_grad()
+def _moments(module: Any, opened: Images, rows: range, device: torch.device) -> NDArray[np.float32]:
+    """Mean and deviation of images and of their mirrored twins, (n, 4, C, S, S)."""
+    chosen = torch.utils.data.Subset(opened, rows)
+    # A GPU is faster than one process that decodes pictures.
+    workers = min(os.cpu_count() or 1, 8) if device.type == "cuda" else 0
+    parts = []
+    for batch in torch.utils.data.DataLoader(chosen, BATCH, num_workers=workers):
+        x = preprocessing.to_model(batch).to(device)
+        found = [module.encode(given).latent_dist for given in (x, x.flip(-1))]
+        parts.append(torch.stack([part for each in found for part in (each.mean, each.std)], 1).float().cpu())
+    made: NDArray[np.float32] = torch.cat(parts).numpy()
+    return made
+
+
+def _write(path: Path, array: NDArray[Any]) -> None:
+    try:
+        with atomic_path(path) as partial, partial.open("wb") as file:
+            np.save(file, array)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise InputError(f"{path}: cannot be written ({reason}); mend that and repeat the run, which goes on") from None

@@ -1,0 +1,105 @@
+"""The log of a training: a row a step, and now and then the rates of every block; cut back where a run resumes.
+
+The same may go to TensorBoard, which hides of an earlier run what comes after the step that it is resumed from.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from bench.records.run_directory import writing
+from dydit.checkpoint.atomic import atomic_path
+from dydit.training.recipe import Recipe, StepLog
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+
+RATES_EVERY = 100
+"""Steps between two entries of `rates.csv`."""
+LOG = tuple(field.name for field in dataclasses.fields(StepLog) if field.name != "rates")
+RATES = ("step", "layer", "heads", "channel_groups", "tokens")
+SCALARS = ("loss", "ratio", "target", "gradient_norm")
+"""Columns of `log.csv` that TensorBoard shows."""
+
+
+class Logs:
+    """`log.csv` and `rates.csv`, open to be written on, and TensorBoard's `board`."""
+
+    def __init__(self, out: Path, steps: IO[str], rates: IO[str], board: SummaryWriter | None) -> None:
+        self.out, self.board = out, board
+        self.steps, self.rates = csv.writer(steps, lineterminator="\n"), csv.writer(rates, lineterminator="\n")
+
+    @classmethod
+    @contextlib.contextmanager
+    def opened(cls, out: Path, step: int, tensorboard: bool = False) -> Iterator[Logs]:
+        """Both files with what they hold of the steps before `step`, and `tensorboard/` where asked for.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        with writing(out), contextlib.ExitStack() as stack:
+            named = (("log.csv", LOG), ("rates.csv", RATES))
+            steps, rates = (stack.enter_context(_cut_back(out / name, columns, step)) for name, columns in named)
+            yield cls(out, steps, rates, stack.enter_context(_board(out, step)) if tensorboard else None)
+
+    def add(self, log: StepLog) -> None:
+        """Write what is to be told of a step.
+
+        Raises:
+            InputError: a file cannot be written.
+        """
+        layers = list(enumerate(log.rates)) if log.step % RATES_EVERY == 0 else []
+        with writing(self.out):
+            self.steps.writerow([getattr(log, name) for name in LOG])
+            self.rates.writerows([log.step, layer, *rates] for layer, rates in layers)
+            if self.board is not None:
+                scalars = {name: getattr(log, name) for name in SCALARS}
+                for layer, rates in layers:
+                    scalars |= {f"{name}/{layer:02}": rate for name, rate in zip(RATES[2:], rates, strict=True)}
+                for name, value in scalars.items():
+                    self.board.add_scalar(name, value, log.step)
+
+
+def _board(out: Path, step: int) -> SummaryWriter:
+    from torch.utils.tensorboard import SummaryWriter  # which needs a package of its own
+
+    return SummaryWriter(str(out / "tensorboard"), purge_step=step)
+
+
+def _cut_back(path: Path, columns: tuple[str, ...], step: int) -> IO[str]:
+    """A log with its whole rows of the steps before `step`, to be written on a line at a time."""
+    rows = _before(path, columns, step)
+    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+    return path.open("a", 1, newline="", encoding="utf-8")
+
+
+def _before(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.reader(file))[1:]
+    whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
+    return [row for row in whole if int(row[0]) < step]
+
+
+def training_outcome(out: Path, recipe: Recipe) -> dict[str, str]:
+    """Means over the last tenth of the steps, from the log."""
+    with (out / "log.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    tail = rows[-max(recipe.steps // 10, 1) :]
+    if len(rows) < recipe.steps:  # someone has shortened the log
+        return dict.fromkeys(("final_loss", "final_ratio", "skipped_steps"), "unknown, the log has gaps")
+    means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
+    skipped = sum(row["skipped"] == "True" for row in rows)
+    return {
+        "final_loss": f"{means['loss']:.5f}",
+        "final_ratio": f"{means['ratio']:.4f}",
+        "skipped_steps": str(skipped),
+    }

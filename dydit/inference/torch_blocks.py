@@ -1,0 +1,153 @@
+"""How an engine computes the parts of a block, on any device with torch alone; chosen by name.
+
+- "torch": `Kernels`, gathers the chosen tokens, which asks the host for their number once a layer;
+- "dense": `DenseKernels`, computes every token and keeps the chosen results: exact, no question, skips no token;
+- "triton": fused.py, computes the chosen tokens only and leaves their number on the device.
+
+Shape letters: N images, T tokens, R = N * T rows, S chosen rows, C hidden size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dydit.inference.scratch import Scratch
+from dydit.inference.spans import span
+from dydit.inference.weight_slices import AttentionWeights, MlpWeights
+
+
+class Modulation(NamedTuple):
+    """Of one half of a block, (N, 1, C) each: LayerNorm is scaled by 1 + scale and shifted, the update gated."""
+
+    shift: Tensor
+    scale: Tensor
+    gate: Tensor
+
+
+class Kernels:
+    """The parts of a block, by torch. Tokens (N, T, C) are updated in place.
+
+    One forward at a time: its intermediates lie in two buffers of `scratch`, "narrow" for rows of C (the normed tokens,
+    then their update) and "wide" for what stands between them (queries, keys and values, or the MLP's hidden channels).
+    """
+
+    def __init__(self) -> None:
+        self.scratch = Scratch()
+
+    def linear(self, x: Tensor, layer: Any) -> Tensor:
+        """A layer on few rows (N, C), such as the modulations."""
+        assert isinstance(layer, nn.Linear)
+        return layer(x) if x.is_cuda else _few_rows(x, layer)
+
+    def attend(self, hidden: Tensor, weights: AttentionWeights, modulation: Modulation) -> None:
+        """Add the gated attention of the open heads."""
+        n, tokens, _ = hidden.shape
+        with span("norm"):
+            normed = self.modulated(hidden, modulation)
+        with span("qkv"):
+            qkv = self.product("wide", normed, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
+        with span("attention"):
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
+            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
+        with span("proj"):
+            self.add_gated(hidden, self.product("narrow", out, weights.proj, weights.proj_bias), modulation.gate)
+
+    def update_all(self, hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
+        """Add the gated MLP of every token."""
+        with span("norm"):
+            normed = self.modulated(hidden, modulation)
+        with span("MLP"):
+            out = self.mlp(normed, weights)
+        with span("scatter"):
+            self.add_gated(hidden, out, modulation.gate)
+
+    def choose(self, hidden: Tensor, router: nn.Module, given: Tensor | None) -> Any:
+        """What `update_chosen` takes for the router's tokens, or for the `given` ones, bool (N, T), after all."""
+        chosen = router(hidden).bool()
+        return chosen if given is None else given
+
+    def update_chosen(self, hidden: Tensor, chosen: Any, weights: MlpWeights, modulation: Modulation) -> None:
+        """Add the gated MLP of the chosen tokens; the others keep their value."""
+        shift, scale, gate = (m.squeeze(1) for m in modulation)
+        flat = hidden.view(-1, hidden.shape[-1])
+        with span("gather"):
+            index = chosen.flatten().nonzero().squeeze(1)  # (S,), rising: an image's tokens stay together
+        if len(index) == 0:
+            return
+        if len(index) == chosen.numel():
+            return self.update_all(hidden, weights, modulation)
+        with span("gather"):
+            ends = chosen.sum(1).cumsum(0).tolist()
+            spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
+        with span("norm"):
+            normed, scale = self.scratch("narrow", flat, len(index), flat.shape[-1]), scale + 1
+            for image, rows in enumerate(spans):
+                normed[rows] = _normalise(flat.index_select(0, index[rows]), scale[image], shift[image])
+        with span("MLP"):
+            out = self.mlp(normed, weights)
+        with span("scatter"):
+            for image, rows in enumerate(spans):
+                out[rows].mul_(gate[image])
+            flat.index_add_(0, index, out)
+
+    def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
+        """LayerNorm of every token, scaled and shifted, (N, T, C)."""
+        normed, scale = self.scratch("narrow", hidden, *hidden.shape), modulation.scale + 1
+        if hidden.is_cuda or hidden[0].numel() < _LARGE_IMAGE:
+            return torch.addcmul(modulation.shift, _normalise(hidden), scale, out=normed)
+        for image, shift, factor, out in zip(hidden, modulation.shift, scale, normed, strict=True):
+            out.copy_(_normalise(image, factor[0], shift[0]))
+        return normed
+
+    def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """x (..., K) @ weight (O, K)^T + bias (O,) -> (..., O), in the scratch of this name."""
+        flat = x.reshape(-1, x.shape[-1])
+        out = self.scratch(name, x, len(flat), len(weight))
+        return torch.addmm(bias, flat, weight.t(), out=out).view(*x.shape[:-1], len(weight))
+
+    def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
+        """The MLP of tokens (..., C), same shape; x may lie in "narrow", where the result goes."""
+        if x.is_cuda:
+            # The product applies GELU itself, on CUDA in its tanh form: a pass over the hidden channels saved.
+            flat = x.reshape(-1, x.shape[-1])
+            hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
+        else:
+            hidden = torch.ops.aten.gelu_(self.product("wide", x, weights.fc1, weights.fc1_bias), approximate="tanh")
+        return self.product("narrow", hidden, weights.fc2, weights.fc2_bias).view_as(x)
+
+    def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:
+        """hidden += gate * update."""
+        hidden.addcmul_(gate, update)
+
+    def tuning(self) -> contextlib.AbstractContextManager[object]:
+        """Inside, a forward chooses the fastest form of each part; here there is only one."""
+        return contextlib.nullcontext()
+
+
+class DenseKernels(Kernels):
+    """Static shapes on any device: the MLP runs on every token."""
+
+    def update_chosen(self, hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
+        updated = hidden.clone()
+        self.update_all(updated, weights, modulation)
+        hidden.copy_(torch.where(chosen[:, :, None], updated, hidden))
+
+
+def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
+    """`linear(x)` for few rows, where reading the weights is the cost: weights on the left stream up to 4x faster."""
+    parts = torch.split(x, 4) if len(x) <= 12 else [x]
+    return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
+
+
+def _normalise(x: Tensor, factor: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
+    """LayerNorm of rows (..., C), times `factor` (C,) plus `shift` (C,) where given."""
+    return F.layer_norm(x, (x.shape[-1],), factor, shift, eps=1e-6)
+
+
+_LARGE_IMAGE = 2**15
+"""T * C from which the CPU normalises image by image: LayerNorm's own pass can scale and shift, by one vector each."""

@@ -1,0 +1,138 @@
+"""Which widths are open at each timestep, and the weights of the open heads and channel groups (TDW, realised).
+
+Shape letters: L blocks, C hidden size, H heads, h open heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dydit.dit import Attention, Mlp
+from dydit.inference.width_plan import OpenIndices
+
+MEMORY_SHARE = 0.5
+"""Default bound on all copied weights, as a share of the model's own memory."""
+
+
+@dataclass(frozen=True)
+class AttentionWeights:
+    """Weights of the open heads: qkv (3 h D, C), proj (C, h D)."""
+
+    heads: int
+    qkv: Tensor
+    qkv_bias: Tensor
+    proj: Tensor
+    proj_bias: Tensor
+
+    @classmethod
+    def whole(cls, attention: Attention) -> AttentionWeights:
+        """The module's own weights, uncopied."""
+        qkv, proj = attention.qkv, attention.proj
+        return cls(attention.heads, qkv.weight, qkv.bias, proj.weight, proj.bias)
+
+    @classmethod
+    def take(cls, attention: Attention, opened: OpenIndices) -> AttentionWeights:
+        """Copies of the open slices."""
+        qkv, proj, heads = attention.qkv, attention.proj, attention.heads
+        index = torch.tensor(opened, device=qkv.weight.device)
+        width = qkv.in_features
+        rows = qkv.weight.view(3, heads, -1, width).index_select(1, index).reshape(-1, width)
+        bias = qkv.bias.view(3, heads, -1).index_select(1, index).flatten()
+        columns = proj.weight.view(width, heads, -1).index_select(1, index).reshape(width, -1)
+        return cls(len(opened), rows, bias, columns, proj.bias)
+
+    @property
+    def copied_bytes(self) -> int:
+        return (self.qkv.numel() + self.proj.numel()) * self.qkv.element_size()
+
+
+@dataclass(frozen=True)
+class MlpWeights:
+    """Weights of the open channel groups: fc1 (hidden, C), fc2 (C, hidden)."""
+
+    fc1: Tensor
+    fc1_bias: Tensor
+    fc2: Tensor
+    fc2_bias: Tensor
+
+    @classmethod
+    def whole(cls, mlp: Mlp) -> MlpWeights:
+        """The module's own weights, uncopied."""
+        return cls(mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
+
+    @classmethod
+    def take(cls, mlp: Mlp, opened: OpenIndices, groups: int) -> MlpWeights:
+        """Copies of the open slices, of `groups` equal ones."""
+        fc1, fc2 = mlp.fc1, mlp.fc2
+        index, width = torch.tensor(opened, device=fc1.weight.device), fc1.in_features
+        rows = fc1.weight.view(groups, -1, width).index_select(0, index).reshape(-1, width)
+        bias = fc1.bias.view(groups, -1).index_select(0, index).flatten()
+        columns = fc2.weight.view(width, groups, -1).index_select(1, index).reshape(width, -1)
+        return cls(rows, bias, columns, fc2.bias)
+
+    @property
+    def copied_bytes(self) -> int:
+        return (self.fc1.numel() + self.fc2.numel()) * self.fc1.element_size()
+
+
+Slices = AttentionWeights | MlpWeights
+Key = tuple[str, int, OpenIndices]
+
+
+class SliceCache:
+    """Weights by block and what is open, their copies bounded to `limit` bytes.
+
+    The least recently used give way, but never to a slice of the same forward: dropping what the next forward needs
+    first would copy everything anew each time. What does not fit is copied for one use.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.bytes = 0
+        self.misses = 0
+        self._forward = 0
+        self._entries: OrderedDict[Key, tuple[int, Slices]] = OrderedDict()
+
+    def next_forward(self) -> None:
+        """Slices used before this call may give way to those used after it."""
+        self._forward += 1
+
+    def attention(self, index: int, attention: Attention, opened: OpenIndices) -> AttentionWeights:
+        """Slices of one block's attention; the whole weights, uncopied, when everything is open."""
+        if len(opened) == attention.heads:
+            return AttentionWeights.whole(attention)
+        found = self._get(("attention", index, opened), lambda: AttentionWeights.take(attention, opened))
+        assert isinstance(found, AttentionWeights)
+        return found
+
+    def mlp(self, index: int, mlp: Mlp, opened: OpenIndices, groups: int) -> MlpWeights:
+        """Slices of one block's MLP of `groups` channel groups; the whole weights, uncopied, when all are open."""
+        if len(opened) == groups:
+            return MlpWeights.whole(mlp)
+        found = self._get(("mlp", index, opened), lambda: MlpWeights.take(mlp, opened, groups))
+        assert isinstance(found, MlpWeights)
+        return found
+
+    def _get(self, key: Key, take: Callable[[], Slices]) -> Slices:
+        if key in self._entries:
+            _, weights = self._entries.pop(key)
+            self._entries[key] = (self._forward, weights)
+            return weights
+        weights = take()
+        self.misses += 1
+        while self._entries and self.bytes + weights.copied_bytes > self.limit:
+            oldest = next(iter(self._entries))
+            last_used, dropped = self._entries[oldest]
+            if last_used == self._forward:
+                return weights
+            del self._entries[oldest]
+            self.bytes -= dropped.copied_bytes
+        if weights.copied_bytes <= self.limit:
+            self.bytes += weights.copied_bytes
+            self._entries[key] = (self._forward, weights)
+        return weights

@@ -1,0 +1,100 @@
+"""Options of a run: what is refused in one line, before any work and with nothing written, and the command's own."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from bench.commands.make import generate
+from bench.generation import run
+from bench.generation.job import GenerationOptions, prepare_generation, sampling_model
+from bench.generation.run import generate_images
+from bench.records import run_directory
+from bench.studies.samples import committed_file
+from dydit import InputError
+
+DYNAMIC = str(committed_file(0.5))
+STATIC = str(committed_file())
+
+
+def options(out: Path, **changes: Any) -> GenerationOptions:
+    return GenerationOptions(**{"checkpoint": DYNAMIC, "out": out, "images": 20, "steps": 3, "unit": 8, **changes})
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"images": 0}, "images = 0"),
+        ({"unit": 0}, "unit = 0"),
+        ({"unit": -3}, "unit = -3"),
+        ({"threads": 0}, "threads = 0"),
+        ({"steps": 0}, "steps = 0"),
+        ({"sampler": "ddim", "steps": 300}, "divisor"),
+        ({"sampler": "euler"}, "ddpm, ddim, dpm-solver"),
+        ({"scale": float("nan")}, "scale = nan"),
+        ({"engine": "fast"}, "static, masked, realised"),
+        ({"engine": "static"}, "holds a DyDiT, which runs as realised or masked"),
+        ({"checkpoint": STATIC, "engine": "realised"}, "holds a DiT, which runs as static"),
+        ({"dtype": "fp16"}, "fp32, bf16"),
+        ({"device": "tpu"}, "cpu or cuda"),
+        ({"tf32": True}, "a CPU has no TF32"),
+        ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint file"),
+        ({"checkpoint": "dydit-xl-2-lambda-0.5"}, "give --model"),
+        ({"checkpoint": "weights.pt"}, "give --model"),
+        ({"model": "DiT-S/2"}, "shape"),
+        ({"model": "DyDiT-XXL/2"}, "unknown model"),
+        ({"resolution": 512}, "--model"),
+        ({"model": "DyDiT-S/2", "weights": "best"}, "ema or model"),
+        ({"vae": "sd-vae-ft-ema"}, "pixels"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as caught:
+        generate_images(options(tmp_path / "out", **changes))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_missing_gpu_is_named() -> None:
+    with pytest.raises(InputError, match="no CUDA device"):
+        options(Path("out"), device="cuda")
+
+
+def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
+    monkeypatch.setattr(run.shutil, "disk_usage", lambda _: usage)
+    with pytest.raises(InputError, match=r"writes 0\.1\d+ GiB, the disk has 0\.000977 GiB"):
+        generate_images(options(tmp_path / "out", images=10**6, unit=10**4))
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_model_that_does_not_fit_the_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run.device_memory, "available", lambda _: 2**20)
+    job = dataclasses.replace(prepare_generation(options(tmp_path)), device=torch.device("cuda"))
+    with pytest.raises(InputError, match=r"DyDiT, batch 8: needs about .* the largest batch that fits|not even one"):
+        sampling_model(options(tmp_path), job, 8)
+
+
+def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
+    with run_directory.exclusive(tmp_path), pytest.raises(InputError, match="another run is writing"):
+        generate_images(options(tmp_path))
+
+
+def test_the_command_passes_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--out", type=Path)
+    generate.arguments(parser)
+    names = {field.name for field in dataclasses.fields(GenerationOptions)}
+    assert {action.dest for action in parser._actions} - {"help"} == names
+    seen: list[GenerationOptions] = []
+    monkeypatch.setattr(run, "generate_images", lambda given: seen.append(given))
+    generate.run(parser.parse_args(["--checkpoint", "x.pt", "--images", "50000", "--out", str(tmp_path)]))
+    assert seen == [GenerationOptions("x.pt", tmp_path, 50000)]  # the defaults of both are the same

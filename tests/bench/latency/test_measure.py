@@ -1,0 +1,266 @@
+"""The latency harness: what is timed, how it is compared, what it refuses. No assertion about speed."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from bench.latency import breakdown
+from bench.latency.cases import Case, LatencyOptions, build_pair, random_inputs, timed_cases
+from bench.latency.measure import _sampling, measure_breakdown, measure_latency
+from bench.latency.tables import write_growth
+from bench.machine import devices, footprint, timing
+from bench.machine.footprint import _energy, measure_footprint
+from bench.machine.timing import Budget, Timed
+from bench.records import run_directory, run_record
+from bench.records.tables import read_table
+from dydit import InputError, model_config
+from dydit.inference.spans import span
+
+QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
+COLUMNS = {
+    *("model", "lambda", "batch", "device", "dtype", "engine", "ms_median", "ms_q25", "ms_q75", "images_per_s"),
+    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "limit", "efficiency", "published_speedup", "routing"),
+}
+
+
+@pytest.fixture(scope="module")
+def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("latency")
+    options = LatencyOptions(
+        models=["DyDiT-S/2"], lambdas=[0.5, 0.3], batch=[1, 2], profiles=["even"], run_steps=1, budget=QUICK
+    )
+    measure_latency([options], directory)
+    return directory
+
+
+def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None:
+    table = read_table(ran, "latency")
+    assert set(table.columns) >= COLUMNS
+    assert (table["model"] == "DiT-S/2").all()
+    counts = table.groupby(["batch", "engine"]).size()
+    for batch in (1, 2):
+        assert counts[batch].to_dict() == {"static": 1, "masked": 2, "realised": 2}
+    half = table[(table["engine"] == "realised") & (table["lambda"] == 0.5)]
+    assert half["flops_ratio"].to_numpy() == pytest.approx(3.16 / 6.07, abs=0.01)
+    assert (half["published_speedup"] == 1.54).all()
+    assert half["routing"].str.startswith("synthetic routing").all()
+    np.testing.assert_allclose(table["limit"], 1 / table["flops_ratio"])
+    np.testing.assert_allclose(table["efficiency"], table["speedup"] / table["limit"])
+    np.testing.assert_allclose(table["images_per_s"], table["batch"] / table["ms_median"] * 1e3)
+    assert (table.loc[table["engine"] == "masked", "flops_ratio"] > 1).all()
+    assert (table["s_per_image_basis"] == "from 1 steps").all()
+    static = table[table["engine"] == "static"]
+    hidden_mib = 2 * static["batch"] * 256 * 4 * 384 * 4 / 2**20  # rows x tokens x hidden channels of the MLP, float32
+    assert (static["peak_mib"] > hidden_mib).all()  # kept memory is counted, too
+
+
+def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
+    samples = run_record.read_run(ran)["samples"]
+    assert len(samples) == 2 * 5
+    assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
+    best = read_table(ran, "latency_best")
+    assert len(best) == 4
+    np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
+
+
+def test_engines_agree_on_what_they_compute() -> None:
+    options = LatencyOptions(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
+    static, dynamic = build_pair("DiT-S/2", options)
+    found = timed_cases("DiT-S/2", static, dynamic, 2, options)
+    given = random_inputs(static, 1, options)
+    masked, realised = (found[key].model(*given) for key in ("masked 0.5", "realised 0.5 even"))
+    torch.testing.assert_close(realised, masked, rtol=1e-4, atol=1e-4 * masked.abs().max().item())
+    with torch.no_grad():
+        torch.testing.assert_close(found["static"].model(*given), static(*given), rtol=1e-4, atol=1e-4)
+
+
+def test_sampling_keeps_its_state_in_float32_around_a_network_in_bfloat16() -> None:
+    seen: list[torch.dtype] = []
+
+    def network(x: torch.Tensor, t: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        seen.append(x.dtype)
+        return torch.zeros(len(x), 8, 4, 4, dtype=x.dtype)
+
+    case = Case("static", None, "", network, 1.0)
+    given = torch.randn(4, 4, 4, 4).bfloat16(), torch.zeros(4).long(), torch.tensor([1, 2, 10, 10])
+    assert _sampling(case, given, 3)().dtype == torch.float32
+    assert seen == [torch.bfloat16] * 3
+
+
+def test_the_parts_of_a_forward_on_a_gpu_are_timed_by_events(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            assert enable_timing
+
+        def record(self) -> None:
+            self.at = now
+
+        def elapsed_time(self, end: Event) -> float:
+            return end.at - self.at
+
+    def forward() -> None:
+        nonlocal now
+        for part in ("norm", "MLP", "norm"):
+            with span(part):
+                now += 1.0
+        now += 0.5
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    times = breakdown.measure_parts({"static": forward}, torch.device("cuda"))["static"]
+    assert {part: spent for part, spent in times.items() if spent} == pytest.approx(
+        {"norm": 2.0, "MLP": 1.0, "forward": 3.5}
+    )
+
+
+def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(breakdown, "REPEATS", 1)
+    options = LatencyOptions(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
+    table = measure_breakdown(options, tmp_path)
+    for engine in ("static", "realised"):
+        rows = table[table["engine"] == engine].set_index("part")
+        assert rows["share"].sum() == pytest.approx(1.0)
+        routed = {"token routing", "gather"}
+        assert {part for part in breakdown.PARTS if rows.loc[part, "ms"] > 0} >= set(breakdown.PARTS) - routed
+        assert (rows.loc["token routing", "ms"] > 0) == (engine == "realised")
+        assert rows.loc["rest", "share"] < 0.5
+
+
+def test_rounds_take_turns_and_the_first_call_is_apart() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
+    times = timing.in_turns(calls, Budget(seconds=0.0, least=3, most=3, warmup=1), torch.device("cpu"), "")
+    assert "".join(order) == "abc" + "abc" + "abc" + "bca" + "cab"
+    assert all(len(timed.rounds_ms) == 3 for timed in times.values())
+
+
+def test_a_ratio_is_paired_and_its_interval_holds_it() -> None:
+    rng = np.random.default_rng(0)
+    drift = rng.uniform(1, 3, size=40)  # hits both alike
+    slow = Timed(0.0, tuple(2 * drift * rng.uniform(0.99, 1.01, 40)))
+    fast = Timed(0.0, tuple(drift * rng.uniform(0.99, 1.01, 40)))
+    ratio, low, high = timing.speedup(slow, fast)
+    assert low <= ratio <= high
+    assert ratio == pytest.approx(2.0, abs=0.01) and high - low < 0.02
+
+
+def test_peak_memory_sees_an_allocation() -> None:
+    footprint = measure_footprint(lambda: torch.ones(64 * 2**20 // 4).sum(), torch.device("cpu"))
+    assert footprint.peak_mib == pytest.approx(64, abs=0.1)
+    assert footprint.energy_j is None
+
+
+@pytest.mark.parametrize(
+    ("missing", "energy"),
+    [("", 2.0), ("nvmlInit_v2", None), ("nvmlDeviceGetTotalEnergyConsumption", None)],
+)
+def test_energy_is_what_the_drivers_counter_gains_a_call(
+    missing: str, energy: float | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = 0
+
+    def call() -> None:
+        nonlocal calls
+        calls += 1
+
+    def consumption(_: object, millijoules: Any) -> int:
+        millijoules._obj.value = 10**6 + calls // 2 * 4000  # moves at every second call
+        return 0
+
+    nvml = SimpleNamespace(
+        nvmlInit_v2=lambda: 0,
+        nvmlDeviceGetHandleByUUID=lambda uuid, _: int(uuid != b"GPU-12-34"),
+        nvmlDeviceGetTotalEnergyConsumption=consumption,
+    )
+    if missing:
+        setattr(nvml, missing, lambda *_: 3)
+    monkeypatch.setattr(devices.ctypes, "CDLL", lambda _: nvml)
+    monkeypatch.setattr(footprint, "ENERGY_SECONDS", 0.01)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="12-34"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    assert _energy(call, torch.device("cuda")) == energy
+
+
+def test_energy_is_unknown_without_the_drivers_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(name: str) -> None:
+        raise OSError(name)
+
+    monkeypatch.setattr(devices.ctypes, "CDLL", absent)
+    assert _energy(lambda: None, torch.device("cuda")) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"models": ["DiT-Q/2"]}, "nearest names"),
+        ({"lambdas": [1.5]}, r"\(0, 1\]"),
+        ({"batch": [0]}, "batch"),
+        ({"dtype": "fp8"}, "fp32, bf16"),
+        ({"device": "tpu"}, "use cpu or cuda"),
+        ({"profiles": ["odd"]}, "even, width-heavy"),
+        ({"run_steps": 0}, "1 to 250"),
+    ],
+)
+def test_bad_input_is_refused_before_work(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        LatencyOptions(**({"models": ["DiT-S/2"]} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="asks for a machine without CUDA")
+def test_a_missing_cuda_device_is_refused() -> None:
+    with pytest.raises(InputError, match="no CUDA device; use --device cpu"):
+        LatencyOptions(models=["DiT-S/2"], device="cuda")
+
+
+def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: False)
+    with pytest.raises(InputError, match="use --dtype fp32"):
+        LatencyOptions(models=["DiT-S/2"], dtype="bf16")
+
+
+def test_a_batch_that_memory_does_not_hold_names_the_largest_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = model_config("DiT-XL/2")
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(devices, "available", lambda _: devices.needed(config, 3, torch.float32))
+    devices.check_fits("DiT-XL/2", config, 3, cpu, torch.float32)
+    with pytest.raises(InputError, match="the largest batch that fits is 3"):
+        devices.check_fits("DiT-XL/2", config, 8, cpu, torch.float32)
+
+
+def test_runs_with_torch_numpy_and_pandas_alone(tmp_path: Path) -> None:
+    """A bare GPU machine has nothing else installed."""
+    program = """
+import builtins, sys
+ABSENT = "rich fvcore safetensors huggingface_hub torch_fidelity diffusers sklearn scipy datasets".split()
+real = builtins.__import__
+def bare(name, *rest):
+    if name.split(".")[0] in ABSENT:
+        raise ModuleNotFoundError(name)
+    return real(name, *rest)
+builtins.__import__ = bare
+from bench import cli
+cli.main(sys.argv[1:])
+"""
+    arguments = ["latency", "--models", "DiT-S/2", "--lambdas", "0.5", "--batch", "1", "--profiles", "even"]
+    arguments += ["--seconds", "0", "--run-steps", "1", "--out", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "latency.csv").is_file()
+    joined = write_growth([tmp_path, tmp_path], run_directory.prepare_output(tmp_path / "growth"))
+    assert list(joined["tokens"]) == [256, 256] and joined["efficiency"].notna().all()
+    assert (tmp_path / "growth" / "latency_growth.md").is_file()
+
+
+def test_growth_of_a_directory_without_a_table_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"latency\.csv"):
+        write_growth([tmp_path], tmp_path)

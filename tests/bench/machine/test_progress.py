@@ -1,0 +1,82 @@
+"""Progress shows on a terminal, stays off everything else, and never changes the items."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from bench.machine import progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@contextlib.contextmanager
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
+    # Within the test: what a fixture puts in place of sys.stderr, pytest's capture replaces again.
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    progress._console.cache_clear()
+    with contextlib.redirect_stderr(Terminal()) as stream:
+        yield stream
+    progress._console.cache_clear()
+
+
+def test_quiet_when_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(progress.track(range(3), "steps")) == [0, 1, 2]
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("total", [None, 3])
+def test_a_terminal_shows_description_count_and_rate(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], total: int | None
+) -> None:
+    items = iter("abc") if total else "abc"
+    with terminal(monkeypatch) as stream:
+        assert list(progress.track(items, "sampling", total=total)) == ["a", "b", "c"]
+    shown = stream.getvalue()
+    assert "sampling" in shown and "3/3" in shown and "items/s" in shown
+    assert capsys.readouterr() == ("", "")
+
+
+def test_bars_nest(monkeypatch: pytest.MonkeyPatch) -> None:
+    with terminal(monkeypatch) as stream:
+        pairs = [(a, b) for a in progress.track(range(2), "outer") for b in progress.track(range(2), "inner")]
+    assert pairs == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    assert "outer" in stream.getvalue() and "inner" in stream.getvalue()
+
+
+def test_items_are_taken_one_at_a_time() -> None:
+    taken = []
+
+    def source() -> Iterator[int]:
+        for item in range(5):
+            taken.append(item)
+            yield item
+
+    next(progress.track(source(), "steps"))
+    assert taken == [0]
+
+
+def test_a_failing_loop_leaves_the_terminal_usable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def source() -> Iterator[int]:
+        yield 1
+        raise RuntimeError("broken source")
+
+    with terminal(monkeypatch) as stream:
+        with pytest.raises(RuntimeError, match="broken source"):
+            list(progress.track(source(), "steps", total=2))
+        assert sys.stderr is stream
+        assert list(progress.track([1], "again")) == [1]
+    assert "again" in stream.getvalue()
+
+
+def test_status_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    progress.status("loading\nweights")
+    assert capsys.readouterr() == ("", "loading weights\n")

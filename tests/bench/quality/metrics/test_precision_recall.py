@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+
+from bench.quality.metrics import precision_recall as precision_recall_module
+from bench.quality.metrics.moments import Array
+from bench.quality.metrics.precision_recall import memberships, precision_recall
+from dydit.errors import InputError
+
+
+def gaussian(n: int, d: int, seed: int, shift: float = 0.0) -> Array:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(n, d)) @ np.diag(np.linspace(0.2, 3.0, d)) + shift
+
+
+def brute_force(ref: Array, gen: Array, k: int) -> tuple[list[bool], list[bool]]:
+    def inside(points: Array, balls: Array) -> list[bool]:
+        radii = [sorted(np.linalg.norm(balls - m, axis=1))[k] for m in balls]
+        return [bool((np.linalg.norm(balls - p, axis=1) <= radii).any()) for p in points]
+
+    return inside(gen, ref), inside(ref, gen)
+
+
+@pytest.mark.parametrize("k", [1, 3, 5])
+@pytest.mark.parametrize("rows", [7, 1024])
+def test_precision_and_recall_by_definition(k: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_recall_module, "ROWS", rows)
+    ref, gen = gaussian(90, 5, 0), gaussian(70, 5, 1, shift=0.4)
+    inside = brute_force(ref, gen, k)
+    found = memberships(ref, gen, k)
+    assert (found.generated.tolist(), found.reference.tolist()) == inside
+    expected = (np.mean(inside[0]), np.mean(inside[1]))
+    assert precision_recall(ref, gen, k) == expected
+    assert 0.0 < expected[0] < 1.0 and 0.0 < expected[1] < 1.0 and expected[0] != expected[1]
+    assert precision_recall(ref + 1e6, gen + 1e6, k) == expected  # a common offset changes nothing
+
+
+def test_precision_and_recall_agree_with_torch_fidelity() -> None:
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    ref, gen = gaussian(400, 12, 0), gaussian(300, 12, 1, shift=0.8)
+    theirs = prc_features_to_metric(torch.from_numpy(gen), torch.from_numpy(ref), verbose=False)
+    ours = precision_recall(ref, gen)
+    np.testing.assert_allclose(ours, (theirs["precision"], theirs["recall"]), rtol=0, atol=1e-6)
+    assert ours[0] < 0.9 and ours[0] != ours[1]
+
+
+def test_precision_and_recall_on_made_up_clusters() -> None:
+    cluster = gaussian(80, 6, 0)
+    assert precision_recall(cluster, cluster) == (1.0, 1.0)
+    assert precision_recall(cluster, cluster + 100.0) == (0.0, 0.0)
+    two = np.concatenate([cluster, gaussian(80, 6, 1) + 100.0])
+    assert precision_recall(two, cluster) == (1.0, 0.5)  # one of two modes: precise, half covered
+    assert precision_recall(cluster, two) == (0.5, 1.0)
+
+
+def test_a_collapsed_set_covers_only_its_own_image() -> None:
+    ref = gaussian(80, 6, 0)
+    collapsed = np.repeat(ref[3:4], 50, axis=0)  # balls of radius zero: equality must survive the rounding
+    assert precision_recall(ref, collapsed) == (1.0, 1 / 80)
+
+
+def test_unusable_features_are_refused() -> None:
+    good, bad = gaussian(10, 4, 0), gaussian(10, 4, 1)
+    bad[2, 1] = np.nan
+    with pytest.raises(InputError, match="NaN or infinite"):
+        precision_recall(good, bad)
+    with pytest.raises(InputError, match="4 and 3 dimensions"):
+        precision_recall(good, good[:, :3])
+    with pytest.raises(InputError, match="3 images; it needs at least 4"):
+        precision_recall(good, good[:3])
+    with pytest.raises(InputError, match="k = 0"):
+        memberships(good, good, k=0)
+
+
+def test_memory_is_that_of_some_rows_of_distances(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision_recall_module, "ROWS", 50)
+    ref, gen = np.random.default_rng(0).normal(size=(2, 2000, 4))
+    tracemalloc.start()
+    try:
+        memberships(ref, gen)
+        assert tracemalloc.get_traced_memory()[1] < 2000 * 2000 * 8 / 4  # a quarter of the whole matrix
+    finally:
+        tracemalloc.stop()

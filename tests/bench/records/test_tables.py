@@ -1,0 +1,190 @@
+"""Files come back as they were written, or not at all."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from bench.claims.summary import read_summary, write_summary
+from bench.claims.verdict import Claim, SummaryRow, Tolerance
+from bench.records import run_directory, run_record, tables
+from bench.records.tables import read_table, to_markdown, write_table
+from dydit.errors import InputError
+
+CLAIM = Claim("fid-dynamic", "FID, dynamic against static", "tiny lambda=0.7", "FID[digits-cnn]", "FID", 17.0)
+ROWS = (
+    SummaryRow.judged(CLAIM, 17 + 1 / 3, Tolerance(1.0, 0.1, "spread | seeds"), "smoke", "quality.csv"),
+    SummaryRow.not_run(Claim("speed", "Table 8", "DyDiT-XL", "acceleration", "x", 1.73), "smoke", "NA: no GPU"),
+)
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_output_directory_is_made_and_left_empty(tmp_path: Path, below: str) -> None:
+    directory = run_directory.prepare_output(str(tmp_path / "out" / below))
+    assert directory.is_dir() and list(directory.iterdir()) == []
+    assert run_directory.prepare_output(directory) == directory
+
+
+@pytest.mark.parametrize("below", ["", "deeper/still"])
+def test_a_file_where_the_output_should_be_is_named(tmp_path: Path, below: str) -> None:
+    file = tmp_path / "out"
+    file.write_text("kept")
+    with pytest.raises(InputError, match=f"{file} is a file"):
+        run_directory.prepare_output(file / below)
+    assert file.read_text() == "kept"
+
+
+def test_an_output_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="not writable"):
+        run_directory.prepare_output(tmp_path / ("x" * 300))
+
+
+def test_an_output_directory_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**_: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write anywhere
+    with pytest.raises(InputError, match=r"not writable \(Permission denied\)"):
+        run_directory.prepare_output(tmp_path)
+
+
+def test_atomic_path_replaces_whole_files_only(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "images.npz"
+    with tables.atomic_path(target) as partial:
+        assert partial.parent == target.parent and partial.suffix == ".npz"
+        np.savez(partial, x=np.arange(3))
+        assert not target.exists()
+    assert list(target.parent.iterdir()) == [target]
+
+    whole = target.read_bytes()
+    with pytest.raises(KeyboardInterrupt), tables.atomic_path(target) as partial:
+        partial.write_bytes(whole[:10])
+        raise KeyboardInterrupt
+    assert target.read_bytes() == whole and list(target.parent.iterdir()) == [target]
+
+
+def test_a_table_comes_back_exactly(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"model": ["a|b", "NA", "None"], "macs": [1, 2, 3], "ratio": [1 / 3, math.nan, 1e-17], "note": ["x", None, "y"]}
+    )
+    assert write_table(frame, tmp_path, "flops") == tmp_path / "flops.csv"
+    back = read_table(tmp_path, "flops")
+    pd.testing.assert_frame_equal(back, frame, check_dtype=False, check_exact=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flops.csv", "flops.md"]
+
+
+def test_markdown_is_for_reading(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {"a|b": ["x|y", "two\nlines"], "v": [118.6891234, math.nan], "n": [1.186e11, 3.0], "i": [7, 8], "o": [None, 1]}
+    )
+    assert to_markdown(frame).splitlines() == [
+        r"| a\|b | v | n | i | o |",
+        "| :--- | ---: | ---: | ---: | ---: |",
+        r"| x\|y | 118.689 | 118600000000 | 7 |  |",
+        "| two lines |  | 3 | 8 | 1 |",
+    ]
+
+
+def test_a_table_without_rows_keeps_its_columns(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"a": [], "b": []}), tmp_path, "empty")
+    assert list(read_table(tmp_path, "empty").columns) == ["a", "b"]
+    assert (tmp_path / "empty.md").read_text().startswith("| a | b |")
+
+
+def test_floats_come_back_to_the_last_bit(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    values = generator.standard_normal(5000) * 10.0 ** generator.integers(-20, 20, 5000)
+    write_table(pd.DataFrame({"x": values}), tmp_path, "t")
+    np.testing.assert_array_equal(read_table(tmp_path, "t")["x"].to_numpy(), values)
+
+
+def test_a_failed_table_leaves_the_old_one_and_no_remains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_table(pd.DataFrame({"a": [1]}), tmp_path, "t")
+    before = {path.name: path.read_text() for path in tmp_path.iterdir()}
+
+    def fail(_: pd.DataFrame) -> str:
+        raise RuntimeError("disk full")
+
+    monkeypatch.setattr(tables, "to_markdown", fail)
+    with pytest.raises(RuntimeError):
+        write_table(pd.DataFrame({"a": [2]}), tmp_path, "t")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", [None, "", 'a,b\n"1,2\n', "a,b\n1,2,3\n4,5,6,7\n"])
+def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(InputError, match=r"t\.csv: (cannot be read|not a CSV table)"):
+        read_table(tmp_path, "t")
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[1:], ()])
+def test_a_summary_comes_back_exactly(tmp_path: Path, rows: tuple[SummaryRow, ...]) -> None:
+    path = write_summary(iter(rows), tmp_path)
+    assert path.read_text(encoding="utf-8").splitlines()[0] == (
+        "claim_id,paper_table,row,metric,unit,published,measured,tolerance,verdict,tier,evidence,note"
+    )
+    assert read_summary(tmp_path) == rows
+
+
+def test_a_claim_judged_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="fid-dynamic is judged twice"):
+        write_summary([ROWS[0], ROWS[0]], tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("not run", "skipped", "row 2: speed: verdict 'skipped'"),
+        ("17.0,", "n/a,", "row 1: could not convert"),
+        ("verdict", "result", "columns are"),
+        ("quality.csv", "", "row 1: fid-dynamic: evidence"),
+    ],
+)
+def test_a_damaged_summary_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
+    path = write_summary(ROWS, tmp_path)
+    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
+    with pytest.raises(InputError, match=message):
+        read_summary(tmp_path)
+
+
+def test_a_run_comes_back_with_its_schema_version(tmp_path: Path) -> None:
+    record = {"command": "python -m bench flops", "cpu": {"model": "§"}, "schema_version": 99}
+    run_record.write_run(record, tmp_path)
+    assert run_record.read_run(tmp_path) == record | {"schema_version": run_record.SCHEMA_VERSION}
+    assert next(iter(json.loads((tmp_path / "run.json").read_text(encoding="utf-8")))) == "schema_version"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot be read"),
+        ('{"schema_version": 1', "not JSON"),
+        ("[1]", "schema_version is None"),
+        ("{}", "schema_version is None"),
+        ('{"schema_version": "1"}', "schema_version is '1'"),
+        ('{"schema_version": 0}', "schema_version is 0"),
+        ('{"schema_version": 2}', "schema_version 2 is newer than 1"),
+    ],
+)
+def test_a_run_record_that_cannot_be_used_is_refused(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "run.json").write_text(content)
+    with pytest.raises(InputError, match=message):
+        run_record.read_run(tmp_path)
+
+
+@pytest.mark.parametrize("record", [{"x": math.nan}, {"x": object()}])
+def test_a_record_unfit_for_json_leaves_the_old_file(tmp_path: Path, record: dict[str, Any]) -> None:
+    path = run_record.write_json({"x": 1}, tmp_path / "r.json")
+    with pytest.raises((ValueError, TypeError)):
+        run_record.write_json(record, path)
+    assert json.loads(path.read_text()) == {"x": 1} and list(tmp_path.iterdir()) == [path]

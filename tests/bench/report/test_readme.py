@@ -1,0 +1,100 @@
+"""The README's table is generated from a summary, and its staleness is seen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.claims.summary import overview, read_summary, write_summary
+from bench.claims.verdict import Claim, SummaryRow, Tolerance
+from bench.records import environment, run_record
+from bench.records.tables import write_table
+from bench.report.readme import SECTIONS, committed_run, update_readme
+from dydit import InputError
+
+TOLERANCE = Tolerance.symmetric(0.005, "printed to 2 decimals")
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    claim = Claim("a", "Paper, Table 1", "DiT", "FLOPs", "G", 6.07)
+    rows = [
+        SummaryRow.judged(claim, 6.0691, TOLERANCE, "smoke", "flops.csv"),
+        SummaryRow.not_run(Claim("b", "Paper, Table 1", "DiT", "FID", "", 2.27), "smoke", "no weights"),
+    ]
+    write_summary(rows, tmp_path)
+    run_record.write_run(environment.record(), tmp_path)
+    return tmp_path
+
+
+def test_only_judged_rows_are_shown_and_all_are_counted(run: Path) -> None:
+    text = overview(read_summary(run))
+    assert "| Paper, Table 1 | DiT | FLOPs (G) | 6.07 | 6.0691 | ±0.005 | reproduced | flops.csv |" in text
+    assert "FID" not in text
+    assert "2 published numbers and claims: 1 reproduced, 0 deviates, 1 not run." in text
+
+
+def test_the_readme_is_written_once_and_then_up_to_date(run: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- results: begin -->\nold\n<!-- results: end -->\nafter\n")
+    assert not update_readme(run, check=True, readme=readme)
+    assert "old" in readme.read_text()
+    assert not update_readme(run, readme=readme)
+    assert update_readme(run, check=True, readme=readme)
+    text = readme.read_text()
+    assert text.startswith("before\n") and text.endswith("after\n") and "reproduced" in text
+
+
+def test_a_readme_without_markers_is_refused(run: Path, tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing here\n")
+    with pytest.raises(InputError, match="markers"):
+        update_readme(run, readme=readme)
+
+
+def test_the_section_of_the_study_holds_its_answers_too(run: Path, tmp_path: Path) -> None:
+    questions = {"question": ["Why?"], "configurations": ["a / b"], "answer": ["FID no worse"], "loss ratio": [1.0]}
+    write_table(pd.DataFrame(questions), run, "questions")
+    readme = tmp_path / "README.md"
+    readme.write_text("before\n<!-- study: begin -->\n<!-- study: end -->\nafter\n")
+    update_readme(run, "study", readme=readme)
+    assert update_readme(run, "study", check=True, readme=readme)
+    assert "| Why? | a / b | FID no worse |" in readme.read_text()
+
+
+def test_the_section_of_speed_shows_what_skipping_is_worth(tmp_path: Path) -> None:
+    columns = "model lambda batch profile engine speedup speedup_low speedup_high limit efficiency published_speedup"
+    rows = [
+        ("DiT-S/2", 1.0, 2, "", "static", 1.0, 1.0, 1.0, 1.0, 1.0, None),
+        ("DiT-S/2", 0.5, 2, "even", "masked", 0.9, 0.8, 1.0, 1.0, 0.9, 1.54),
+        ("DiT-S/2", 0.5, 2, "even", "realised", 1.8, 1.7, 1.9, 2.0, 0.9, 1.54),
+    ]
+    frame = pd.DataFrame(rows, columns=pd.Index(columns.split())).assign(device="cpu", dtype="fp32", resolution=256)
+    write_table(frame, tmp_path, "latency")
+    run_record.write_run(environment.record(), tmp_path)
+    readme = tmp_path / "README.md"
+    readme.write_text("<!-- speed: begin -->\n<!-- speed: end -->\n")
+    update_readme(tmp_path, "speed", readme=readme)
+    text = readme.read_text()
+    assert "| DiT-S/2 | 0.5 | 2 | even | 1.54 | 0.9 | 1.8 | 1.70 to 1.90 | 2 | 0.9 |" in text
+    assert "cpu, fp32, 256 pixels" in text and "latency.csv" in text
+
+
+@pytest.mark.parametrize("section", SECTIONS)
+def test_the_committed_readme_shows_committed_results(section: str) -> None:
+    assert update_readme(committed_run(section), section, check=True)
+
+
+def test_the_committed_run_is_the_only_one_with_a_summary(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="none"):
+        committed_run(directory=tmp_path)
+    for name in ("local", "machine"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "summary.csv").touch()
+    assert committed_run(directory=tmp_path) == tmp_path / "machine"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "summary.csv").touch()
+    with pytest.raises(InputError, match="machine, other"):
+        committed_run(directory=tmp_path)

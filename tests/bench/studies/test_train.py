@@ -1,0 +1,345 @@
+"""The digits study: deterministic training, kept files, committed checkpoints, sampling and verdicts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import pickle
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench import cli
+from bench.data import preprocessing
+from bench.data.sets import digits
+from bench.quality.features import extractors
+from bench.records.tables import read_table
+from bench.studies import committed
+from bench.studies.catalogue import (
+    CIFAR10,
+    CONTROL,
+    DIGITS,
+    SCRATCH,
+    SEEDS,
+    SIZES,
+    STATIC,
+    STUDIES,
+    Stage,
+    TrainingSet,
+    find_study,
+    stage_stem,
+)
+from bench.studies.committed import committed_claims, quality_table, score_committed
+from bench.studies.samples import DIRECTORY, LAMBDAS, Sampling, Variant, compared_variants, draw_samples, load_stage
+from bench.studies.train import CLASSIFIER, evaluated, train_all
+from dydit import DiTConfig, DyDiT, InputError
+from dydit.ablations.networks import RandomRouting
+from dydit.checkpoint import formats
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+TRIAL = DIGITS.only(["dydit-m-random-0.5-s1", "dit-m-control-s1", "dydit-m-no-ordering-0.5-s2"]).shortened(300)
+"""A part of the study in steps of a moment: a stage of every kind of parent, and one that waits for another's rates."""
+TINY = {"input_size": 32, "patch_size": 8, "in_channels": 3, "hidden_size": 24, "depth": 2, "num_heads": 2}
+"""A network on the images of CIFAR-10 that trains in a moment."""
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("study")
+    assert train_all(TRIAL, directory) == len(TRIAL.stages) == 5
+    return directory
+
+
+def test_two_processes_train_the_same_bytes_as_one(trained: Path, tmp_path: Path) -> None:
+    torch.manual_seed(123)  # the global generator must not matter
+    shutil.copy(trained / CLASSIFIER, tmp_path)
+    train_all(TRIAL, tmp_path, processes=2)
+    names = sorted(path.name for path in trained.glob("*.safetensors"))
+    assert names == sorted(path.name for path in tmp_path.iterdir())
+    for name in names:
+        assert (trained / name).read_bytes() == (tmp_path / name).read_bytes(), name
+
+
+def test_a_second_training_keeps_finished_files_and_repairs_a_changed_one(trained: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in trained.glob("*.safetensors")}
+    victim = trained / "dydit-m-random-0.5-s1.safetensors"
+    content = victim.read_bytes()
+    model, record = formats.load_model(victim)
+    formats.write_model(victim, model, record | {"seed": "other"}, dtype=torch.float16)
+    assert train_all(TRIAL, trained) == 1
+    assert victim.read_bytes() == content
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != victim)
+
+
+def test_the_random_control_meets_the_learned_rates(trained: Path) -> None:
+    learned = formats.load_model(trained / "dydit-m-0.5-s1.safetensors")[0]
+    random = formats.load_model(trained / "dydit-m-random-0.5-s1.safetensors")[0]
+    data = digits.load_digits()
+    routing = evaluated(learned, preprocessing.to_model(data.images), data.labels).routing
+    assert routing is not None and isinstance(random, RandomRouting)
+    assert random.random_rates.tolist() == pytest.approx(routing.rates, abs=1e-3)
+
+
+def test_without_ordering_the_heads_stay_where_they_were(trained: Path) -> None:
+    parent, kept, sorted_ = (
+        formats.read_checkpoint(trained / f"{name}.safetensors").state["blocks.0.attn.qkv.weight"].float()
+        for name in ("dit-m", "dydit-m-no-ordering-0.5-s2", "dydit-m-0.5-s1")
+    )
+    assert torch.allclose(parent, kept, atol=0.01)  # three steps of training move little
+    assert not torch.allclose(parent, sorted_, atol=0.01)
+
+
+@pytest.mark.parametrize("shorten", [1, 300, 10**9])
+def test_every_comparison_of_the_digits_is_a_fair_one(shorten: int) -> None:
+    study = DIGITS.shortened(shorten)
+    by_name = {stage.name: stage for stage in study.stages}
+    names = [stage.name for stage in study.stages]
+    assert len(set(names)) == len(names)
+    for place, stage in enumerate(study.stages):
+        assert all(names.index(need) < place for need in stage.needs)
+        assert stage.recipe.steps >= 1 and stage.network == SIZES[stage.size]
+        if stage.run in (STATIC, SCRATCH):
+            assert stage.parent is None
+            continue
+        control = by_name[stage_stem(stage.size, CONTROL, None, stage.recipe.seed)]
+        assert stage.parent == control.parent == f"dit-{stage.size}"
+        same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay", "flip")
+        assert all(getattr(stage.recipe, name) == getattr(control.recipe, name) for name in same)
+    seeds = {(stage.size, stage.run, stage.recipe.target): set[int]() for stage in study.stages if stage.parent}
+    for stage in study.stages:
+        if stage.parent:
+            seeds[stage.size, stage.run, stage.recipe.target].add(stage.recipe.seed)
+    assert set(map(frozenset, seeds.values())) == {frozenset(SEEDS)}
+
+
+def test_a_model_trained_from_nothing_makes_as_many_steps_as_static_and_fine_tuned_together() -> None:
+    steps = {stage.name: stage.recipe.steps for stage in DIGITS.stages}
+    assert steps["dydit-m-from-scratch-0.5-s1"] == steps["dit-m"] + steps["dydit-m-0.5-s1"]
+
+
+def test_cifar10_is_trained_by_one_schedule() -> None:
+    by_name = {stage.name: stage for stage in CIFAR10.stages}
+    control = by_name["dit-control"]
+    for target in (0.7, 0.5):
+        stage = by_name[f"dydit-{target}"]
+        assert stage.parent == control.parent == "dit" and stage.recipe.target == target
+        same = ("steps", "batch_size", "seed", "learning_rate", "ema_decay", "flip")
+        assert all(getattr(stage.recipe, name) == getattr(control.recipe, name) for name in same)
+
+
+def test_an_unknown_stage_is_answered_with_the_nearest() -> None:
+    with pytest.raises(InputError, match=r"dydit-m-0\.5-s1"):
+        DIGITS.only(["dydit-m-0.5-s9"])
+
+
+COMMITTED = [variant.stage for variant in compared_variants() if variant.routing == "learned"]
+
+
+def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
+    files = sorted(DIRECTORY.glob("*.safetensors"))
+    assert {path.stem for path in files} == {*COMMITTED, Path(CLASSIFIER).stem}
+    assert sum(path.stat().st_size for path in files) < 8_000_000
+    for path in files:
+        record = formats.read_checkpoint(path).record
+        assert record["data_sha256"] == digits.checksum()
+        assert record["seed"].isdigit()
+        assert "small-scale" in record["command"]
+        assert re.fullmatch(r"[0-9a-f]{40}", record["commit"])
+
+
+@pytest.mark.parametrize("name", COMMITTED)
+def test_committed_checkpoints_belong_to_the_stages_of_this_code(name: str) -> None:
+    (stage,) = (stage for stage in DIGITS.stages if stage.name == name)
+    model, record = formats.load_model(DIRECTORY / f"{name}.safetensors")
+    assert model.config == stage.network
+    assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
+    assert json.loads(record["recipe"]) == dataclasses.asdict(stage.recipe)
+
+
+def test_the_committed_files_are_recognised_and_not_trained_again(tmp_path: Path) -> None:
+    shutil.copytree(DIRECTORY, tmp_path / "study")
+    assert train_all(DIGITS.only(COMMITTED), tmp_path / "study") == 0
+
+
+def test_samples_do_not_depend_on_the_batch_size(trained: Path) -> None:
+    variant = Variant("DyDiT", "dydit-m-0.5-s1")
+    one = draw_samples(variant, Sampling(images=7, steps=3, batch_size=7), trained)
+    other = draw_samples(variant, Sampling(images=7, steps=3, batch_size=3), trained)
+    assert torch.equal(one.labels, other.labels)
+    assert (one.images.int() - other.images.int()).abs().max() <= 1
+    assert one.flops_ratio == pytest.approx(other.flops_ratio, abs=1e-3)
+
+
+@pytest.mark.parametrize("routing", ["random", "shuffled"])
+def test_random_routing_keeps_the_rate_and_changes_the_images(routing: str) -> None:
+    sampling = Sampling(images=16, steps=20)
+    learned = draw_samples(Variant("DyDiT", "dydit-m-0.5-s1"), sampling)
+    random = draw_samples(Variant("DyDiT", "dydit-m-0.5-s1", routing), sampling, rates=learned.rates)  # type: ignore[arg-type]
+    assert random.flops_ratio == pytest.approx(learned.flops_ratio, abs=0.05)
+    assert not torch.equal(learned.images, random.images)
+
+
+def test_the_study_is_scored_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committed, "RESAMPLES", 5)
+    study = score_committed(Sampling(images=40, steps=4))
+    table = quality_table(study)
+    assert set(table["model"]) == {variant.name for variant in compared_variants()} | {"real digits, half against half"}
+    named = table["metric"][table["metric"] != "FLOPs ratio"]
+    assert named.str.endswith("[digits-cnn]").all()
+    rows = committed_claims(study, "smoke")
+    assert len({row.claim_id for row in rows}) == len(rows) == 5 * len(LAMBDAS)
+    for row in rows:
+        assert row.verdict in ("reproduced", "deviates")
+        assert row.measured is not None and math.isfinite(row.measured)
+
+
+def test_a_missing_checkpoint_names_the_file_and_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"dit-m\.safetensors.*small_scale"):
+        load_stage("dit-m", tmp_path)
+
+
+def test_cifar10_is_trained_by_the_papers_recipe() -> None:
+    """AdamW 1e-4 and EMA 0.9999 are the defaults of a recipe; Table 7 gives size S 50k steps without warm-up."""
+    for stage in CIFAR10.stages:
+        recipe = stage.recipe
+        assert (recipe.learning_rate, recipe.ema_decay, recipe.flip, recipe.complete_warmup) == (1e-4, 0.9999, True, 0)
+        assert recipe.steps == (50_000 if stage.parent else 400_000)
+        assert stage.network.tokens == 256
+
+
+def cifar_archive(directory: Path, per_batch: int = 3) -> Path:
+    """The folder that CIFAR-10's own archive unpacks to, with a few random images in each batch."""
+    folder = directory / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
+        pixels = rng.integers(0, 256, size=(per_batch, 3072), dtype=np.uint8)
+        batch = {b"data": pixels, b"labels": [int(label) for label in rng.integers(10, size=per_batch)]}
+        (folder / name).write_bytes(pickle.dumps(batch, protocol=3))
+    return directory
+
+
+def tiny_cifar10(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The study with a small network and small batches."""
+    network = DiTConfig(**TINY, num_classes=10)
+    stages = tuple(
+        dataclasses.replace(stage, network=network, recipe=dataclasses.replace(stage.recipe, batch_size=4))
+        for stage in CIFAR10.stages
+    )
+    monkeypatch.setitem(STUDIES, "cifar10", dataclasses.replace(CIFAR10, stages=stages))
+
+
+def bench(*arguments: object) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([str(argument) for argument in arguments])
+    assert exit_.value.code == 0
+
+
+def test_cifar10_is_trained_generated_and_scored_by_the_commands(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    inception_weights: extractors.Weights,
+) -> None:
+    tiny_cifar10(monkeypatch)
+    root, out, samples = cifar_archive(tmp_path / "data"), tmp_path / "study", tmp_path / "samples"
+    models = ("--processes", 1, "--models", out, "--out", tmp_path / "tables")
+    train = ("small-scale", "--dataset", "cifar10", "--data-root", root, "--shorten", 100_000, *models)
+    bench(*train)
+    assert "bench generate" in capsys.readouterr().out
+    files = sorted(out.iterdir())
+    assert [path.name for path in files] == [f"{stage.name}.safetensors" for stage in sorted_stages()]
+    for path in files:
+        model, record = formats.load_model(path)
+        assert (model.config.in_channels, model.pos_embed.dtype) == (3, torch.float32)
+        assert record["data"] == "cifar10 train"
+    times = [path.stat().st_mtime_ns for path in files]
+    bench(*train)  # kept: data, recipes and parents are the same
+    assert [path.stat().st_mtime_ns for path in files] == times
+
+    bench("generate", "--checkpoint", out / "dydit-0.5.safetensors", "--images", 12, "--steps", 2, "--out", samples)
+    with np.load(samples / "samples.npz") as file:
+        assert file["arr_0"].shape == (12, 32, 32, 3)
+        assert file["arr_1"].max() < 10
+    weights = ("--weights", inception_weights.path, "--weights-sha256", inception_weights.sha256)
+    scoring = ("--reference", "cifar10", "--data-root", root, "--extractor", "inception-v3-compat", *weights)
+    bench("quality", "--samples", samples, *scoring, "--out", tmp_path / "scores")
+    table = read_table(tmp_path / "scores", "quality").set_index("metric")
+    fid = table.loc["FID[inception-v3-compat]"]
+    assert (fid["n_samples"], fid["n_reference"]) == (12, 15)
+    assert math.isfinite(float(fid["value"])) and float(fid["value"]) > 0
+
+
+def sorted_stages() -> list[Stage]:
+    return sorted(CIFAR10.stages, key=lambda stage: f"{stage.name}.safetensors")
+
+
+def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny_cifar10(monkeypatch)
+    study = find_study("cifar10")
+    first, second = cifar_archive(tmp_path / "a"), cifar_archive(tmp_path / "b", per_batch=4)
+    train_all(study.shortened(10**6), tmp_path / "out", data_root=first)
+    record = formats.read_checkpoint(tmp_path / "out" / "dit.safetensors").record
+    train_all(study.shortened(10**6), tmp_path / "out", data_root=second)
+    other = formats.read_checkpoint(tmp_path / "out" / "dit.safetensors").record
+    assert other["data_sha256"] != record["data_sha256"]
+    assert other["recipe"] == record["recipe"]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
+def test_a_gpu_trains_files_that_any_machine_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    tiny_cifar10(monkeypatch)
+    data = cifar_archive(tmp_path / "data")
+    study = find_study("cifar10").shortened(100_000)
+    train_all(study, tmp_path / "out", device="cuda", data_root=data)
+    model, record = formats.load_model(tmp_path / "out" / "dydit-0.5.safetensors")
+    assert record["device"] == torch.cuda.get_device_name()
+    assert model.pos_embed.device.type == "cpu"
+    assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())
+
+
+@pytest.mark.parametrize(
+    ("shape", "label", "message"),
+    [((8, 1, 8, 8), 3, r"images \(1, 8, 8\) of 4 classes"), ((8, 3, 32, 32), 10, "of 11 classes")],
+)
+def test_data_that_do_not_fit_the_network_are_refused(
+    tmp_path: Path, shape: tuple[int, ...], label: int, message: str
+) -> None:
+    data = TrainingSet(torch.zeros(shape, dtype=torch.uint8), torch.full((8,), label), "other", "0")
+    study = dataclasses.replace(CIFAR10, load=lambda _: data)
+    with pytest.raises(InputError, match=message):
+        train_all(study, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--dataset", "mnist"], "digits, cifar10"),
+        (["--shorten", "0"], "whole number from 1"),
+        (["--processes", "0"], "whole number from 1"),
+        (["--stages", "dydit-m-0.55-s1"], "nearest names: dydit-m-0.5-s1"),
+        (["--device", "tpu"], "use cpu or cuda"),
+        (["--dataset", "cifar10", "--data-root", "nowhere"], "nowhere"),
+    ],
+)
+def test_bad_input_of_the_command_is_one_line_and_status_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["small-scale", *arguments, "--out", str(tmp_path / "out")])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error and len(error.splitlines()) == 1
+
+
+def test_training_leaves_threads_and_precision_as_they_were(trained: Path) -> None:
+    before = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    train_all(TRIAL, trained)
+    assert (torch.get_num_threads(), torch.get_float32_matmul_precision()) == before

@@ -1,0 +1,159 @@
+"""Runs that were stopped go on to the same bits, whatever stopped them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.training import checkpoints, finetune, log
+from bench.training.job import FinetuneOptions
+from bench.training.log import _cut_back
+from dydit import InputError
+from dydit.checkpoint.atomic import atomic_path
+from dydit.training.trainer import Training
+
+REPEATS = int(os.environ.get("DYDIT_KILL_REPEATS", "2"))
+"""How often in a row a run is killed."""
+FULL = Path("/dev/full")
+"""Where every write finds the disk full."""
+
+
+def test_a_killed_run_goes_on_to_the_same_weights_to_the_bit(
+    tmp_path: Path,
+    options: Callable[..., FinetuneOptions],
+    line: Callable[..., list[str]],
+    start: Callable[..., Any],
+    assert_equal_runs: Callable[..., None],
+) -> None:
+    changes = {"steps": 20, "target_reached": 15}
+    out, log = tmp_path / "killed", tmp_path / "log"
+    code = f"from bench import cli; cli.main({line(out, '--steps', '20', '--target-reached', '15')!r})"
+    for kill in range(REPEATS):
+        process = start(code, log)
+        there, deadline = set((out / "checkpoints").glob("[0-9]*")), time.monotonic() + 60
+        while not set((out / "checkpoints").glob("[0-9]*")) - there:  # every attempt gets one checkpoint further
+            assert time.monotonic() < deadline, log.read_text()
+            if not process.is_alive():
+                assert process.exitcode == 0 and kill > 0, log.read_text()
+                break
+            time.sleep(0.002)
+        time.sleep(random.uniform(0, 0.1))
+        process.kill()
+        process.join()
+    finetune.finetune(options(out, changes))
+    finetune.finetune(options(tmp_path / "whole", changes))
+    assert_equal_runs(out, tmp_path / "whole")
+    assert not list(out.rglob(".*"))
+
+
+def test_a_run_that_is_through_trains_no_step_more(
+    whole: Path,
+    options: Callable[..., FinetuneOptions],
+    exported: Callable[..., Any],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = exported(whole)["ema"]
+    finetune.finetune(options(whole))
+    assert "step 6 of 6" in capsys.readouterr().err
+    assert all((value == exported(whole)["ema"][key]).all() for key, value in before.items())
+
+
+def test_a_checkpoint_cut_short_is_passed_over(
+    whole: Path,
+    tmp_path: Path,
+    options: Callable[..., FinetuneOptions],
+    assert_equal_runs: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    finetune.finetune(options(tmp_path))
+    newest = tmp_path / "checkpoints" / "00000006.pt"
+    newest.write_bytes(newest.read_bytes()[: 2 * newest.stat().st_size // 3])
+    finetune.finetune(options(tmp_path))
+    error = capsys.readouterr().err
+    assert "00000006.pt: not a whole checkpoint" in error and "00000004.pt; processes" in error
+    assert_equal_runs(tmp_path, whole)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+@pytest.mark.parametrize(
+    ("module", "name", "there"),
+    [
+        (checkpoints, "00000004.pt", ["00000002.pt"]),
+        (checkpoints, "model.pt", ["00000004.pt", "00000006.pt"]),
+        (finetune, "README.md", ["00000004.pt", "00000006.pt"]),
+    ],
+)
+def test_a_full_disk_leaves_the_files_before_it_whole(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Callable[..., FinetuneOptions],
+    line: Callable[..., list[str]],
+    refused: Callable[..., str],
+    assert_equal_runs: Callable[..., None],
+    module: Any,
+    name: str,
+    there: list[str],
+) -> None:
+    @contextlib.contextmanager
+    def full(path: Path) -> Iterator[Path]:
+        with atomic_path(path) as partial:
+            if path.name == name:
+                partial.symlink_to(FULL)
+            yield partial
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "atomic_path", full)
+        error = refused(line(tmp_path))
+    assert f"{name}: cannot be written (" in error and "No space left on device" in error
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == there
+    assert not (tmp_path / name).exists()
+    finetune.finetune(options(tmp_path))
+    assert_equal_runs(tmp_path, whole)
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
+def test_a_log_on_a_full_disk_stops_the_run_in_one_line(
+    whole: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    options: Callable[..., FinetuneOptions],
+    line: Callable[..., list[str]],
+    refused: Callable[..., str],
+    assert_equal_runs: Callable[..., None],
+) -> None:
+    cut_back = _cut_back
+
+    def full(path: Path, *others: Any) -> Any:
+        cut_back(path, *others).close()
+        return FULL.open("a", 1)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(log, "_cut_back", full)
+        assert f"{tmp_path}: cannot be written (No space left on device)" in refused(line(tmp_path))
+    finetune.finetune(options(tmp_path))
+    assert_equal_runs(tmp_path, whole)
+
+
+def test_divergence_stops_with_the_last_good_checkpoint_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Callable[..., list[str]], refused: Callable[..., str]
+) -> None:
+    advance = Training.advance
+
+    def diverging(self: Training, data: Any) -> Any:
+        if self.step == 3:
+            raise InputError("training diverged at step 3: loss nan, gradient norm nan")
+        return advance(self, data)
+
+    monkeypatch.setattr(Training, "advance", diverging)
+    error = refused(line(tmp_path))
+    newest = tmp_path / "checkpoints" / "00000002.pt"
+    assert "diverged at step 3" in error and error.endswith(f"the last checkpoint is {newest}")
+    assert checkpoints.newest_checkpoint(tmp_path) == newest
