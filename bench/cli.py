@@ -14,7 +14,7 @@ from typing import NoReturn
 from bench.commands.judge import plan, report, reproduce
 from bench.commands.make import finetune, generate, latents, small_scale, stats
 from bench.commands.measure import flops, latency, quality, routing
-from dydit.errors import InputError
+from dydit import InputError
 
 COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, latents, finetune, small_scale, routing, report)
 

@@ -1,9 +1,51 @@
 """Reference implementation of Dynamic Diffusion Transformer (arXiv 2410.03456), one file a section of the paper."""
 
-from dydit.config import MODEL_NAMES, DiTConfig, model_config
+from dydit.config import (
+    MODEL_NAMES,
+    PAPER_LAMBDAS,
+    PATCH_SIZES,
+    PIXEL_MODEL_NAMES,
+    VAE_DOWNSAMPLING,
+    DiTConfig,
+    check_lambda,
+    model_config,
+)
+from dydit.diffusion import Diffusion, Model, Sampler
 from dydit.dit import DiT
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
+from dydit.dydit import DyDiT, is_router_key, routers
+from dydit.errors import InputError, first_line, nearest
+from dydit.flops import CONVENTIONS, Convention, Macs, flops_ratio, macs
+from dydit.importance import order_by_importance
 from dydit.routing import Routing
+from dydit.sampling import draw, generate, guided
 
-__all__ = ["MODEL_NAMES", "DiT", "DiTConfig", "DyDiT", "InputError", "Routing", "model_config"]
+__all__ = [
+    "CONVENTIONS",
+    "MODEL_NAMES",
+    "PAPER_LAMBDAS",
+    "PATCH_SIZES",
+    "PIXEL_MODEL_NAMES",
+    "VAE_DOWNSAMPLING",
+    "Convention",
+    "DiT",
+    "DiTConfig",
+    "Diffusion",
+    "DyDiT",
+    "InputError",
+    "Macs",
+    "Model",
+    "Routing",
+    "Sampler",
+    "check_lambda",
+    "draw",
+    "first_line",
+    "flops_ratio",
+    "generate",
+    "guided",
+    "is_router_key",
+    "macs",
+    "model_config",
+    "nearest",
+    "order_by_importance",
+    "routers",
+]

@@ -17,9 +17,9 @@ from torch import nn
 
 from bench.data import image_set
 from bench.data.image_set import Images
-from bench.machine import timing
+from bench.machine import Budget, in_turns, speedup
 from bench.quality.features import extraction, extractors, inception
-from bench.records import checksums
+from bench.records import file_sha256
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 COUNTS = {"digits-cnn": 4096, "inception-v3-compat": 4096 if DEVICE.type == "cuda" else 32}
@@ -35,7 +35,7 @@ def timed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     if spec.name == inception.NAME:
         path: Path = tmp_path_factory.mktemp("weights") / "inception.pth"
         inception.write_random_weights(path)
-        weights = spec.weights(path, checksums.file_sha256(path))
+        weights = spec.weights(path, file_sha256(path))
     side = spec.image_size or 64
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (COUNTS[spec.name], 3, side, side), dtype=torch.uint8, generator=generator)
@@ -78,7 +78,5 @@ def test_extraction(benchmark: Any, timed: Any, by: str) -> None:
     if by == "this suite":
         for layer, values in calls["torch-fidelity"]().items():
             np.testing.assert_allclose(found[layer], np.asarray(values), rtol=1e-4, atol=1e-4)
-        rounds = timing.in_turns(calls, timing.Budget(seconds=20, least=5), DEVICE, f"features of {spec.name}")
-        benchmark.extra_info["speedup_over_torch_fidelity"] = timing.speedup(
-            rounds["torch-fidelity"], rounds["this suite"]
-        )
+        rounds = in_turns(calls, Budget(seconds=20, least=5), DEVICE, f"features of {spec.name}")
+        benchmark.extra_info["speedup_over_torch_fidelity"] = speedup(rounds["torch-fidelity"], rounds["this suite"])

@@ -7,8 +7,8 @@ import torch
 
 from bench.flops.counters import fvcore_count, torch_count
 from bench.flops.counts import meta_inputs
-from dydit import MODEL_NAMES, DiT, model_config
-from dydit.flops import DYDIT_PAPER, macs
+from dydit import MODEL_NAMES, DiT, macs, model_config
+from dydit.flops import DYDIT_PAPER
 
 if TYPE_CHECKING:
     from pytest_benchmark.fixture import BenchmarkFixture

@@ -10,7 +10,7 @@ import pytest
 from bench.data.shards import Manifest
 from bench.generation.job import GenerationOptions, prepare_generation, sampling_model
 from bench.generation.run import make_unit
-from bench.machine.threads import arithmetic
+from bench.machine import arithmetic
 from bench.studies.samples import committed_file
 
 IMAGES, STEPS = 64, 10

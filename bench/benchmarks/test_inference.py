@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from bench.latency.cases import STEPS, Case, LatencyOptions, build_pair, random_inputs, timed_cases
-from bench.machine import timing
-from dydit.diffusion import Diffusion
+from bench.machine import Budget, in_turns, speedup
+from dydit import Diffusion
 from dydit.dydit import DyDiTBlock
 from dydit.sampling import denoise
 
@@ -93,7 +93,7 @@ def test_baseline_beside_diffusers(benchmark: Any) -> None:
     torch.testing.assert_close(ours(x, t, y), other(), rtol=1e-4, atol=1e-4)
     if not benchmark.disabled:
         calls = {"ours": lambda: ours(x, t, y), "diffusers": other}
-        times = timing.in_turns(calls, timing.Budget(seconds=10, least=10), torch.device("cpu"), "diffusers")
-        benchmark.extra_info["ours_over_diffusers"] = timing.speedup(times["diffusers"], times["ours"])
+        times = in_turns(calls, Budget(seconds=10, least=10), torch.device("cpu"), "diffusers")
+        benchmark.extra_info["ours_over_diffusers"] = speedup(times["diffusers"], times["ours"])
     benchmark.group = "DiT-S/2, batch 2, guided forward by diffusers"
     benchmark.pedantic(other, rounds=5, warmup_rounds=1)

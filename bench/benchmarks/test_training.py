@@ -14,13 +14,10 @@ import torch
 
 from bench.data import preprocessing
 from bench.data.sets import digits
-from bench.machine import timing
-from bench.machine.threads import arithmetic
+from bench.machine import Budget, arithmetic, in_turns, speedup
 from bench.studies.catalogue import MIDDLE, SIZES
 from dydit import DiT, DyDiT
-from dydit.training.batch import InMemory
-from dydit.training.recipe import Recipe
-from dydit.training.trainer import Training
+from dydit.training import InMemory, Recipe, Training
 
 BATCH = 128
 STATIC = Recipe(steps=1, batch_size=BATCH, seed=0)
@@ -49,7 +46,7 @@ def test_training_step(benchmark: Any, case: str) -> None:
     with arithmetic(threads=1, tf32=False):
         if not benchmark.disabled and case != "static":
             calls = {"static": lambda: static.advance(rows), case: lambda: timed.advance(rows)}
-            times = timing.in_turns(calls, timing.Budget(seconds=8), torch.device("cpu"), case)
-            benchmark.extra_info["over_static"] = timing.speedup(times[case], times["static"])
+            times = in_turns(calls, Budget(seconds=8), torch.device("cpu"), case)
+            benchmark.extra_info["over_static"] = speedup(times[case], times["static"])
         log = benchmark.pedantic(timed.advance, (rows,), rounds=5, warmup_rounds=1)
     assert log.loss > 0 and len(log.rates) == (0 if case == "static" else SIZES[MIDDLE].depth)

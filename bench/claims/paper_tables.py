@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from bench.claims.published import find_published, load_published
 from bench.flops.counts import GIGA, implied_ratio
-from dydit.ablations import registry
-from dydit.config import PAPER_LAMBDAS, DiTConfig
+from dydit import PAPER_LAMBDAS, DiTConfig
+from dydit.ablations import find_ablation
 from dydit.flops import DYDIT_PAPER
 
 
@@ -68,7 +68,7 @@ def _table8(size: str, target: float) -> float:
 
 
 def _table3(run: str) -> float:
-    row = registry.find_ablation(run).row
+    row = find_ablation(run).row
     assert row is not None, f"{run} has no row in Table 3"
     value = find_published("dydit_iclr2025", table="Table 3 (ablation)", row=row, metric="FID", dataset=_TABLE3).value
     assert value is not None

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
-from dydit.errors import InputError, nearest
+from dydit import InputError, nearest
 
 DIRECTORY = Path(__file__).parents[2] / "reference_stats" / "paper"
 COLUMNS = ("paper", "table", "row", "dataset", "metric", "value", "unit", "source", "confidence", "note")

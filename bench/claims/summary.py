@@ -11,8 +11,9 @@ from typing import Any
 import pandas as pd
 
 from bench.claims.verdict import VERDICTS, SummaryRow
-from bench.records.tables import _read_csv, to_markdown, write_table
-from dydit.errors import InputError
+from bench.records import to_markdown, write_table
+from bench.records.tables import _read_csv
+from dydit import InputError
 
 SUMMARY_COLUMNS = tuple(field.name for field in dataclasses.fields(SummaryRow))
 _NUMBER_COLUMNS = ("published", "measured")

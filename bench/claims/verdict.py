@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from bench.claims.published import PublishedValue
-from dydit.errors import InputError
+from dydit import InputError
 
 VERDICTS = ("reproduced", "deviates", "not run")
 

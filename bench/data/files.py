@@ -19,8 +19,8 @@ from torch import Tensor
 from bench.data import shards
 from bench.data.image_set import Images
 from bench.data.preprocessing import NATIVE, PREPROCESSING, SUFFIXES, centre_crop, decode, size_of, to_tensor
-from bench.machine.progress import track
-from dydit.errors import InputError
+from bench.machine import track
+from dydit import InputError
 
 _PIECE = 2**24  # bytes read at a time while a file is checked
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from bench.data.preprocessing import NATIVE
-from dydit.errors import InputError
+from dydit import InputError
 
 
 class Images(Dataset[Tensor]):

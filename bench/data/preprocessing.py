@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dydit.errors import InputError
+from dydit import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

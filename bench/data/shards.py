@@ -23,9 +23,9 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import run_record
+from bench.records import write_json
+from dydit import InputError, first_line
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError, first_line
 from dydit.sampling import Track
 
 MANIFEST = "manifest.json"
@@ -105,7 +105,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
     """Write `manifest.json`."""
-    run_record.write_json({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(manifest)}, directory / MANIFEST)
+    write_json({"schema_version": SCHEMA_VERSION, **dataclasses.asdict(manifest)}, directory / MANIFEST)
 
 
 def unit_path(directory: Path, unit: int) -> Path:

@@ -9,7 +9,7 @@ from bench.data.files import open_folder, open_npz, open_shards
 from bench.data.image_set import Images
 from bench.data.sets.catalogue import DATASETS
 from bench.data.sets.opening import open_dataset
-from dydit.errors import InputError
+from dydit import InputError
 
 
 def open_images(

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 
 from bench.flops.counters import Count, Inputs, fvcore_count, torch_count
-from bench.machine.progress import track
-from dydit.config import PAPER_LAMBDAS, PATCH_SIZES, DiTConfig, model_config
-from dydit.dit import DiT
-from dydit.dydit import DyDiT
-from dydit.flops import DYDIT_PAPER, FUSED_BLIND, MATMUL, Convention, Macs, attention_macs, macs, mlp_macs
+from bench.machine import track
+from dydit import PAPER_LAMBDAS, PATCH_SIZES, Convention, DiT, DiTConfig, DyDiT, Macs, macs, model_config
+from dydit.flops import DYDIT_PAPER, FUSED_BLIND, MATMUL, attention_macs, mlp_macs
 
 GIGA = 1e9
 

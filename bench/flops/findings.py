@@ -8,7 +8,8 @@ from bench.claims.published import PublishedValue, load_published
 from bench.claims.verdict import Tolerance
 from bench.flops.claims import PAPERS, _cut_note, _find, claim_subject, is_flops, published_macs
 from bench.flops.counts import GIGA, NetworkCount, implied_ratio
-from dydit.flops import CONVENTIONS, DYDIT_PAPER
+from dydit import CONVENTIONS
+from dydit.flops import DYDIT_PAPER
 
 
 def flops_findings(measured: Sequence[NetworkCount]) -> list[str]:

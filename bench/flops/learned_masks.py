@@ -10,14 +10,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.machine.progress import track
+from bench.machine import track
+from dydit import (
+    VAE_DOWNSAMPLING,
+    Diffusion,
+    DiTConfig,
+    DyDiT,
+    InputError,
+    Macs,
+    check_lambda,
+    flops_ratio,
+    generate,
+    macs,
+    model_config,
+)
 from dydit.checkpoint import formats
-from dydit.config import VAE_DOWNSAMPLING, DiTConfig, check_lambda, model_config
-from dydit.diffusion import Diffusion
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.flops import Macs, flops_ratio, macs
-from dydit.sampling import generate
 
 GUIDANCE = 1.5
 """Scale of the headline rows; both branches of every step are counted."""

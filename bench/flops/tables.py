@@ -17,9 +17,9 @@ from bench.flops.claims import PAPERS, Subject, claim_subject, flops_claims, pub
 from bench.flops.counts import GIGA, MODELS, NetworkCount, count_networks, implied_ratio
 from bench.flops.findings import flops_findings
 from bench.flops.learned_masks import ClaimedMacs
-from bench.records.tables import write_table
-from dydit.config import PAPER_LAMBDAS, check_lambda
-from dydit.flops import CONVENTIONS, DYDIT_PAPER, Convention, target_macs, token_router_macs, width_router_macs
+from bench.records import write_table
+from dydit import CONVENTIONS, PAPER_LAMBDAS, Convention, check_lambda
+from dydit.flops import DYDIT_PAPER, target_macs, token_router_macs, width_router_macs
 
 COLUMNS = (
     "model",

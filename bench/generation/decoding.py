@@ -15,8 +15,7 @@ import torch
 from torch import Tensor
 
 from bench.data.preprocessing import to_uint8
-from dydit.config import DiTConfig
-from dydit.errors import InputError, first_line
+from dydit import DiTConfig, InputError, first_line
 
 VAES = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",

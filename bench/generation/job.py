@@ -11,18 +11,11 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
-from bench.machine import devices
-from bench.machine.devices import DTYPES
-from bench.machine.threads import check_arithmetic
-from bench.records.checksums import tensors_sha256
+from bench.machine import DTYPES, check_arithmetic, check_fits
+from bench.records import tensors_sha256
+from dydit import DiT, DyDiT, InputError, Model, model_config
 from dydit.checkpoint import formats
-from dydit.config import model_config
-from dydit.diffusion import Model
-from dydit.dit import DiT
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.inference.engine import Engine
-from dydit.inference.width_plan import WidthPlan
+from dydit.inference import Engine, WidthPlan
 from dydit.sampling import computing_in
 
 ENGINES = ("static", "masked", "realised")
@@ -136,7 +129,7 @@ def sampling_model(options: GenerationOptions, job: GenerationJob, unit: int) ->
     """
     dtype, network = DTYPES[options.dtype], job.network
     if job.device.type == "cuda":
-        devices.check_fits(type(network).__name__, network.config, unit, job.device, dtype)
+        check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
     model: Model = network
     if isinstance(network, DyDiT) and job.engine == "realised":

@@ -28,14 +28,11 @@ from bench.generation.job import (
     prepare_generation,
     sampling_model,
 )
-from bench.machine.process_group import ProcessGroup
-from bench.machine.progress import status, track
-from bench.machine.threads import arithmetic
-from bench.records import environment, run_directory
+from bench.machine import ProcessGroup, arithmetic, status, track
+from bench.records import environment_record, exclusive, portable, prepare_output
 from bench.records.run_directory import _check_disk
-from dydit.diffusion import Model
-from dydit.errors import InputError
-from dydit.sampling import Track, draw
+from dydit import InputError, Model, draw
+from dydit.sampling import Track
 
 
 def generate_images(options: GenerationOptions) -> Path | None:
@@ -98,8 +95,8 @@ def make_unit(
 
 def _hold(directory: Path, stack: contextlib.ExitStack) -> None:
     """Take the output directory for this run alone, and remove what a killed one left half-written."""
-    run_directory.prepare_output(directory)
-    stack.enter_context(run_directory.exclusive(directory))
+    prepare_output(directory)
+    stack.enter_context(exclusive(directory))
     shards.clean(directory)
     if not (directory / shards.MANIFEST).exists() and any((directory / "units").glob("*.npz")):
         raise InputError(f"output {directory}: holds units without {shards.MANIFEST}; choose another directory")
@@ -125,8 +122,8 @@ def _begin(options: GenerationOptions, job: GenerationJob, processes: int) -> tu
 
 
 def _record(options: GenerationOptions, processes: int) -> dict[str, Any]:
-    vae = options.vae and environment.portable(options.vae)
-    return environment.record(checkpoint=environment.portable(options.checkpoint), vae=vae, processes=processes)
+    vae = options.vae and portable(options.vae)
+    return environment_record(checkpoint=portable(options.checkpoint), vae=vae, processes=processes)
 
 
 def _check_same(directory: Path, found: Manifest, wanted: Manifest) -> None:

@@ -12,8 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dydit.diffusion import Diffusion, Model, Sampler
-from dydit.errors import InputError
+from dydit import Diffusion, InputError, Model, Sampler
 from dydit.sampling import Track, denoise, predict
 
 _MARKOV: dict[str, Sampler] = {"ddpm": "ddpm", "ddim": "ddim"}

@@ -11,8 +11,8 @@ from typing import Any, Protocol
 import pandas as pd
 import torch
 
-from bench.machine.timing import synchronise
-from dydit.inference.spans import watched
+from bench.machine import synchronise
+from dydit.inference import watched
 
 PARTS = (
     "embedding",

@@ -10,18 +10,11 @@ from torch import Tensor
 
 from bench.claims.paper_tables import PublishedSpeed, published_rows
 from bench.latency import synthetic_routing
-from bench.machine import devices
-from bench.machine.devices import DTYPES
-from bench.machine.timing import Budget
-from dydit.config import check_lambda, model_config
-from dydit.dit import DiT, sincos_table
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.flops import MATMUL, macs
-from dydit.inference.cuda_graphs import GraphedForward
-from dydit.inference.engine import Engine
-from dydit.inference.width_plan import WidthPlan
-from dydit.routing import Routing
+from bench.machine import DTYPES, Budget, check_device
+from dydit import DiT, DyDiT, InputError, Routing, check_lambda, macs, model_config
+from dydit.dit import sincos_table
+from dydit.flops import MATMUL
+from dydit.inference import Engine, GraphedForward, WidthPlan
 
 STEPS = 250
 TIMESTEP = 500
@@ -64,7 +57,7 @@ class LatencyOptions:
             raise InputError(f"run steps {self.run_steps}: give 1 to {STEPS}")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
-        devices.check_device(self.device, DTYPES[self.dtype])
+        check_device(self.device, DTYPES[self.dtype])
         if self.graphs and torch.device(self.device).type != "cuda":
             raise InputError("graphs: CUDA graphs need --device cuda; leave --graphs out")
 

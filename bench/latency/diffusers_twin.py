@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dydit.dit import DiT
+from dydit import DiT
 
 
 def to_diffusers(model: DiT) -> Any:

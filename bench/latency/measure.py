@@ -21,15 +21,9 @@ from bench.claims.paper_tables import static_name
 from bench.latency import breakdown
 from bench.latency.cases import STEPS, Case, LatencyOptions, build_pair, random_inputs, release, timed_cases, tune
 from bench.latency.tables import _record, _table_row, _write
-from bench.machine import devices, footprint
-from bench.machine.devices import DTYPES
-from bench.machine.progress import status
-from bench.machine.threads import cpu_threads
-from bench.machine.timing import Budget, in_turns
-from bench.records import run_record
-from bench.records.tables import write_table
-from dydit.config import model_config
-from dydit.diffusion import Diffusion
+from bench.machine import DTYPES, Budget, check_fits, cpu_threads, in_turns, measure_footprint, status
+from bench.records import write_run, write_table
+from dydit import Diffusion, model_config
 from dydit.sampling import computing_in, denoise
 
 
@@ -79,14 +73,14 @@ def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
             tables.append(breakdown.table(parts, labels, ratios))
     frame = pd.concat(tables, ignore_index=True)
     write_table(frame, directory, "latency_profile")
-    run_record.write_run(record, directory)
+    write_run(record, directory)
     return frame
 
 
 def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[str, Any]], list[dict[str, Any]]]]:
     config = model_config(name, options.resolution)
     device, dtype = torch.device(options.device), DTYPES[options.dtype]
-    devices.check_fits(name, config, max(options.batch), device, dtype)
+    check_fits(name, config, max(options.batch), device, dtype)
     static, dynamic = build_pair(name, options)
     for batch in options.batch:
         status(f"{name} at {options.resolution}, batch {batch}, {options.device} {options.dtype}")
@@ -103,7 +97,7 @@ def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[
             f"{label}, {options.run_steps} sampling steps",
         )
         release(engines)
-        extra = {key: footprint.measure_footprint(call, device) for key, call in calls.items()}
+        extra = {key: measure_footprint(call, device) for key, call in calls.items()}
         rows = [
             _table_row(name, case, batch, times[key], times["static"], per_step[key], extra[key], options)
             for key, case in engines.items()

@@ -10,10 +10,8 @@ import math
 import torch
 from torch import Tensor
 
-from dydit.config import DiTConfig
-from dydit.errors import InputError
+from dydit import DiTConfig, InputError, Routing
 from dydit.flops import attention_macs, mlp_macs
-from dydit.routing import Routing
 
 PROFILES = ("even", "width-heavy", "token-heavy")
 KEPT = 0.9

@@ -10,15 +10,13 @@ from typing import Any
 import pandas as pd
 
 from bench.latency.cases import STEPS, Case, LatencyOptions
-from bench.machine import footprint
-from bench.machine.timing import Timed, speedup
-from bench.records import environment, run_record
-from bench.records.tables import read_table, write_table
-from dydit.config import model_config
+from bench.machine import Footprint, Timed, speedup
+from bench.records import environment_record, portable, read_table, write_run, write_table
+from dydit import model_config
 
 
 def _record(plans: Sequence[LatencyOptions]) -> dict[str, Any]:
-    return environment.record(
+    return environment_record(
         seed=plans[0].seed,
         options=[dataclasses.asdict(options) for options in plans],
         routing="synthetic routing",
@@ -31,7 +29,7 @@ def _write(rows: list[dict[str, Any]], raw: list[dict[str, Any]], record: dict[s
     frame = pd.DataFrame(rows)
     write_table(frame, directory, "latency")
     write_table(best_batches(frame), directory, "latency_best")
-    run_record.write_run(record | {"samples": raw}, directory)
+    write_run(record | {"samples": raw}, directory)
 
 
 def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -67,7 +65,7 @@ def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
     """
     frame = growth(pd.concat([read_table(run, "latency") for run in directories], ignore_index=True))
     write_table(frame, directory, "latency_growth")
-    run_record.write_run(environment.record(sources=[environment.portable(str(run)) for run in directories]), directory)
+    write_run(environment_record(sources=[portable(str(run)) for run in directories]), directory)
     return frame
 
 
@@ -78,7 +76,7 @@ def _table_row(
     timed: Timed,
     static: Timed,
     sampled: Timed,
-    extra: footprint.Footprint,
+    extra: Footprint,
     options: LatencyOptions,
 ) -> dict[str, Any]:
     ratio, low, high = speedup(static, timed)

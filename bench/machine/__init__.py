@@ -2,3 +2,36 @@
 
 Uses no other room of bench.
 """
+
+from bench.machine.devices import DTYPES, available, check_device, check_fits, needed
+from bench.machine.footprint import MIB, Footprint, measure_footprint
+from bench.machine.process_group import ProcessGroup
+from bench.machine.progress import status, track
+from bench.machine.task_pool import Task, run_tasks
+from bench.machine.threads import arithmetic, check_arithmetic, cpu_threads
+from bench.machine.timing import Budget, Call, Timed, in_turns, speedup, synchronise
+
+__all__ = [
+    "DTYPES",
+    "MIB",
+    "Budget",
+    "Call",
+    "Footprint",
+    "ProcessGroup",
+    "Task",
+    "Timed",
+    "arithmetic",
+    "available",
+    "check_arithmetic",
+    "check_device",
+    "check_fits",
+    "cpu_threads",
+    "in_turns",
+    "measure_footprint",
+    "needed",
+    "run_tasks",
+    "speedup",
+    "status",
+    "synchronise",
+    "track",
+]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import torch
 
-from dydit.config import DiTConfig
-from dydit.errors import InputError
-from dydit.inference.weight_slices import MEMORY_SHARE
+from dydit import DiTConfig, InputError
+from dydit.inference import MEMORY_SHARE
 
 
 def check_device(device: str, dtype: torch.dtype) -> None:

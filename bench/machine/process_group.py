@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import torch.distributed as dist
 
-from dydit.errors import InputError, first_line
+from dydit import InputError, first_line
 
 T = TypeVar("T")
 

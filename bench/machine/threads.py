@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import torch
 
 from bench.machine import devices
-from dydit.errors import InputError
+from dydit import InputError
 
 
 def check_arithmetic(device: str, dtype: torch.dtype, tf32: bool) -> None:

@@ -38,7 +38,7 @@ from bench.quality.values import (
     probabilities,
     split_size,
 )
-from dydit.errors import InputError
+from dydit import InputError
 
 METRICS = ("FID", "sFID", "IS", "precision", "recall", "KID")
 RESAMPLES = 100

@@ -12,8 +12,8 @@ from bench.data.image_set import Images
 from bench.quality.references import manifest
 from bench.quality.references.reference import Reference
 from bench.quality.references.resolve import resolve_reference
-from bench.records import environment
-from dydit.errors import InputError
+from bench.records import portable
+from dydit import InputError
 
 
 def open_samples(source: str, data_root: Path | None = None, size: tuple[int, int] | None = None) -> Images:
@@ -73,7 +73,7 @@ def _holds_statistics(path: Path) -> bool:
 
 def samples_record(source: str, samples: Images) -> dict[str, Any]:
     """What a run's record says of its samples, fit for JSON: name, count, size, and the manifest of generated ones."""
-    facts = {"source": environment.portable(source), "count": len(samples), "size": list(samples.size)}
+    facts = {"source": portable(source), "count": len(samples), "size": list(samples.size)}
     if (Path(source) / shards.MANIFEST).is_file():
         facts["manifest"] = dataclasses.asdict(shards.read_manifest(Path(source)))
     return facts

@@ -16,10 +16,10 @@ from bench.claims.verdict import Claim, SummaryRow, Tolerance
 from bench.quality.features import extractors
 from bench.quality.measure import METRICS, Quality
 from bench.quality.references import manifest
-from bench.records import environment, run_record
-from dydit.errors import InputError
+from bench.records import ROOT, read_toml
+from dydit import InputError
 
-PATH = environment.ROOT / "reference_stats" / "presets.toml"
+PATH = ROOT / "reference_stats" / "presets.toml"
 _KEYS = ("title", "source", "extractor", "samples", "reference", "metrics")
 
 
@@ -103,7 +103,7 @@ def find_preset(name: str) -> Preset:
 
 @functools.cache
 def _load(path: Path) -> dict[str, Preset]:
-    return {name: _preset(f"{path}, [{name}]", name, table) for name, table in run_record.read_toml(path).items()}
+    return {name: _preset(f"{path}, [{name}]", name, table) for name, table in read_toml(path).items()}
 
 
 def _preset(where: str, name: str, table: dict[str, Any]) -> Preset:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from dydit.errors import InputError
+from dydit import InputError
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = (
@@ -30,7 +30,7 @@ PACKAGES = (
 )
 
 
-def record(*, command: list[str] | None = None, **extra: Any) -> dict[str, Any]:
+def environment_record(*, command: list[str] | None = None, **extra: Any) -> dict[str, Any]:
     """Facts about this process that a reader of its results needs; what cannot be found out is None.
 
     `command` defaults to the running program's own. `extra` (seeds, sample counts, checksums) is added as it is

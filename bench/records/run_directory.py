@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dydit.errors import InputError
+from dydit import InputError
 
 
 def prepare_output(path: str | Path) -> Path:

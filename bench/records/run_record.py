@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError
 
 SCHEMA_VERSION = 1
 """Version of the files below; to be raised when a column or key changes its meaning."""

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError
 
 
 def write_table(frame: pd.DataFrame, directory: Path, name: str) -> Path:

@@ -10,12 +10,11 @@ from pathlib import Path
 import pandas as pd
 
 from bench.claims.summary import overview, read_summary
-from bench.records import environment, run_record
-from bench.records.tables import read_table, to_markdown
+from bench.records import ROOT, machine_name, read_run, read_table, to_markdown
+from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError
 
-README = environment.ROOT / "README.md"
+README = ROOT / "README.md"
 
 
 def study_answers(directory: Path) -> str:
@@ -72,7 +71,7 @@ SECTIONS = {
 }
 
 
-def committed_run(section: str = "results", directory: Path = environment.ROOT / "results") -> Path:
+def committed_run(section: str = "results", directory: Path = ROOT / "results") -> Path:
     """The one run under results/ that has the table of a section of the README, apart from `local`.
 
     Raises:
@@ -97,11 +96,11 @@ def update_readme(directory: Path, section: str = "results", check: bool = False
     begin, end = (f"<!-- {section}: {word} -->" for word in ("begin", "end"))
     if begin not in text or end not in text:
         raise InputError(f"{readme.name}: markers {begin} and {end} not found; put them where the table belongs")
-    record = run_record.read_run(directory)
+    record = read_run(directory)
     file = f"{os.path.relpath(directory, readme.parent)}/{Path(SECTIONS[section].where).name}"
     source = (
         f"From [{file}]({file}), made by `{record['command']}` at commit "
-        f"{str(record['commit'])[:12]} on {environment.machine_name(record)}."
+        f"{str(record['commit'])[:12]} on {machine_name(record)}."
     )
     head, rest = text.split(begin)
     _, tail = rest.split(end)

@@ -19,8 +19,7 @@ from bench.generation.job import GenerationOptions
 from bench.generation.run import generate_images
 from bench.quality.measure import measure_quality
 from bench.quality.opening import open_reference, open_samples
-from bench.records import environment
-from bench.records.tables import write_table
+from bench.records import portable, write_table
 from bench.reproduction.plan import plan_requirements
 from bench.reproduction.requirements import Requirement, check_requirements
 
@@ -159,4 +158,4 @@ def _source(model: Released, data_root: Path | None) -> str:
 
 
 def _portable(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.assign(samples=frame["samples"].map(environment.portable))
+    return frame.assign(samples=frame["samples"].map(portable))

@@ -24,11 +24,10 @@ from bench.flops.counts import GIGA
 from bench.flops.learned_masks import measure_checkpoint
 from bench.generation import decoding, samplers
 from bench.generation.job import GenerationOptions
-from bench.machine.devices import DTYPES, needed
+from bench.machine import DTYPES, needed
 from bench.quality.features import extractors
 from bench.quality.references.manifest import load_manifest
-from bench.records import environment, run_record
-from bench.records.tables import write_table
+from bench.records import portable, write_run, write_table
 from bench.reproduction.rate import Network, Rate, measure_rate, sample_of, unit_of
 from bench.reproduction.requirements import (
     Requirement,
@@ -39,11 +38,9 @@ from bench.reproduction.requirements import (
     memory_requirement,
     reference_requirement,
 )
+from dydit import DyDiT, InputError, check_lambda, macs, model_config
 from dydit.checkpoint import formats
-from dydit.config import check_lambda, model_config
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.flops import MATMUL, macs, target_macs
+from dydit.flops import MATMUL, target_macs
 
 GIB = 2**30
 
@@ -167,17 +164,17 @@ def write_plan(plan: RunPlan, record: dict[str, Any], directory: Path) -> None:
     """Write plan.csv, requirements.csv, their markdown twins, and run.json."""
     write_table(plan.costs, directory, "plan")
     write_table(requirements_table(plan.needs), directory, "requirements")
-    run_record.write_run(record | {"rounds_ms": plan.rate.rounds_ms}, directory)
+    write_run(record | {"rounds_ms": plan.rate.rounds_ms}, directory)
 
 
 def requirements_table(found: Sequence[Requirement]) -> pd.DataFrame:
     """One row a need; paths as they may be published."""
     rows = [
         {
-            "need": environment.portable(need.name),
+            "need": portable(need.name),
             "present": "yes" if need.present else "missing",
-            "where": environment.portable(need.where),
-            "how to get it": "" if need.present else environment.portable(need.remedy),
+            "where": portable(need.where),
+            "how to get it": "" if need.present else portable(need.remedy),
         }
         for need in found
     ]

@@ -15,15 +15,10 @@ from bench.generation import decoding, samplers
 from bench.generation.decoding import Decoder
 from bench.generation.job import UNIT, GenerationOptions, prepare_generation, sampling_model
 from bench.latency.cases import LatencyOptions, build_pair, timed_cases
-from bench.machine.devices import DTYPES
-from bench.machine.progress import status
-from bench.machine.threads import arithmetic
-from bench.machine.timing import Budget, Timed, in_turns
-from dydit.config import VAE_DOWNSAMPLING, DiTConfig
-from dydit.diffusion import Model
-from dydit.errors import InputError
-from dydit.flops import MATMUL, macs
-from dydit.sampling import computing_in, draw
+from bench.machine import DTYPES, Budget, Timed, arithmetic, in_turns, status
+from dydit import VAE_DOWNSAMPLING, DiTConfig, InputError, Model, draw, macs
+from dydit.flops import MATMUL
+from dydit.sampling import computing_in
 
 MEASURED_STEPS = 4
 """Sampling steps that are timed, fewer on a CPU; spread over the schedule as a run of so many steps has them."""

@@ -11,14 +11,13 @@ from bench.claims.summary import write_summary
 from bench.claims.verdict import SummaryRow
 from bench.flops.learned_masks import ClaimedMacs, measure_checkpoint
 from bench.flops.tables import write_flops
-from bench.machine.progress import status
-from bench.records import environment, run_directory, run_record
-from bench.records.tables import write_table
+from bench.machine import status
+from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.reproduction import headline, requirements
 from bench.studies.committed import committed_claims, quality_table, score_committed
 from bench.studies.samples import DIRECTORY, Sampling, compared_variants, load_stage
+from dydit import InputError
 from dydit.checkpoint import formats
-from dydit.errors import InputError
 
 TIERS = {
     "smoke": Sampling(images=300, steps=25),
@@ -49,14 +48,14 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     """
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
-    directory = run_directory.prepare_output(out)
+    directory = prepare_output(out)
     for variant in compared_variants():
         load_stage(variant.stage, checkpoints)
     if tier == "full":
         requirements.check_requirements(headline.headline_requirements(data_root), "tier full")
     claimed = _released() if tier == "full" else []
     sampling = TIERS[tier]
-    record = environment.record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
+    record = environment_record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
     status("FLOPs: closed form, fvcore and torch at true scale")
     rows = write_flops(directory, tier, claimed=claimed)
     study = score_committed(sampling, checkpoints)
@@ -66,7 +65,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
         rows += headline.measure_headline(directory, tier, data_root)
     rows += unmeasured({row.claim_id for row in rows}, tier)
     write_summary(rows, directory)
-    run_record.write_run(record, directory)
+    write_run(record, directory)
     return rows
 
 

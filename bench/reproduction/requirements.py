@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from bench.generation import decoding
-from bench.machine import devices
+from bench.machine import available
 from bench.quality.features import extractors
 from bench.quality.references import manifest
+from dydit import InputError
 from dydit.checkpoint.formats import PUBLISHED
-from dydit.errors import InputError
 
 if TYPE_CHECKING:
     from bench.data.sets.catalogue import DataSet
@@ -151,7 +151,7 @@ def disk_requirement(directory: Path, needed: int) -> Requirement:
 
 def memory_requirement(device: torch.device, needed: int) -> Requirement:
     """Free memory, in bytes, on a device of this machine; what the system does not say counts as enough."""
-    free = devices.available(device)
+    free = available(device)
     said = f"{device}: " + ("unknown" if free is None else f"{free / 2**30:.1f} GiB free")
     enough = free is None or free >= needed
     return Requirement(f"{needed / 2**30:.1f} GiB of memory", enough, said, "choose a smaller --unit")

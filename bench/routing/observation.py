@@ -12,16 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.generation.job import UNIT, GenerationJob, GenerationOptions, prepare_generation
-from bench.machine import devices
-from bench.machine.progress import track
+from bench.machine import check_fits, track
 from bench.routing.learned import Bools, Floats, Learned
-from dydit.diffusion import Diffusion
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.flops import flops_ratio
-from dydit.inference.width_plan import WidthPlan
-from dydit.routing import Routing
-from dydit.sampling import draw
+from dydit import Diffusion, DyDiT, InputError, Routing, draw, flops_ratio
+from dydit.inference import WidthPlan
 
 SHOWN = 6
 """Images whose own token maps are kept: the first of the run."""
@@ -47,7 +41,7 @@ def prepare_study(options: GenerationOptions) -> GenerationJob:
         )
     if job.device.type == "cuda":
         unit = _unit(options)
-        devices.check_fits(type(network).__name__, network.config, unit, job.device, torch.float32)
+        check_fits(type(network).__name__, network.config, unit, job.device, torch.float32)
     return dataclasses.replace(job, engine=ENGINE)
 
 

@@ -13,9 +13,8 @@ from __future__ import annotations
 from typing import Any
 
 from bench.generation.job import GenerationOptions, generation_identity
-from bench.machine.threads import arithmetic
-from bench.records import environment, run_directory, run_record
-from bench.records.tables import write_table
+from bench.machine import arithmetic
+from bench.records import environment_record, portable, prepare_output, write_run, write_table
 from bench.routing.learned import Learned, write_arrays
 from bench.routing.observation import observe, prepare_study
 from dydit.checkpoint.atomic import atomic_path
@@ -37,11 +36,11 @@ def study_routing(options: GenerationOptions) -> tuple[Learned, dict[str, Any]]:
     from bench.routing.findings import routing_findings
     from bench.routing.tables import routing_tables
 
-    directory = run_directory.prepare_output(options.out)
+    directory = prepare_output(options.out)
     with arithmetic(options.threads, options.tf32):
         job = prepare_study(options)
-        record = environment.record(
-            checkpoint=environment.portable(options.checkpoint),
+        record = environment_record(
+            checkpoint=portable(options.checkpoint),
             images=options.images,
             sampling=generation_identity(options, job),
         )
@@ -52,5 +51,5 @@ def study_routing(options: GenerationOptions) -> tuple[Learned, dict[str, Any]]:
     figures = "\n".join(f"![{path.stem}]({path.name})\n" for path in write_figures(learned, directory))
     with atomic_path(directory / "findings.md") as partial:
         partial.write_text(f"{routing_findings(learned, record)}\n{figures}", encoding="utf-8")
-    run_record.write_run(record, directory)
+    write_run(record, directory)
     return learned, record

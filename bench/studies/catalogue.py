@@ -16,12 +16,10 @@ import torch
 from torch import Tensor
 
 from bench.data.sets import digits
-from bench.machine.progress import track
-from dydit.ablations import registry
-from dydit.config import DiTConfig, model_config
-from dydit.errors import InputError, nearest
-from dydit.training import published_recipes
-from dydit.training.recipe import Recipe
+from bench.machine import track
+from dydit import DiTConfig, InputError, model_config, nearest
+from dydit.ablations import ABLATIONS
+from dydit.training import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, Recipe, modified
 
 STATIC, CONTROL, SCRATCH = "static", "control", "from-scratch"
 """Names of runs besides those of `dydit.ablations` and `dydit.recipes`: the model that all others start from, the same
@@ -65,12 +63,12 @@ class Stage:
         """Name of the network among `dydit.ablations`, or `STATIC`."""
         if self.recipe.target is None:
             return STATIC
-        return self.run if self.run in registry.ABLATIONS else "both"
+        return self.run if self.run in ABLATIONS else "both"
 
     @property
     def ordered(self) -> bool:
         """Whether heads and channels are ordered by importance first."""
-        return self.parent is not None and self.run != published_recipes.NO_ORDERING
+        return self.parent is not None and self.run != NO_ORDERING
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -162,10 +160,10 @@ ABLATION_LAMBDA = 0.5
 SDT_LAMBDAS = (0.9, 0.7, 0.5, 0.4)
 """Where SDT alone is followed down; it cannot go below 0.35."""
 TRAININGS = (
-    published_recipes.NO_WARMUP,
-    published_recipes.NO_ORDERING,
-    f"{published_recipes.FLOPS_WEIGHT}0.5",
-    f"{published_recipes.FLOPS_WEIGHT}8",
+    NO_WARMUP,
+    NO_ORDERING,
+    f"{FLOPS_WEIGHT}0.5",
+    f"{FLOPS_WEIGHT}8",
 )
 
 _STATIC = Recipe(steps=3000, batch_size=64, seed=0, learning_rate=1e-3, ema_decay=0.998)
@@ -203,7 +201,7 @@ def _digits_stages() -> Iterator[Stage]:
             yield _digits_stage(MIDDLE, "sdt-only", target, seed, _DYNAMIC)
         yield _digits_stage(MIDDLE, "soft-gated", 1.0, seed, _DYNAMIC)
         for run in TRAININGS:
-            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, published_recipes.modified(_DYNAMIC, run)[0])
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, modified(_DYNAMIC, run)[0])
 
 
 def _digits_stage(size: str, run: str, target: float | None, seed: int, recipe: Recipe) -> Stage:

@@ -15,7 +15,7 @@ from bench.claims.paper_tables import _TABLE3_AVERAGE
 from bench.claims.published import find_published
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
 from bench.data.sets import digits
-from bench.machine.progress import track
+from bench.machine import track
 from bench.quality.features import digits_cnn, extractors
 from bench.quality.measure import Quality, evaluate, extract
 from bench.quality.metrics.intervals import bootstrap_fid, bootstrap_fid_ratio

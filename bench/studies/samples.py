@@ -12,18 +12,12 @@ import torch
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.machine.progress import track
+from bench.machine import track
 from bench.quality.features import digits_cnn
 from bench.studies.catalogue import CONTROL, MIDDLE, SEEDS, stage_stem
-from dydit.ablations.networks import RandomRouting
+from dydit import Diffusion, DiT, DyDiT, InputError, Routing, flops_ratio, generate
+from dydit.ablations import RandomRouting
 from dydit.checkpoint import formats
-from dydit.diffusion import Diffusion
-from dydit.dit import DiT
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.flops import flops_ratio
-from dydit.routing import Routing
-from dydit.sampling import generate
 
 LAMBDAS = (0.7, 0.5)
 SEED = SEEDS[0]

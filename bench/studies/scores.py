@@ -11,17 +11,13 @@ import pandas as pd
 
 from bench.data import preprocessing
 from bench.data.sets import digits
-from bench.machine import task_pool
-from bench.machine.task_pool import Task
-from bench.machine.threads import arithmetic
+from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.measure import evaluate
-from bench.records import checksums, run_record
+from bench.records import file_sha256, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
 from bench.studies.train import CLASSIFIER, THREADS, evaluated
-from dydit.config import DiTConfig
-from dydit.flops import flops_ratio
-from dydit.routing import Routing
+from dydit import DiTConfig, Routing, flops_ratio
 
 EXTRACTOR = "digits-cnn"
 IMAGES = 1000
@@ -50,7 +46,7 @@ def score_all(study: Study, directory: Path, *, processes: int = 1, images: int 
         Task(stage.name, functools.partial(_score, stage, directory, scores / f"{stage.name}.json", images))
         for stage in study.stages
     ]
-    task_pool.run_tasks(tasks, processes, f"scoring {study.name}")
+    run_tasks(tasks, processes, f"scoring {study.name}")
     rows = [row for stage in study.stages for row in json.loads((scores / f"{stage.name}.json").read_text())["rows"]]
     return pd.DataFrame(rows)
 
@@ -70,8 +66,8 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
     # One static model stands beside every seed: it is drawn with the noise of each.
     seeds = SEEDS if stage.run == STATIC else (stage.recipe.seed,)
     identity = {
-        "checkpoint_sha256": checksums.file_sha256(directory / f"{stage.name}.safetensors"),
-        "classifier_sha256": checksums.file_sha256(weights),
+        "checkpoint_sha256": file_sha256(directory / f"{stage.name}.safetensors"),
+        "classifier_sha256": file_sha256(weights),
         "images": images,
         "steps": list(sampler_steps(stage)),
         "seeds": list(seeds),
@@ -93,7 +89,7 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
                 | {"sampled_ratio": drawn.flops_ratio}
                 | {metric: measured[metric].value for metric in METRICS}
             )
-    run_record.write_json({"identity": identity, "rows": rows}, path)
+    write_json({"identity": identity, "rows": rows}, path)
     return f"{stage.name}: FID[{EXTRACTOR}] {rows[0]['FID']:.2f}"
 
 

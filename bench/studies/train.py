@@ -17,25 +17,14 @@ import torch
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.machine import devices, task_pool
-from bench.machine.progress import status, track
-from bench.machine.task_pool import Task
-from bench.machine.threads import arithmetic
+from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
 from bench.quality.features import digits_cnn
-from bench.records import checksums, environment
+from bench.records import environment_record, file_sha256
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
-from dydit.ablations import registry
-from dydit.ablations.networks import RandomRouting
+from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
+from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
-from dydit.diffusion import Diffusion
-from dydit.dit import DiT
-from dydit.dydit import DyDiT
-from dydit.errors import InputError
-from dydit.importance import order_by_importance
-from dydit.routing import Routing
-from dydit.training.batch import Draws
-from dydit.training.recipe import Recipe, StepLog
-from dydit.training.trainer import train
+from dydit.training import Draws, Recipe, StepLog, train
 
 CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
 THREADS = 1
@@ -68,7 +57,7 @@ def train_all(
     Raises:
         InputError: no such device or data, data that do not fit the network, or a training that diverged.
     """
-    devices.check_device(device, torch.float32)
+    check_device(device, torch.float32)
     made_by = provenance(device)  # once, before the first file written makes the tree look changed
     data = study.load(data_root)
     for stage in study.stages:
@@ -81,7 +70,7 @@ def train_all(
         Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
         for stage in study.stages
     ]
-    return task_pool.run_tasks(tasks, processes, f"training {study.name}")
+    return run_tasks(tasks, processes, f"training {study.name}")
 
 
 def _make(
@@ -128,7 +117,7 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
 
 def provenance(device: str = "cpu") -> dict[str, str]:
     """Command, commit and versions that a trained file records, and the GPU where one trained it."""
-    record = environment.record()
+    record = environment_record()
     commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
     made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
     gpu = torch.device(device).type == "cuda"
@@ -168,7 +157,7 @@ def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tu
 def _built(stage: Stage) -> DiT:
     if stage.kind == STATIC:
         return DiT(**stage.network.kwargs())
-    ablation = registry.find_ablation(stage.kind)
+    ablation = find_ablation(stage.kind)
     if stage.recipe.target is not None:
         ablation.check_target(stage.network, stage.recipe.target)
     return ablation.build(stage.network)
@@ -210,9 +199,7 @@ def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str
     return _record_of(data, dataclasses.asdict(stage.recipe)) | {
         "network": json.dumps(stage.network.kwargs(), sort_keys=True),
         "run": stage.run,
-        **{
-            key: checksums.file_sha256(directory / f"{name}.safetensors") if name else "" for key, name in files.items()
-        },
+        **{key: file_sha256(directory / f"{name}.safetensors") if name else "" for key, name in files.items()},
     }
 
 

@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from bench.machine.progress import status
-from bench.records.run_directory import writing
+from bench.machine import status
+from bench.records import writing
 from bench.training import checkpoints
 from bench.training.job import FinetuneOptions, TrainingJob
+from dydit import InputError, first_line
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError, first_line
 
 # Checkpoints of a run
 

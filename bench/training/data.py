@@ -11,11 +11,10 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.data.sources import open_labelled
-from bench.machine.progress import track
+from bench.machine import track
 from bench.training import latents
-from dydit.config import DiTConfig
-from dydit.errors import InputError
-from dydit.training.batch import Data, mirrored
+from dydit import DiTConfig, InputError
+from dydit.training import Data, mirrored
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.records import environment, run_directory
+from bench.records import environment_record, writing
 from bench.training import checkpoints
 from bench.training.job import TrainingJob
 from bench.training.log import training_outcome
@@ -20,7 +20,7 @@ from dydit.checkpoint.atomic import atomic_path
 
 def provenance(device: str) -> dict[str, str]:
     """Command, commit and versions that exported files record, and the GPU where one trained them."""
-    record = environment.record()
+    record = environment_record()
     commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
     made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
     return made_by | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
@@ -53,9 +53,9 @@ def export_model(
     checkpoints.write_training(out / "model.pt", states)
     averaged = training.kind(**training.model.config.kwargs())
     averaged.load_state_dict(states["ema"])
-    with run_directory.writing(path):
+    with writing(path):
         formats.write_model(path, averaged, record)
     card = out / "README.md"
-    with run_directory.writing(card), atomic_path(card) as partial:
+    with writing(card), atomic_path(card) as partial:
         partial.write_text(model_card.card_text(averaged, record), encoding="utf-8")
     return path

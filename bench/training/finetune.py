@@ -21,17 +21,15 @@ from typing import Any
 
 from torch.distributed.device_mesh import init_device_mesh
 
-from bench.machine.process_group import ProcessGroup
-from bench.machine.progress import status, track
-from bench.machine.threads import arithmetic
-from bench.records import run_directory
+from bench.machine import ProcessGroup, arithmetic, status, track
+from bench.records import exclusive, prepare_output
 from bench.training import checkpoints
 from bench.training.checkpoints import resumable, save_checkpoint
 from bench.training.export import export_model, provenance
 from bench.training.job import FinetuneOptions, TrainingJob, own_device, prepare_training
 from bench.training.log import Logs
-from dydit.errors import InputError
-from dydit.training.recipe import StepLog
+from dydit import InputError
+from dydit.training import StepLog
 
 
 def finetune(options: FinetuneOptions) -> Path | None:
@@ -70,8 +68,8 @@ def finetune(options: FinetuneOptions) -> Path | None:
 
 def _hold(out: Path, stack: contextlib.ExitStack) -> None:
     """Take the output directory for this run alone, and remove what a killed one left half-written."""
-    run_directory.prepare_output(out)
-    stack.enter_context(run_directory.exclusive(out))
+    prepare_output(out)
+    stack.enter_context(exclusive(out))
     for partial in (*out.glob(".*.partial.*"), *out.glob("checkpoints/.*.partial.pt")):
         partial.unlink(missing_ok=True)
 

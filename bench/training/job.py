@@ -13,21 +13,13 @@ from typing import Any
 import torch
 from torch.distributed.device_mesh import DeviceMesh
 
-from bench.machine.process_group import ProcessGroup
-from bench.machine.threads import check_arithmetic
-from bench.records.checksums import file_sha256
+from bench.machine import ProcessGroup, check_arithmetic
+from bench.records import file_sha256
 from bench.training.data import TrainingData, open_data
-from dydit.ablations import registry
-from dydit.ablations.networks import RandomRouting
+from dydit import DiT, DiTConfig, InputError, is_router_key, model_config, order_by_importance
+from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
-from dydit.config import DiTConfig, model_config
-from dydit.dit import DiT
-from dydit.dydit import is_router_key
-from dydit.errors import InputError
-from dydit.importance import order_by_importance
-from dydit.training import published_recipes
-from dydit.training.recipe import PRECISIONS, Recipe
-from dydit.training.trainer import Training
+from dydit.training import PRECISIONS, Recipe, Training, find_recipe, is_modifier, modified
 
 STATIC = "static"
 """The control: the static model, trained on by the same recipe without routers."""
@@ -123,9 +115,9 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
     Raises:
         InputError: an unknown name, or values that do not make a recipe.
     """
-    named = published_recipes.find_recipe(options.recipe) if options.recipe is not None else None
+    named = find_recipe(options.recipe) if options.recipe is not None else None
     changes = dict(options.changes)
-    networks = [name for name in options.ablation if not published_recipes.is_modifier(name)]
+    networks = [name for name in options.ablation if not is_modifier(name)]
     if len(networks) > 1:
         raise InputError(f"ablations {', '.join(networks)}: each is a network of its own; choose one")
     kind = networks[0] if networks else "both"
@@ -140,8 +132,8 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
         recipe = dataclasses.replace(named.recipe, **changes)
     ordered = True
     for name in options.ablation:
-        if published_recipes.is_modifier(name):
-            recipe, orders = published_recipes.modified(recipe, name)
+        if is_modifier(name):
+            recipe, orders = modified(recipe, name)
             ordered = ordered and orders
     if kind == STATIC:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
@@ -219,7 +211,7 @@ def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     if planned.kind == STATIC:
         kind: type[DiT] = DiT
     else:
-        ablation = registry.find_ablation(planned.kind)
+        ablation = find_ablation(planned.kind)
         assert planned.recipe.target is not None
         ablation.check_target(config, planned.recipe.target)
         kind = ablation.kind

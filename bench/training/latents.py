@@ -29,14 +29,10 @@ from bench.data.image_set import Images
 from bench.data.sources import open_labelled
 from bench.generation import decoding
 from bench.generation.decoding import LATENT_SCALE
-from bench.machine import devices
-from bench.machine.progress import status, track
-from bench.machine.threads import arithmetic
-from bench.records import checksums, environment, run_directory, run_record
-from bench.records.checksums import file_sha256
+from bench.machine import arithmetic, check_device, status, track
+from bench.records import environment_record, exclusive, file_sha256, prepare_output, tensors_sha256, write_json
+from dydit import VAE_DOWNSAMPLING, InputError, first_line
 from dydit.checkpoint.atomic import atomic_path
-from dydit.config import VAE_DOWNSAMPLING
-from dydit.errors import InputError, first_line
 
 MANIFEST = "latents.json"
 SCHEMA_VERSION = 1
@@ -133,13 +129,13 @@ def encode_latents(
     Raises:
         InputError: anything that cannot be had, images without labels, or a directory that holds another set.
     """
-    run_directory.prepare_output(out)
+    prepare_output(out)
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
     for name, number in (("unit", unit), ("threads", threads)):
         if number < 1:
             raise InputError(f"{name} = {number}; it must be at least 1")
-    devices.check_device(device, torch.float32)
+    check_device(device, torch.float32)
     opened = open_labelled(source, resolution, data_root, split)
     module = decoding.open_autoencoder(vae, device)
     side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
@@ -150,13 +146,13 @@ def encode_latents(
         "resolution": resolution,
         "count": len(opened),
         "unit": unit,
-        "vae_sha256": checksums.tensors_sha256(module.state_dict()),
+        "vae_sha256": tensors_sha256(module.state_dict()),
         "shape": [CHANNELS, side, side],
     }
-    with run_directory.exclusive(out), arithmetic(threads, tf32=False):
+    with exclusive(out), arithmetic(threads, tf32=False):
         sums = _write_files(out, identity, module, opened, torch.device(device))
-        content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment.record()}
-        run_record.write_json(content, out / MANIFEST)
+        content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment_record()}
+        write_json(content, out / MANIFEST)
     status(f"{out}: latents of {len(opened)} images")
     return open_latents(out)
 
@@ -175,7 +171,7 @@ def _write_files(
         rows = range(number * unit, min((number + 1) * unit, len(opened)))
         _write(path, _moments(module, opened, rows, device))
         sums[path.name] = file_sha256(path)
-        run_record.write_json({"identity": identity, "sha256": sums}, out / "progress.json")
+        write_json({"identity": identity, "sha256": sums}, out / "progress.json")
     return sums
 
 

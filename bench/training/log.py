@@ -12,9 +12,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from bench.records.run_directory import writing
+from bench.records import writing
 from dydit.checkpoint.atomic import atomic_path
-from dydit.training.recipe import Recipe, StepLog
+from dydit.training import Recipe, StepLog
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter

@@ -2,3 +2,8 @@
 
 Uses the modules of dydit itself alone.
 """
+
+from dydit.ablations.networks import RandomRouting
+from dydit.ablations.registry import ABLATIONS, Ablation, find_ablation
+
+__all__ = ["ABLATIONS", "Ablation", "RandomRouting", "find_ablation"]

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dydit.ablations.registry import ABLATIONS
+from dydit.ablations import ABLATIONS
 from dydit.checkpoint.atomic import atomic_path
 from dydit.config import DiTConfig
 from dydit.dit import DiT

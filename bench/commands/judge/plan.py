@@ -35,17 +35,16 @@ def run(options: argparse.Namespace) -> int:
     import dataclasses
 
     from bench.generation.job import GenerationOptions
-    from bench.records import environment, run_directory
-    from bench.records.tables import to_markdown
+    from bench.records import environment_record, prepare_output, to_markdown
     from bench.reproduction.plan import Scoring, make_plan, requirements_table, write_plan
 
-    directory = run_directory.prepare_output(options.out)
+    directory = prepare_output(options.out)
     fields = [field.name for field in dataclasses.fields(GenerationOptions) if field.name != "out"]
     values = {name: getattr(options, name) for name in fields} | {"out": options.samples}
     scoring = Scoring(
         options.reference, options.extractor, options.extractor_weights, options.weights_sha256, options.data_root
     )
-    record = environment.record()
+    record = environment_record()
     made = make_plan(values, scoring, devices=options.gpus, rate=options.rate, target=options.target)
     write_plan(made, record, directory)
     print(to_markdown(made.costs))

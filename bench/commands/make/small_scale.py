@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dydit.errors import InputError
+from dydit import InputError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,8 +38,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
-    from bench.records import environment, run_directory, run_record
-    from bench.records.tables import write_table
+    from bench.records import environment_record, prepare_output, write_run, write_table
     from bench.studies.catalogue import find_study
     from bench.studies.scores import IMAGES, score_all
     from bench.studies.train import train_all
@@ -50,10 +49,10 @@ def run(options: argparse.Namespace) -> None:
             raise InputError(f"--{name} {value}; give a whole number from 1")
     study = find_study(options.dataset)
     chosen = study.only(options.stages) if options.stages else study
-    out = run_directory.prepare_output(options.out)
-    models = run_directory.prepare_output(options.models or out / "models")
+    out = prepare_output(options.out)
+    models = prepare_output(options.models or out / "models")
     processes = options.processes or (_cores() if options.device == "cpu" else 1)
-    record = environment.record(processes=processes, stages=len(chosen.stages), images=IMAGES)
+    record = environment_record(processes=processes, stages=len(chosen.stages), images=IMAGES)
     clock = [time.monotonic()]
     shortened = chosen.shortened(options.shorten)
     made = train_all(shortened, models, processes=processes, device=options.device, data_root=options.data_root)
@@ -67,14 +66,14 @@ def run(options: argparse.Namespace) -> None:
     write_table(frame, out, "runs")
     if chosen is study:
         _conclude(frame, out)
-    run_record.write_run(record | {"trained": made, "seconds": {"training": training, "scoring": scoring}}, out)
+    write_run(record | {"trained": made, "seconds": {"training": training, "scoring": scoring}}, out)
     print(f"tables in {out}")
 
 
 def _conclude(frame: pd.DataFrame, out: Path) -> None:
     """What only the whole study can say: means over seeds, verdicts, answers."""
     from bench.claims.summary import overview, write_summary
-    from bench.records.tables import write_table
+    from bench.records import write_table
     from bench.studies import answers
     from bench.studies.claims import study_claims
     from bench.studies.spread import means

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dydit.errors import InputError
+from dydit import InputError
 
 if TYPE_CHECKING:
     from bench.data.image_set import Images, StreamedImages
@@ -61,13 +61,13 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _build(options: argparse.Namespace) -> int:
-    from bench.machine.progress import status
+    from bench.machine import status
     from bench.quality.features import extractors
     from bench.quality.references import manifest
     from bench.quality.references.build import build_reference
     from bench.quality.references.pins import renew
     from bench.quality.references.reference import write_reference
-    from bench.records import checksums
+    from bench.records import file_sha256
 
     entry = manifest.load_manifest().get(options.source)
     if entry is not None and entry.downloaded:
@@ -80,18 +80,18 @@ def _build(options: argparse.Namespace) -> int:
     built = build_reference(images, extractor, weights, name=name, record=facts)
     write_reference(path, built)
     if entry is not None and name == entry.name and options.out is None:
-        renew(entry, path, checksums.file_sha256(path), options.root)
+        renew(entry, path, file_sha256(path), options.root)
     status(f"{path}: {built.pool.count} images, {built.pool.dimensions} features")
     return 0
 
 
 def _merge(options: argparse.Namespace) -> int:
-    from bench.machine.progress import status
+    from bench.machine import status
     from bench.quality.references import manifest
     from bench.quality.references.build import merge_references
     from bench.quality.references.pins import renew
     from bench.quality.references.reference import read_reference, write_reference
-    from bench.records import checksums
+    from bench.records import file_sha256
 
     entry = manifest.load_manifest().get(options.name)
     if entry is not None and entry.downloaded:
@@ -104,7 +104,7 @@ def _merge(options: argparse.Namespace) -> int:
         raise InputError(f"{entry.name}: {whole.pool.count} images, the manifest says {entry.images}; give every part")
     write_reference(path, dataclasses.replace(whole, name=options.name))
     if entry is not None and options.out is None:
-        renew(entry, path, checksums.file_sha256(path), options.root)
+        renew(entry, path, file_sha256(path), options.root)
     status(f"{path}: {whole.pool.count} images of {len(options.parts)} parts")
     return 0
 
@@ -116,9 +116,9 @@ def _target(options: argparse.Namespace, name: str) -> Path:
         InputError: it exists already, or the directory cannot be used.
     """
     from bench.quality.references import manifest
-    from bench.records import run_directory
+    from bench.records import prepare_output
 
-    directory = run_directory.prepare_output(options.out or (options.root or manifest.ROOT) / "statistics")
+    directory = prepare_output(options.out or (options.root or manifest.ROOT) / "statistics")
     path: Path = directory / f"{name}.npz"
     if path.exists():
         raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")
@@ -167,7 +167,7 @@ def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images | 
     from bench.data.image_set import part
     from bench.data.sets.catalogue import DATASETS
     from bench.data.sets.opening import open_stream
-    from bench.records import environment
+    from bench.records import environment_record, portable
 
     source, split, resolution = options.source, options.split, options.resolution
     if entry is not None:
@@ -182,19 +182,19 @@ def _images(options: argparse.Namespace, entry: Entry | None) -> tuple[Images | 
         images = whole = sources.open_images(source, **where)
     if entry is not None and split == entry.split and len(images) != entry.images:
         raise InputError(f"{entry.name}: {len(images)} images, the manifest says {entry.images}; get the whole set")
-    record: dict[str, object] = {"dataset": environment.portable(source), "split": split, "part": options.part}
+    record: dict[str, object] = {"dataset": portable(source), "split": split, "part": options.part}
     if options.part is not None:
         images = part(whole, *_part(options.part))
-    return images, record | {"preprocessing": images.preprocessing, "environment": environment.record()}
+    return images, record | {"preprocessing": images.preprocessing, "environment": environment_record()}
 
 
 def _verify(options: argparse.Namespace) -> int:
     import pandas as pd
 
-    from bench.machine.progress import track
+    from bench.machine import track
     from bench.quality.references import manifest
     from bench.quality.references.verify import verify_reference
-    from bench.records.tables import to_markdown
+    from bench.records import to_markdown
 
     entries = manifest.load_manifest()
     if unknown := [name for name in options.names if name not in entries]:
@@ -213,7 +213,7 @@ def _list(options: argparse.Namespace) -> int:
 
     from bench.quality.references import manifest
     from bench.quality.references.pins import read_pins
-    from bench.records.tables import to_markdown
+    from bench.records import to_markdown
 
     pins = read_pins(options.root)
     rows = []
@@ -241,9 +241,8 @@ def _list(options: argparse.Namespace) -> int:
 
 def _shown(row: dict[str, object]) -> dict[str, object]:
     """The row with paths as they may be published: relative to the repository or the home directory."""
-    from bench.records import environment
+    from bench.records import portable
 
     return {
-        key: environment.portable(str(value)) if isinstance(value, Path) or key == "note" else value
-        for key, value in row.items()
+        key: portable(str(value)) if isinstance(value, Path) or key == "note" else value for key, value in row.items()
     }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from dydit.errors import InputError
+from dydit import InputError
 
 HELP = "count FLOPs and parameters at true scale, without weights"
 OUT = Path("results/local")
@@ -26,10 +26,10 @@ def run(options: argparse.Namespace) -> int:
     from bench.claims.summary import overview, write_summary
     from bench.flops import learned_masks
     from bench.flops.tables import write_flops
-    from bench.records import environment, run_directory, run_record
+    from bench.records import environment_record, prepare_output, write_run
 
-    directory = run_directory.prepare_output(options.out)
-    record = environment.record()
+    directory = prepare_output(options.out)
+    record = environment_record()
     claimed = []
     if options.checkpoint is not None:
         if len(options.models or []) != 1 or len(options.lambdas or []) != 1:
@@ -45,6 +45,6 @@ def run(options: argparse.Namespace) -> int:
         )
     rows = write_flops(directory, "default", models=options.models, lambdas=options.lambdas, claimed=claimed)
     write_summary(rows, directory)
-    run_record.write_run(record, directory)
+    write_run(record, directory)
     print(overview(rows))
     return int(options.strict and any(row.verdict == "deviates" for row in rows))

@@ -36,12 +36,11 @@ def run(options: argparse.Namespace) -> None:
     from bench.latency.cases import LatencyOptions
     from bench.latency.measure import measure_breakdown, measure_latency
     from bench.latency.tables import write_growth
-    from bench.machine import timing
-    from bench.records import run_directory
-    from bench.records.tables import to_markdown
+    from bench.machine import Budget
+    from bench.records import prepare_output, to_markdown
 
     if options.growth:
-        print(to_markdown(write_growth(options.growth, run_directory.prepare_output(options.out))))
+        print(to_markdown(write_growth(options.growth, prepare_output(options.out))))
         return
     plans = [
         LatencyOptions(
@@ -57,11 +56,11 @@ def run(options: argparse.Namespace) -> None:
             run_steps=options.run_steps,
             graphs=options.graphs,
             diffusers=options.diffusers,
-            budget=timing.Budget(seconds=options.seconds),
+            budget=Budget(seconds=options.seconds),
         )
         for resolution in options.resolution
     ]
-    directory = run_directory.prepare_output(options.out)
+    directory = prepare_output(options.out)
     if options.profile:
         print(to_markdown(measure_breakdown(plans[0], directory)))
         return

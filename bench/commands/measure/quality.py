@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dydit.errors import InputError
+from dydit import InputError
 
 if TYPE_CHECKING:
     from bench.quality.presets import Preset
@@ -50,16 +50,15 @@ def run(options: argparse.Namespace) -> int:
     from bench.quality.measure import measure_quality
     from bench.quality.opening import open_reference, open_samples, samples_record
     from bench.quality.references.reference import Reference
-    from bench.records import environment, run_directory, run_record
-    from bench.records.tables import to_markdown, write_table
+    from bench.records import environment_record, portable, prepare_output, to_markdown, write_run, write_table
 
     preset = _preset(options)
-    directory = run_directory.prepare_output(options.out)
+    directory = prepare_output(options.out)
     weights = extractors.extractor(options.extractor).weights(options.weights, options.weights_sha256)
     samples = open_samples(options.samples, options.data_root)
     reference = open_reference(options.reference, options.data_root, samples.size)
     settings = {"extractor": options.extractor, "batch_size": options.batch, "resamples": options.resamples}
-    record = environment.record(
+    record = environment_record(
         samples=samples_record(options.samples, samples),
         reference={"name": reference.name} | (reference.record if isinstance(reference, Reference) else {}),
     )
@@ -67,10 +66,10 @@ def run(options: argparse.Namespace) -> int:
     frame = pd.DataFrame(measured.rows()).astype({"n_reference": "Int64", "splits": "Int64"})
     frame = frame.astype(dict.fromkeys(("value", "low", "high", "std"), float))
     for column in ("samples", "reference"):
-        frame[column] = frame[column].map(environment.portable)
+        frame[column] = frame[column].map(portable)
     write_table(frame, directory, "quality")
     asked = {"weights_sha256": weights.sha256, "metrics": list(options.metrics), "resamples": measured.resamples}
-    run_record.write_run(record | {"quality": settings | asked}, directory)
+    write_run(record | {"quality": settings | asked}, directory)
     print(to_markdown(frame[["metric", "value", "low", "high", "n_samples", "n_reference", "note"]]))
     if preset is None:
         return 0

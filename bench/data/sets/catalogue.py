@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.data.preprocessing import NATIVE as NATIVE
 from bench.data.preprocessing import PREPROCESSING as PREPROCESSING
-from dydit.errors import InputError
+from dydit import InputError
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dydit.errors import InputError
+from dydit import InputError
 
 _PIXELS = 3 * 32 * 32
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.data.image_set import Images, StreamedImages
-from dydit.errors import InputError
+from dydit import InputError
 
 if TYPE_CHECKING:
     from bench.data.sets.catalogue import DataSet

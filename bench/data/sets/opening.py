@@ -19,7 +19,7 @@ from bench.data.preprocessing import centre_crop as centre_crop
 from bench.data.preprocessing import to_tensor
 from bench.data.sets import cifar, digits, hub
 from bench.data.sets.catalogue import DataSet, _entry, _resolution, _split
-from dydit.errors import InputError
+from dydit import InputError
 
 
 def open_dataset(

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.data import preprocessing
-from bench.machine.threads import cpu_threads
+from bench.machine import cpu_threads
 from bench.quality.features.inception import SPATIAL, check_finite, spatial
+from dydit import InputError
 from dydit.checkpoint import formats
-from dydit.errors import InputError
 
 DIGITS_WEIGHTS = Path(__file__).resolve().parents[3] / "reference_stats" / "digits" / "digits_cnn.safetensors"
 """Where the repository keeps the trained `DigitsClassifier`."""

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from bench.machine.progress import track
+from bench.machine import track
 from bench.quality.features import digits_cnn, inception
 from bench.quality.features.extractors import EXTRACTORS, Weights, extractor
-from dydit.errors import InputError
+from dydit import InputError
 
 if TYPE_CHECKING:
     from bench.data.image_set import Images, StreamedImages

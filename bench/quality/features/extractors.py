@@ -14,8 +14,8 @@ from pathlib import Path
 from bench.quality.features import inception
 from bench.quality.features.digits_cnn import DIGITS_WEIGHTS, load_digits_classifier
 from bench.quality.features.inception import SPATIAL
-from bench.records.checksums import file_sha256
-from dydit.errors import InputError
+from bench.records import file_sha256
+from dydit import InputError
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bench.quality.metrics.moments import Array, Statistics, feature_pair, finite, of_features
-from dydit.errors import InputError
+from dydit import InputError
 
 
 class FidReference:

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.quality.metrics.moments import Array, finite
-from dydit.errors import InputError
+from dydit import InputError
 
 
 class ScoreMoments:

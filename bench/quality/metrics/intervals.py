@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.machine.progress import track
+from bench.machine import track
 from bench.quality.metrics.frechet import FidReference, FidRows
 from bench.quality.metrics.inception_score import inception_score, probabilities
 from bench.quality.metrics.kid import checked_pair, kid, resampled_mmd
 from bench.quality.metrics.moments import Array, blocks, feature_pair, finite, of_features
-from dydit.errors import InputError
+from dydit import InputError
 
 
 class Interval(tuple[float, float]):

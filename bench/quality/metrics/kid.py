@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.machine.progress import track
+from bench.machine import track
 from bench.quality.metrics.moments import Array, feature_pair
-from dydit.errors import InputError
+from dydit import InputError
 
 ROWS = 1024
 """Rows of a kernel matrix held at once."""

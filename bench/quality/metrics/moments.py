@@ -12,7 +12,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from dydit.errors import InputError
+from dydit import InputError
 
 Array = NDArray[np.float64]
 Number = TypeVar("Number", bound=np.generic)

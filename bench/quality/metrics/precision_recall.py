@@ -7,9 +7,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.machine.progress import track
+from bench.machine import track
 from bench.quality.metrics.moments import Array, feature_pair
-from dydit.errors import InputError
+from dydit import InputError
 
 SAME_POINT = 1e-12
 """Squared distances below this share of |u|^2 + |v|^2 are rounding (float64: about 1e-15) and count as zero."""

@@ -15,7 +15,7 @@ from bench.quality.features import extraction, extractors
 from bench.quality.features.extractors import Weights
 from bench.quality.metrics.moments import Moments, Statistics
 from bench.quality.references.reference import ROWS, Reference
-from dydit.errors import InputError
+from dydit import InputError
 
 _OF_A_PART = ("sha256", "count", "rows", "dtype", "part")
 """What a record says of one part, and not of the whole."""

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import environment, run_record
-from dydit.errors import InputError
+from bench.records import environment, portable, read_toml
+from dydit import InputError
 
 ROOT = environment.ROOT / "reference_stats"
 """Where the repository keeps the manifest, the pins and the built statistics."""
@@ -72,7 +72,7 @@ class Entry:
     def remedy(self) -> str:
         """How to get the file, as the end of a message."""
         if self.downloaded:
-            place = environment.portable(str(ROOT / "statistics"))
+            place = portable(str(ROOT / "statistics"))
             return f"download {self.source} into {place}, or into a directory given as --data-root"
         return f"build it: python -m bench stats build {self.name}"
 
@@ -84,7 +84,7 @@ def load_manifest(path: Path | None = None) -> dict[str, Entry]:
         InputError: no such file, not TOML, or a table with a key or value that no `Entry` has.
     """
     path = path or ROOT / "manifest.toml"
-    tables = run_record.read_toml(path)
+    tables = read_toml(path)
     version = tables.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")

@@ -8,11 +8,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from bench.machine.progress import status
+from bench.machine import status
 from bench.quality.references.manifest import ROOT, SCHEMA_VERSION, Entry
-from bench.records import run_record
-from bench.records.checksums import file_sha256
-from dydit.errors import InputError
+from bench.records import file_sha256, write_json
+from dydit import InputError
 
 _LARGE = 2**29
 
@@ -91,7 +90,7 @@ def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:
         "pins": {name: dataclasses.asdict(pins[name]) for name in sorted(pins)},
     }
     try:
-        run_record.write_json(record, directory / "pins.json")
+        write_json(record, directory / "pins.json")
     except OSError as error:
         status(f"{entry.name}: its checksum is not recorded, {directory} cannot be written ({error.strerror})")
 

@@ -24,9 +24,9 @@ from bench.data.image_set import Images
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
 from bench.quality.references.pins import ChecksumError
-from bench.records import checksums, run_record
+from bench.records import file_sha256, write_json
+from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
-from dydit.errors import InputError
 
 SCHEMA_VERSION = 1
 """Of the sidecar; to be raised when a key changes its meaning."""
@@ -78,7 +78,7 @@ def write_reference(path: Path, reference: Reference) -> Path:
         arrays["features"] = reference.rows
     with atomic_path(path) as partial:
         np.savez(partial, **arrays)
-        sha256 = checksums.file_sha256(partial)
+        sha256 = file_sha256(partial)
     header = {
         "schema_version": SCHEMA_VERSION,
         "name": reference.name,
@@ -90,7 +90,7 @@ def write_reference(path: Path, reference: Reference) -> Path:
         "dtype": {key: str(value.dtype) for key, value in arrays.items()},
     }
     rest = {key: value for key, value in reference.record.items() if key not in header}
-    return run_record.write_json(header | rest, path.with_suffix(".json"))
+    return write_json(header | rest, path.with_suffix(".json"))
 
 
 def read_reference(path: str | Path, sha256: str | None = None) -> Reference:

@@ -9,7 +9,7 @@ from bench.quality.features import extractors
 from bench.quality.references import manifest, pins
 from bench.quality.references.manifest import Entry
 from bench.quality.references.reference import Reference, read_reference
-from dydit.errors import InputError
+from dydit import InputError
 
 
 def resolve_reference(name_or_path: str | Path, data_root: Path | None = None, root: Path | None = None) -> Reference:

@@ -15,8 +15,8 @@ from bench.quality.references.manifest import Entry
 from bench.quality.references.pins import ChecksumError
 from bench.quality.references.reference import ROWS, Reference
 from bench.quality.references.resolve import open_entry
-from bench.records import checksums
-from dydit.errors import InputError
+from bench.records import file_sha256
+from dydit import InputError
 
 ROUNDING = 1e-6
 """A negative eigenvalue up to this share of the largest is rounding (files in float32 included)."""
@@ -63,7 +63,7 @@ def _check_weights(path: Path, opened: Reference) -> None:
     """Statistics of other weights than the extractor's are of no use; ready-made files do not say theirs."""
     spec = extractors.extractor(str(opened.extractor))
     made_with, default = opened.record.get("weights_sha256"), spec.default_weights()
-    expected = spec.sha256 or (checksums.file_sha256(default) if default.is_file() else None)
+    expected = spec.sha256 or (file_sha256(default) if default.is_file() else None)
     if None not in (made_with, expected) and made_with != expected:
         raise ChecksumError(
             f"{path}: made with weights of SHA-256 {made_with}, those of {spec.name} have {expected}; build it again"

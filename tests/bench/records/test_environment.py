@@ -25,7 +25,7 @@ def git(directory: Path, *arguments: str) -> None:
 
 
 def test_record_is_complete_and_fit_for_json() -> None:
-    record = environment.record(command=["python", "-m", "bench", "flops"], seed=3)
+    record = environment.environment_record(command=["python", "-m", "bench", "flops"], seed=3)
     assert json.loads(json.dumps(record)) == record
     assert (record["command"], record["seed"]) == ("python -m bench flops", 3)
     assert record["python"] == platform.python_version()
@@ -45,7 +45,7 @@ def test_record_names_neither_user_nor_host_nor_home(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(platform, "node", lambda: "someone")
     monkeypatch.setattr(socket, "gethostname", lambda: "someone")
     root, home = str(environment.ROOT), str(Path.home())
-    text = json.dumps(environment.record(command=[f"{root}/bench/x.py", f"--out={home}/out", f"{root}"]))
+    text = json.dumps(environment.environment_record(command=[f"{root}/bench/x.py", f"--out={home}/out", f"{root}"]))
     assert '"./bench/x.py --out=~/out ."' in text
     assert root not in text and f"{home}/" not in text and "someone" not in text
 
@@ -60,7 +60,7 @@ def test_gpus_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda index: gpu)
     monkeypatch.setattr(environment, "_output", lambda *command: "580.65\n580.65")
-    facts = environment.record(command=[])
+    facts = environment.environment_record(command=[])
     device = {"name": gpu.name, "memory_gib": 85.0, "capability": "9.0"}
     assert (facts["torch"]["devices"], facts["torch"]["driver"]) == ([device, device], "580.65")
     assert environment.machine_name(facts) == "2x-nvidia-h100-80gb-hbm3"
@@ -92,12 +92,12 @@ def test_portable_replaces_whole_prefixes(monkeypatch: pytest.MonkeyPatch, text:
 )
 def test_the_running_command_is_the_default(monkeypatch: pytest.MonkeyPatch, program: str, expected: str) -> None:
     monkeypatch.setattr(sys, "argv", [program, "flops", "--out", "a b"])
-    assert environment.record()["command"] == expected
+    assert environment.environment_record()["command"] == expected
 
 
 def test_extra_facts_cannot_replace_recorded_ones() -> None:
     with pytest.raises(InputError, match="commit, torch recorded already"):
-        environment.record(command=[], torch="mine", commit="mine", seed=1)
+        environment.environment_record(command=[], torch="mine", commit="mine", seed=1)
 
 
 def test_commit_and_dirty_flag_follow_the_checkout(tmp_path: Path) -> None:
@@ -121,13 +121,13 @@ def test_commit_and_dirty_flag_follow_the_checkout(tmp_path: Path) -> None:
 
 def test_without_git_the_commit_is_unknown(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    record = environment.record(command=[])
+    record = environment.environment_record(command=[])
     assert record["commit"] is None and record["dirty"] is None
 
 
 def test_an_absent_package_is_recorded_as_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(environment, "PACKAGES", ("numpy", "no-such-package"))
-    packages = environment.record(command=[])["packages"]
+    packages = environment.environment_record(command=[])["packages"]
     assert packages["no-such-package"] is None and packages["numpy"]
 
 

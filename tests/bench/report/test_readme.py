@@ -25,7 +25,7 @@ def run(tmp_path: Path) -> Path:
         SummaryRow.not_run(Claim("b", "Paper, Table 1", "DiT", "FID", "", 2.27), "smoke", "no weights"),
     ]
     write_summary(rows, tmp_path)
-    run_record.write_run(environment.record(), tmp_path)
+    run_record.write_run(environment.environment_record(), tmp_path)
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_the_section_of_speed_shows_what_skipping_is_worth(tmp_path: Path) -> No
     ]
     frame = pd.DataFrame(rows, columns=pd.Index(columns.split())).assign(device="cpu", dtype="fp32", resolution=256)
     write_table(frame, tmp_path, "latency")
-    run_record.write_run(environment.record(), tmp_path)
+    run_record.write_run(environment.environment_record(), tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed: begin -->\n<!-- speed: end -->\n")
     update_readme(tmp_path, "speed", readme=readme)
