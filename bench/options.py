@@ -32,8 +32,8 @@ def option(
 ) -> Any:
     """A dataclass field that is an option of a command, too.
 
-    Its annotation decides how it is read: `bool` is a switch, `bool | None` a switch with a `--no-` form, `tuple[X, ...]`
-    takes one or more values, `tuple[X, X, X]` exactly three, `X | None` one value of type X.
+    Its annotation decides how it is read: `bool` is a switch, `bool | None` a switch with a `--no-` form,
+    `tuple[X, ...]` takes one or more values, `tuple[X, X, X]` exactly three, `X | None` one value of type X.
 
     Args:
         default: of the field; without one the option must be given.
