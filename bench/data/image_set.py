@@ -107,7 +107,9 @@ def of_tensor(images: Tensor, name: str, labels: Tensor | None = None) -> Images
     if images.is_floating_point() and images.isnan().any():
         raise InputError(f"{name}: the images hold NaN; the model that made them diverged")
     if images.dtype != torch.uint8:
-        raise InputError(f"{name}: {images.dtype}; images must be torch.uint8 (bench.digits.to_uint8 converts)")
+        raise InputError(
+            f"{name}: {images.dtype}; images must be torch.uint8 (bench.data.preprocessing.to_uint8 converts)"
+        )
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise InputError(f"{name}: shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, none empty")
     count, _, height, width = images.shape

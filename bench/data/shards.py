@@ -46,7 +46,7 @@ class Manifest:
         unit: consecutive images per file, which are generated as one batch.
         shape: (H, W, C) of an image.
         identity: what decides the content of image k beside the unit, fit for JSON.
-        record: who made them (see `bench.environment`), fit for JSON.
+        record: who made them (see `bench.records.environment`), fit for JSON.
     """
 
     count: int

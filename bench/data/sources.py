@@ -18,11 +18,11 @@ def open_images(
     """Open an image set and check it as far as that is quick; pixels are read when asked for.
 
     Args:
-        source: a name in `bench.datasets.DATASETS` (write ./NAME for a path of that name); a directory written by
-            `python -m bench generate`; a .npz whose `arr_0` is uint8 (N, H, W, 1 or 3), as the ADM evaluator reads it,
+        source: a name in `bench.data.sets.catalogue.DATASETS` (write ./NAME for a path of that name); a directory that
+            `python -m bench generate` wrote; a .npz whose `arr_0` is uint8 (N, H, W, 1 or 3), as the ADM evaluator reads it,
             with labels in `arr_1` if it has them; a folder of PNG, JPEG, WebP or BMP files, taken in the order of their
             relative paths.
-        data_root: where local copies of data sets lie; see `bench.datasets.open_dataset`.
+        data_root: where local copies of data sets lie; see `bench.data.sets.opening.open_dataset`.
         split: of a data set.
         resolution: side in pixels. Data sets and pictures in folders are brought to it by `pictures.centre_crop`;
             shards and .npz files are finished, and must have it.
@@ -54,7 +54,7 @@ def open_images(
 
 
 def open_labelled(source: str, resolution: int, data_root: Path | None = None, split: str | None = None) -> Images:
-    """Images of a source of `bench.sources.open_images`, or of a folder of pictures with one folder a class.
+    """Images of a source of `bench.data.sources.open_images`, or of a folder of pictures with one folder a class.
 
     Args:
         source: name or path.

@@ -60,7 +60,8 @@ class UnknownOperator(RuntimeError):
     def __init__(self, counter: str, operators: Iterable[str]) -> None:
         names = ", ".join(sorted(operators))
         super().__init__(
-            f"{counter} has no formula for {names}; add one in bench/counters.py, or list it in FREE with the reason"
+            f"{counter} has no formula for {names}; add one in bench/flops/counters.py, "
+            "or list it in FREE with the reason"
         )
 
 

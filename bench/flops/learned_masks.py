@@ -70,7 +70,7 @@ def measure_checkpoint(
     """Load a trained DyDiT and average what its masks claim over a guided DDPM run.
 
     Args:
-        source: a checkpoint file, or a name of `dydit.checkpoint.PUBLISHED`.
+        source: a checkpoint file, or a name of `dydit.checkpoint.formats.PUBLISHED`.
         model: name of the network, or a configuration.
         target: the lambda that it was trained for, which names the published row to compare with.
         resolution: side of the images in pixels, for a name.

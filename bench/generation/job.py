@@ -28,8 +28,8 @@ class GenerationOptions:
     """What to generate; the defaults are those of the paper's headline rows (method: guidance 1.5, 250 DDPM steps).
 
     Args:
-        checkpoint: a file, or a name of `dydit.checkpoint.PUBLISHED`.
-        out: directory of the run, see `bench.shards`; on a file system that all processes share.
+        checkpoint: a file, or a name of `dydit.checkpoint.formats.PUBLISHED`.
+        out: directory of the run, see `bench.data.shards`; on a file system that all processes share.
         images: how many.
         model: name of the network, for files that do not name their own.
         resolution: side of the images in pixels, for a named network.
@@ -45,7 +45,7 @@ class GenerationOptions:
         dtype: of the network, `fp32` or `bf16`; the sampler's state and the decoder are float32.
         tf32: let float32 matrix products and convolutions on a GPU take TF32 inputs.
         threads: of the CPU, per process; sums depend on it.
-        vae: autoencoder for a model of latents, see `bench.decoding.open_decoder`.
+        vae: autoencoder for a model of latents, see `bench.generation.decoding.open_decoder`.
         png: also write one PNG file per image.
 
     Raises:

@@ -3,7 +3,7 @@
 Image k is a function of (model, seed, k): its label and all its noise come from its own generator. Images are made in
 units of consecutive indices, a batch each, whatever the number of processes or the count of images, so that on one kind
 of device they are equal to the bit; between unit sizes they differ by rounding. Units are written whole, so that a
-killed run loses at most those in flight, and the next run makes only what is missing (see `bench.shards`).
+killed run loses at most those in flight, and the next run makes only what is missing (see `bench.data.shards`).
 """
 
 from __future__ import annotations

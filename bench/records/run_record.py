@@ -38,7 +38,7 @@ def write_json(record: Any, path: Path) -> Path:
 
 
 def write_run(record: Mapping[str, Any], directory: Path) -> Path:
-    """Write `run.json`: the record of `bench.environment`, headed by the schema version."""
+    """Write `run.json`: the record of `bench.records.environment`, headed by the schema version."""
     version = {"schema_version": SCHEMA_VERSION}
     return write_json(version | dict(record) | version, directory / "run.json")
 

@@ -40,7 +40,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
         out: directory of the results; in tier `full` of the generated images, too.
         tier: one of `TIERS`.
         checkpoints: of the study on digits.
-        data_root: of the files that tier `full` needs, see `bench.headline`.
+        data_root: of the files that tier `full` needs, see `bench.reproduction.headline`.
 
     Raises:
         InputError: unknown tier, unusable output directory, missing checkpoints (in tier `full` whatever the headline

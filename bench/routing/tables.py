@@ -1,4 +1,4 @@
-"""Tables and findings of what routing learned, computed from the arrays of `bench.routing_study`."""
+"""Tables and findings of what routing learned, computed from the arrays of `bench.routing.study`."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from dydit.ablations import ABLATIONS
 from dydit.training import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, Recipe, modified
 
 STATIC, CONTROL, SCRATCH = "static", "control", "from-scratch"
-"""Names of runs besides those of `dydit.ablations` and `dydit.recipes`: the model that all others start from, the same
+"""Names of runs besides the ablations and the modifiers of recipes: the model that all others start from, the same
 trained on without routers, and a DyDiT trained from nothing for as long as the two together."""
 
 

@@ -1,4 +1,4 @@
-"""Small-scale studies: training what `bench.studies` describes.
+"""Small-scale studies: training what `bench.studies.catalogue` describes.
 
 Every trained file records the command, commit, seed, data checksum and parent that made it, and a file whose record
 still fits is not made again.

@@ -1,4 +1,4 @@
-"""What `bench finetune` trains on: images of any source of `bench.images` for models of pixels, or cached latents."""
+"""What `bench finetune` trains on: an image set for models of pixels, or latents that were encoded before."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Pixels:
         return len(self.images)
 
     def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
-        """As `dydit.training.Data.batch`."""
+        """As `dydit.training.batch.Data.batch`."""
         return mirrored(preprocessing.to_model(self.images[rows]), mirror), self.labels[rows]
 
 
@@ -45,10 +45,10 @@ def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> 
     """The training data that a network of `config` takes.
 
     Args:
-        source: `digits` or another data set of `bench.datasets`, a folder of pictures in one folder a class, a
+        source: `digits` or another data set of `bench.data.sets.opening`, a folder of pictures in one folder a class, a
             generated set, an .npz; or, for a model of latents, a directory that `python -m bench latents` wrote.
         config: of the network; its input decides the resolution.
-        data_root: local copies of data sets, as in `bench.datasets.open_dataset`.
+        data_root: local copies of data sets, as in `bench.data.sets.opening.open_dataset`.
 
     Raises:
         InputError: nothing there, no labels, more classes than the network has, images smaller than its input, or

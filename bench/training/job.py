@@ -31,12 +31,12 @@ class FinetuneOptions:
 
     Args:
         source: checkpoint of the static model: a file.
-        data: see `bench.training_data.open_data`.
+        data: see `bench.training.data.open_data`.
         out: directory of the run; what it holds of the same run is gone on with.
-        recipe: a name of `dydit.recipes`, or None: then `changes` must give steps, batch_size and, but for the static
-            control, target.
+        recipe: a name of `dydit.training.published_recipes`, or None: then `changes` must give steps, batch_size and,
+            but for the static control, target.
         changes: fields of `Recipe` that differ from the named one, or from its defaults.
-        ablation: names of one network of `dydit.ablations` or `STATIC`, and of modifiers of `dydit.recipes`.
+        ablation: names of one network of `dydit.ablations` or `STATIC`, and of modifiers of a recipe.
         model: name of the network, for files that do not name their own; a named recipe says it, too.
         resolution: side of the images in pixels, for a named network.
         weights: which weights of a training checkpoint to take, `ema` or `model`.

@@ -45,7 +45,7 @@ BATCH = 8
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents on disk, as `dydit.training.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
+    """Latents on disk, as `dydit.training.batch.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
 
     files: tuple[NDArray[Any], ...]
     shape: tuple[int, int, int]
@@ -116,10 +116,10 @@ def encode_latents(
     """Encode a data set into `out`; a broken-off run goes on, and files whose checksum does not fit are made again.
 
     Args:
-        source: as `bench.sources.open_images` takes it.
+        source: as `bench.data.sources.open_images` takes it.
         out: directory.
         resolution: side in pixels.
-        vae: as `bench.decoding.open_decoder` takes it.
+        vae: as `bench.generation.decoding.open_decoder` takes it.
         data_root: local copies of data sets.
         split: of a data set.
         device: cpu or cuda.

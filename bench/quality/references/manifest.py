@@ -1,7 +1,7 @@
 """The list of reference statistics in `reference_stats/manifest.toml`, and the checksums that pin them.
 
 Where the manifest knows no checksum of a file, its first use records one in `pins.json`; from then on another file
-under that name is refused. Nothing here opens statistics: see `bench.reference`.
+under that name is refused. Nothing here opens statistics: see `bench.quality.references.reference`.
 
 A `root` is the directory of pins and of `statistics/`. What the repository keeps in `ROOT` counts beside any other.
 """

@@ -53,7 +53,7 @@ def test_attention_is_counted_by_formula(count, device):
     ("module", "operator"), [(Inverse(), "linalg_inv"), (Double(), "dydit_tests.*double")], ids=["aten", "custom"]
 )
 def test_an_unknown_operator_is_an_error(count, module, operator):
-    with pytest.raises(UnknownOperator, match=rf"no formula for .*{operator}.*bench/counters.py"):
+    with pytest.raises(UnknownOperator, match=rf"no formula for .*{operator}.*bench/flops/counters.py"):
         count(module, (torch.eye(3),))
 
 
