@@ -19,7 +19,7 @@ def open_images(
 
     Args:
         source: a name in `bench.data.sets.catalogue.DATASETS` (write ./NAME for a path of that name); a directory that
-            `python -m bench generate` wrote; a .npz whose `arr_0` is uint8 (N, H, W, 1 or 3), as the ADM evaluator reads it,
+            `python -m bench generate` wrote; a .npz whose `arr_0` is uint8 (N, H, W, 1 or 3), as ADM's evaluator reads,
             with labels in `arr_1` if it has them; a folder of PNG, JPEG, WebP or BMP files, taken in the order of their
             relative paths.
         data_root: where local copies of data sets lie; see `bench.data.sets.opening.open_dataset`.

@@ -58,7 +58,8 @@ def test_counting_xl_at_512_needs_little_memory_and_time():
     # VmHWM, not getrusage: its maximum may be inherited from the parent, which is large here.
     script = (
         "import json, re, time; start = time.perf_counter(); from bench.flops.counts import count_network; "
-        "m = count_network('DiT-XL/2', 512); peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]; "
+        "m = count_network('DiT-XL/2', 512); "
+        "peak = re.search(r'VmHWM:\\s+(\\d+)', open('/proc/self/status').read())[1]; "
         "print(json.dumps([m.fvcore.total, int(peak) / 2**20, time.perf_counter() - start]))"
     )
     output = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=120)
