@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.data.sets import digits
+from bench.data.sets import digits, fashion
 from bench.machine import track
 from dydit import DiTConfig, InputError, model_config, nearest
 from dydit.ablations import ABLATIONS
@@ -251,7 +251,28 @@ def _cifar10_stages() -> Iterator[Stage]:
 
 CIFAR10 = Study("cifar10", tuple(_cifar10_stages()), _cifar10, torch.float32, "inception-v3-compat")
 
-STUDIES = {study.name: study for study in (DIGITS, CIFAR10)}
+# Fashion-MNIST
+
+
+FASHION_NETWORK = DiTConfig(
+    input_size=32, patch_size=4, in_channels=1, hidden_size=96, depth=6, num_heads=6, num_classes=10
+)
+"""64 tokens, 1.06 million parameters."""
+_FASHION_STATIC = Recipe(steps=16_000, batch_size=64, seed=0, learning_rate=1e-3, ema_decay=0.999)
+
+
+def _fashion(data_root: Path | None) -> TrainingSet:
+    images, labels = fashion.load_fashion("train", data_root)
+    return TrainingSet(images, labels, "fashion_mnist train", fashion.checksum("train"))
+
+
+def _fashion_stages() -> Iterator[Stage]:
+    yield Stage("dit", "f", FASHION_NETWORK, STATIC, _FASHION_STATIC)
+
+
+FASHION = Study("fashion", tuple(_fashion_stages()), _fashion, torch.float16, "fashion-cnn")
+
+STUDIES = {study.name: study for study in (DIGITS, CIFAR10, FASHION)}
 
 
 def find_study(name: str) -> Study:

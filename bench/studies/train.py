@@ -21,14 +21,19 @@ from bench.machine import Task, arithmetic, check_device, run_tasks, status, tra
 from bench.quality.features import digits_cnn
 from bench.records import environment_record, file_sha256
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
+from bench.training.checkpoints import read_training, write_training
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
-from dydit.training import Draws, Recipe, StepLog, train
+from dydit.training import Draws, InMemory, Recipe, Training
 
 CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
 THREADS = 1
 """Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
+
+
+SAVE_EVERY = 500
+"""Steps between two saved states of a stage, from which a broken-off training goes on to the same bits."""
 
 
 def train_all(
@@ -88,7 +93,7 @@ def _make(
         return ""
     with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
         x, labels = preprocessing.to_model(data.images).to(device), data.labels.to(device)
-        model, log = _train_stage(stage, directory, x, labels)
+        model, log = _train_stage(stage, directory, x, labels, identity)
     tail = log[-max(len(log) // 10, 1) :]
     outcome = {
         "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
@@ -96,6 +101,7 @@ def _make(
         "skipped_steps": str(sum(entry.skipped for entry in log)),
     }
     formats.write_model(path, model, identity | made_by | outcome, dtype=dtype)
+    (directory / f".{stage.name}.partial.pt").unlink(missing_ok=True)
     return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
 
 
@@ -134,7 +140,17 @@ def _train_classifier(path: Path, data: TrainingSet, epochs: int, made_by: dict[
     digits_cnn.save_digits_classifier(model, path, identity | made_by)
 
 
-def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tuple[DiT, list[StepLog]]:
+class StepOutcome(NamedTuple):
+    """Loss and FLOPs ratio of one step, and whether it was skipped for its gradient norm."""
+
+    loss: float
+    ratio: float
+    skipped: bool
+
+
+def _train_stage(
+    stage: Stage, directory: Path, x: Tensor, labels: Tensor, identity: dict[str, str]
+) -> tuple[DiT, list[StepOutcome]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.recipe.seed)
         model = _built(stage)
@@ -149,9 +165,45 @@ def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tu
         routing = evaluated(learned, x.cpu(), labels.cpu()).routing
         assert routing is not None, f"{stage.rates_of}: a static model has no rates"
         model.meet(routing.rates, stage.recipe.seed)
-    log: list[StepLog] = []
-    bar = lambda steps: track(steps, f"training {stage.name}", total=stage.recipe.steps)  # noqa: E731
-    return train(model.to(x.device), x, labels, stage.recipe, track=bar, on_step=log.append).cpu(), log
+    return _trained(stage, model.to(x.device), InMemory(x, labels), directory / f".{stage.name}.partial.pt", identity)
+
+
+def _trained(
+    stage: Stage, model: DiT, data: InMemory, partial: Path, identity: dict[str, str]
+) -> tuple[DiT, list[StepOutcome]]:
+    """The moving average after all steps, and what every step came to; goes on from `partial` of the same training."""
+    training, outcomes = Training(model, stage.recipe), list[StepOutcome]()
+    found = _partly_trained(partial, identity)
+    if found is not None:
+        training.restore(found["training"])
+        outcomes = [StepOutcome(*values) for values in found["outcomes"]]
+    steps = range(training.step, stage.recipe.steps)
+    for step in track(steps, f"training {stage.name}", total=len(steps)):
+        log = training.advance(data)
+        outcomes.append(StepOutcome(log.loss, log.ratio, log.skipped))
+        if (step + 1) % SAVE_EVERY == 0 and step + 1 < stage.recipe.steps:
+            content = {
+                "schema_version": 1,
+                "identity": identity,
+                "training": training.state(),
+                "outcomes": [tuple(outcome) for outcome in outcomes],
+            }
+            write_training(partial, content)
+            recent = outcomes[-SAVE_EVERY:]
+            loss = sum(outcome.loss for outcome in recent) / len(recent)
+            status(f"{stage.name}: step {step + 1} of {stage.recipe.steps}, loss {loss:.5f}")
+    return training.averaged.cpu(), outcomes
+
+
+def _partly_trained(partial: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+    """What a broken-off training of the same stage left; None where there is nothing, or something else."""
+    if not partial.is_file():
+        return None
+    try:
+        content = read_training(partial)
+    except InputError:
+        return None
+    return content if content["identity"] == identity else None
 
 
 def _built(stage: Stage) -> DiT:
