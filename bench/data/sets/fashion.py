@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 70,000 grey photographs of clothes in 10 classes, under the MIT licence.
+"""Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 70,000 grey photographs of clothes in 10 classes; MIT licence.
 
 Its four IDX files are read from a directory, compressed or not, in torchvision's layout or side by side, or from where
 Debian's package `dataset-fashion-mnist` installs them. Images are padded from 28 x 28 to 32 x 32 pixels with black.
@@ -44,11 +44,11 @@ _FILES = {
         ("t10k-labels-idx1-ubyte", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
     ),
 }
-"""Images and labels of each split, with the SHA-256 of the uncompressed file: compressed copies differ in their bytes."""
+"""Images and labels of each split, with the SHA-256 of the uncompressed file, since compressed copies differ."""
 _WAYS = (
     "put the four IDX files (train-images-idx3-ubyte.gz and the like) into a directory and name it with --data-root; "
-    "or install Debian's package dataset-fashion-mnist; or fetch zalando-datasets/fashion_mnist from the hub as parquet "
-    "files and name their directory with --data-root"
+    "or install Debian's package dataset-fashion-mnist; or fetch zalando-datasets/fashion_mnist from the hub as "
+    "parquet files and name their directory with --data-root"
 )
 
 
