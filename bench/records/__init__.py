@@ -1,4 +1,4 @@
-"""What a run leaves and goes on from: environment, tables, run record, run directory, checksums.
+"""What a run leaves and goes on from: environment, tables, run record, run directory, checksums; where files lie.
 
 Uses machine.
 """
