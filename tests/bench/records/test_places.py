@@ -39,7 +39,8 @@ def test_an_installed_copy_has_the_data_inside_of_bench(site_packages: Path) -> 
 
 
 def test_an_installed_copy_keeps_pins_and_statistics_with_the_user(site_packages: Path, tmp_path: Path) -> None:
-    entry = load_manifest(Path(__file__).parents[3] / "reference_stats" / "manifest.toml")["cifar10"]
+    entries = load_manifest(Path(__file__).parents[3] / "reference_stats" / "manifest.toml")
+    entry = entries["cifar10"]
     assert entry.sha256 is None
     file = tmp_path / entry.file
     file.write_bytes(b"1")
@@ -52,6 +53,7 @@ def test_an_installed_copy_keeps_pins_and_statistics_with_the_user(site_packages
         shipped_data() / "statistics",
     ]
     assert manifest.chosen_root(tmp_path) == tmp_path
+    assert f"into {portable(str(user_data()))}/statistics" in entries["imagenet-256"].remedy()
 
 
 def test_an_installed_copy_records_its_version(site_packages: Path) -> None:
