@@ -16,10 +16,10 @@ from bench.claims.verdict import Claim, SummaryRow, Tolerance
 from bench.quality.features import extractors
 from bench.quality.measure import METRICS, Quality
 from bench.quality.references import manifest
-from bench.records import ROOT, read_toml
+from bench.records import read_toml, shipped_data
 from dydit import InputError
 
-PATH = ROOT / "reference_stats" / "presets.toml"
+PATH = shipped_data() / "presets.toml"
 _KEYS = ("title", "source", "extractor", "samples", "reference", "metrics")
 
 

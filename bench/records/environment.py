@@ -14,9 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from bench.records.places import ROOT, installed
 from dydit import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = "dydit-bench"
+"""What the project is called where packages are installed."""
 PACKAGES = (
     "numpy",
     "pandas",
@@ -42,7 +44,7 @@ def environment_record(*, command: list[str] | None = None, **extra: Any) -> dic
     facts: dict[str, Any] = {
         "command": portable(shlex.join(_running_command() if command is None else command)),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_checkout(ROOT),
+        **_code(),
         "python": platform.python_version(),
         "platform": _platform(),
         "cpu": {"model": _cpu_model(), "logical_cores": os.cpu_count()},
@@ -65,9 +67,10 @@ def machine_name(record: Mapping[str, Any]) -> str:
 
 
 def portable(text: str) -> str:
-    """`text` with the repository root written as `.` and the home directory as `~`."""
+    """`text` with the repository's root written as `.`, an installed copy's as `site-packages`, the home as `~`."""
+    root = {str(ROOT): ROOT.name if installed() else "."}
     # The longer first: either may lie within the other.
-    for prefix, short in sorted({str(ROOT): ".", str(Path.home()): "~"}.items(), key=lambda item: -len(item[0])):
+    for prefix, short in sorted((root | {str(Path.home()): "~"}).items(), key=lambda item: -len(item[0])):
         if prefix != os.sep:
             text = re.sub(rf"(?<![\w./-]){re.escape(prefix)}(?![\w.-])", short, text)
     return text
@@ -78,6 +81,13 @@ def _running_command() -> list[str]:
     if program.name == "__main__.py":
         return ["python", "-m", program.parent.name, *sys.argv[1:]]
     return [program.name, *sys.argv[1:]]
+
+
+def _code() -> dict[str, Any]:
+    """Which code runs: the commit of a checkout, the version of an installed copy."""
+    if installed():
+        return {"commit": _version(DISTRIBUTION), "dirty": None}
+    return _checkout(ROOT)
 
 
 def _checkout(root: Path) -> dict[str, Any]:
