@@ -101,8 +101,9 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training that may begin, its data, and what decides its result."""
+    """Checked options and what they come to: a training that may begin, its data, and what decides its result."""
 
+    options: FinetuneOptions
     plan: TrainingPlan
     training: Training
     data: TrainingData
@@ -144,23 +145,6 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
     )
 
 
-def own_device(options: FinetuneOptions, world: ProcessGroup) -> torch.device:
-    """The device of this process, which torch's own choices follow from now on.
-
-    Raises:
-        InputError: it has no GPU of its own, or there is nobody to share the model out to.
-    """
-    if options.shard and world.size == 1:
-        raise InputError("shard: one process has nobody to share with; start several with torchrun --nproc-per-node N")
-    if options.device != "cuda":
-        return torch.device(options.device)
-    if world.local_rank >= torch.cuda.device_count():
-        raise InputError(f"process {world.local_rank} of this machine has no GPU of its own; start fewer processes")
-    device = torch.device("cuda", world.local_rank)
-    torch.cuda.set_device(device)
-    return device
-
-
 def prepare_training(
     options: FinetuneOptions, world: ProcessGroup, device: torch.device, mesh: DeviceMesh | None = None
 ) -> TrainingJob:
@@ -192,7 +176,7 @@ def prepare_training(
         "data_sha256": data.sha256,
         "parent_sha256": file_sha256(Path(options.source)),
     }
-    return TrainingJob(planned, training, data, identity)
+    return TrainingJob(options, planned, training, data, identity)
 
 
 def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from bench.records import writing
+from bench.records import clear_write_errors
 from dydit.checkpoint.atomic import atomic_path
 from dydit.training import Recipe, StepLog
 
@@ -43,7 +43,7 @@ class Logs:
         Raises:
             InputError: a file cannot be written.
         """
-        with writing(out), contextlib.ExitStack() as stack:
+        with clear_write_errors(out), contextlib.ExitStack() as stack:
             named = (("log.csv", LOG), ("rates.csv", RATES))
             steps, rates = (stack.enter_context(_cut_back(out / name, columns, step)) for name, columns in named)
             yield cls(out, steps, rates, stack.enter_context(_board(out, step)) if tensorboard else None)
@@ -55,7 +55,7 @@ class Logs:
             InputError: a file cannot be written.
         """
         layers = list(enumerate(log.rates)) if log.step % RATES_EVERY == 0 else []
-        with writing(self.out):
+        with clear_write_errors(self.out):
             self.steps.writerow([getattr(log, name) for name in LOG])
             self.rates.writerows([log.step, layer, *rates] for layer, rates in layers)
             if self.board is not None:

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from bench.data import shards
 from bench.generation import job
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.reproduction import rate, requirements
 from bench.reproduction.plan import RunPlan, Scoring, make_plan
 from bench.reproduction.rate import Network, sample_of
