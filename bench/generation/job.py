@@ -1,4 +1,4 @@
-"""What to generate, checked once: options, and the job made of them (network, engine, sampler, decoder, device)."""
+"""Options of a generation, checked once, and the job that they make: network, engine, sampler, decoder and device."""
 
 from __future__ import annotations
 
