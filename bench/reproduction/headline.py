@@ -15,8 +15,8 @@ import torch
 
 from bench.claims.published import find_published
 from bench.claims.verdict import SummaryRow, Tolerance
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.quality.measure import measure_quality
 from bench.quality.opening import open_reference, open_samples
 from bench.records import portable, write_table

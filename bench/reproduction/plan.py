@@ -23,12 +23,12 @@ from bench.data.sets.catalogue import DATASETS
 from bench.flops.counts import GIGA
 from bench.flops.learned_masks import measure_checkpoint
 from bench.generation import decoding, samplers
-from bench.generation.job import GenerationOptions
+from bench.generation.job import GenerationOptions, choose_engine, images_per_unit, named_class
 from bench.machine import DTYPES, needed
 from bench.quality.features import extractors
 from bench.quality.references.manifest import load_manifest
 from bench.records import portable, write_run, write_table
-from bench.reproduction.rate import Network, Rate, measure_rate, sample_of, unit_of
+from bench.reproduction.rate import Network, Rate, measure_rate, sample_of
 from bench.reproduction.requirements import (
     Requirement,
     autoencoder_requirement,
@@ -198,8 +198,7 @@ def _network(options: GenerationOptions, source: Requirement, target: float | No
     if target is not None:
         check_lambda(target)
     if options.model is not None:
-        config = model_config(options.model, options.resolution)
-        dynamic = options.model.startswith("DyDiT")
+        config, kind = model_config(options.model, options.resolution), named_class(options.model)
         known = float(options.checkpoint.rsplit("-", 1)[1]) if options.checkpoint in formats.PUBLISHED else None
     elif not options.checkpoint.endswith(".safetensors"):
         raise InputError(f"{options.checkpoint}: such files do not name their model; give --model NAME")
@@ -207,15 +206,10 @@ def _network(options: GenerationOptions, source: Requirement, target: float | No
         raise InputError(f"{options.checkpoint}: no such file to read the network from; give --model NAME")
     else:
         model, record = formats.load_model(options.checkpoint)
-        config, dynamic = model.config, isinstance(model, DyDiT)
+        config, kind = model.config, type(model)
         known = json.loads(record.get("recipe", "{}")).get("target")
-    fitting = ("realised", "masked") if dynamic else ("static",)
-    engine = options.engine or fitting[0]
-    if engine not in fitting:
-        kind = "DyDiT" if dynamic else "DiT"
-        raise InputError(f"engine {engine}: the network is a {kind}, which runs as {' or '.join(fitting)}")
-    target = target or known
-    return Network(options.model, config, dynamic, engine, target)
+    engine = choose_engine(kind, options.engine)
+    return Network(options.model, config, issubclass(kind, DyDiT), engine, target or known)
 
 
 def _check_scoring(network: Network, scoring: Scoring) -> None:
@@ -241,7 +235,7 @@ def _check_scoring(network: Network, scoring: Scoring) -> None:
 
 
 def _manifest(options: GenerationOptions, network: Network) -> shards.Manifest:
-    return shards.Manifest(options.images, unit_of(options), network.shape, identity={}, record={})
+    return shards.Manifest(options.images, images_per_unit(options), network.shape, identity={}, record={})
 
 
 def _macs(options: GenerationOptions, network: Network, weights: bool) -> tuple[float, str]:

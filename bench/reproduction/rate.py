@@ -13,10 +13,10 @@ from torch import Tensor
 
 from bench.generation import decoding, samplers
 from bench.generation.decoding import Decoder
-from bench.generation.job import UNIT, GenerationOptions, prepare_generation, sampling_model
+from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model
 from bench.latency.cases import LatencyOptions, build_pair, timed_cases
 from bench.machine import DTYPES, Budget, Timed, arithmetic, in_turns, status
-from dydit import VAE_DOWNSAMPLING, DiTConfig, InputError, Model, draw, macs
+from dydit import VAE_DOWNSAMPLING, DiTConfig, InputError, Model, macs
 from dydit.flops import MATMUL
 from dydit.sampling import computing_in
 
@@ -93,7 +93,7 @@ def measure_rate(options: GenerationOptions, network: Network, trained: bool) ->
 
 def sample_of(options: GenerationOptions, network: Network) -> tuple[int, int]:
     """How many steps of how many images stand for the run: a unit on a GPU, as much as is quick on a CPU."""
-    steps, batch = min(MEASURED_STEPS, options.steps), unit_of(options)
+    steps, batch = min(MEASURED_STEPS, options.steps), images_per_unit(options)
     if options.device == "cpu":
         work = macs(network.config).total(MATMUL) * (1 if options.scale == 1.0 else 2)
         steps = min(steps, max(int(CPU_WORK / work), 1))
@@ -112,18 +112,16 @@ def _shape(config: DiTConfig) -> tuple[int, int, int]:
 
 def _draw(options: GenerationOptions, config: DiTConfig, model: Model, batch: int, device: torch.device) -> Tensor:
     """What the sampler leaves of a batch of images, (N, C, S, S)."""
-    run = samplers.make_solver(options.sampler, options.steps)
-
-    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
-        return run.solve(model, x, y, noise=noise, scale=options.scale, null_label=config.num_classes)
-
-    return draw(solve, _shape(config), config.num_classes, range(batch), seed=options.seed, device=device)[0]
+    solver = samplers.make_solver(options.sampler, options.steps)
+    return samplers.guided_samples(
+        solver, model, config, range(batch), seed=options.seed, scale=options.scale, device=device
+    )[0]
 
 
 def _trained(options: GenerationOptions, batch: int) -> tuple[Model, Decoder]:
     """The run's own network and decoder."""
     job = prepare_generation(options)
-    return sampling_model(options, job, batch), job.decoder
+    return sampling_model(job, batch), job.decoder
 
 
 def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple[Model, Decoder | None]:
@@ -151,8 +149,3 @@ def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple
     if options.vae is not None or not network.latent:
         decoder = decoding.open_decoder(network.config, options.vae, options.device)
     return computing_in(DTYPES[options.dtype], forward), decoder
-
-
-def unit_of(options: GenerationOptions) -> int:
-    """Images per unit of a new run."""
-    return options.unit or min(UNIT, options.images)

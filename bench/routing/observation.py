@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.generation.job import UNIT, GenerationJob, GenerationOptions, prepare_generation
+from bench.data.shards import unit_ranges
+from bench.generation.job import GenerationJob, GenerationOptions, images_per_unit, prepare_generation
+from bench.generation.samplers import guided_samples
 from bench.machine import check_fits, track
 from bench.routing.learned import Bools, Floats, Learned
-from dydit import Diffusion, DyDiT, InputError, Routing, draw, flops_ratio
+from dydit import Diffusion, DyDiT, InputError, Routing, flops_ratio
 from dydit.inference import WidthPlan
 
 SHOWN = 6
@@ -40,7 +41,7 @@ def prepare_study(options: GenerationOptions) -> GenerationJob:
             f"{options.checkpoint}: holds a {type(network).__name__}, whose masks are not DyDiT's; give a DyDiT"
         )
     if job.device.type == "cuda":
-        unit = _unit(options)
+        unit = images_per_unit(options)
         check_fits(type(network).__name__, network.config, unit, job.device, torch.float32)
     return dataclasses.replace(job, engine=ENGINE)
 
@@ -50,11 +51,11 @@ def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
     network = job.network.to(job.device)
     assert isinstance(network, DyDiT)
     heads, channels = widths(network)
-    watch = TokenWatch(network, len(job.run.timesteps), options.images, 1 if options.scale == 1.0 else 2)
+    watch = TokenWatch(network, len(job.solver.timesteps), options.images, 1 if options.scale == 1.0 else 2)
     labels, shown = _sample(options, job, watch)
     token_map = watch.token_count.astype(np.float32) / np.float32(options.images)
     return Learned(
-        timesteps=np.array(job.run.timesteps, dtype=np.int64),
+        timesteps=np.array(job.solver.timesteps, dtype=np.int64),
         heads_open=heads,
         channels_open=channels,
         head_rate=heads.mean(-1),
@@ -65,8 +66,8 @@ def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
         branches_differ=watch.differ_count / (options.images * network.config.tokens),
         flops_ratio=watch.step_ratio / options.images,
         labels=labels,
-        image_token_rate=watch.image_tokens / len(job.run.timesteps),
-        image_flops_ratio=watch.image_ratio / len(job.run.timesteps),
+        image_token_rate=watch.image_tokens / len(job.solver.timesteps),
+        image_flops_ratio=watch.image_ratio / len(job.solver.timesteps),
         shown_images=shown,
         shown_maps=watch.shown,
     )
@@ -134,34 +135,32 @@ class TokenWatch:
         self.shown[kept.start : kept.stop, :, self.step] = opened[:, : len(kept)].swapaxes(0, 1)
 
 
-def _unit(options: GenerationOptions) -> int:
-    return options.unit or min(UNIT, options.images)
-
-
 def _sample(
     options: GenerationOptions, job: GenerationJob, watch: TokenWatch
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Labels (N,) of all images and the pixels of the first; the rest are drawn for their masks alone."""
     config = job.network.config
-    unit = _unit(options)
-    batches = [range(start, min(start + unit, options.images)) for start in range(0, options.images, unit)]
-    bar = iter(track(range(len(batches) * len(job.run.timesteps)), f"sampling {options.images} images"))
+    batches = unit_ranges(options.images, images_per_unit(options))
+    bar = iter(track(range(len(batches) * len(job.solver.timesteps)), f"sampling {options.images} images"))
 
     def advance(steps: Iterable[int]) -> Iterable[int]:
         for step in steps:
             next(bar, None)
             yield step
 
-    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
-        return job.run.solve(
-            watch, x, y, noise=noise, scale=options.scale, null_label=config.num_classes, track=advance
-        )
-
-    shape = (config.in_channels, config.input_size, config.input_size)
     labels, shown = [], []
     for indices in batches:
         watch.begin(indices)
-        x, y = draw(solve, shape, config.num_classes, indices, seed=options.seed, device=job.device)
+        x, y = guided_samples(
+            job.solver,
+            watch,
+            config,
+            indices,
+            seed=options.seed,
+            scale=options.scale,
+            device=job.device,
+            track=advance,
+        )
         labels.append(y.cpu())
         wanted = max(len(watch.shown) - indices.start, 0)
         if wanted:

@@ -42,7 +42,7 @@ def study_routing(options: GenerationOptions) -> tuple[Learned, dict[str, Any]]:
         record = environment_record(
             checkpoint=portable(options.checkpoint),
             images=options.images,
-            sampling=generation_identity(options, job),
+            sampling=generation_identity(job),
         )
         learned = observe(options, job)
     write_arrays(learned, directory / "routing.npz")

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bench.commands.measure import routing
 from bench.generation import samplers
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.records import environment, run_record
 from bench.records.tables import read_table
 from bench.routing.figures import classes, positions, tokens, widths, write_figures
