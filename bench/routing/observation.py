@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,21 @@ from torch import Tensor
 from bench.generation.job import UNIT, GenerationJob, GenerationOptions, prepare_generation
 from bench.machine import check_fits, track
 from bench.routing.learned import Bools, Floats, Learned
-from dydit import Diffusion, DyDiT, InputError, Routing, draw, flops_ratio
+from dydit import (
+    Diffusion,
+    DiTConfig,
+    DyDiT,
+    InputError,
+    Observation,
+    ObservedSampling,
+    Routing,
+    draw,
+    draw_in_batches,
+    flops_ratio,
+    guidance_branches,
+)
 from dydit.inference import WidthPlan
+from dydit.sampling import Track
 
 SHOWN = 6
 """Images whose own token maps are kept: the first of the run."""
@@ -50,9 +62,9 @@ def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
     network = job.network.to(job.device)
     assert isinstance(network, DyDiT)
     heads, channels = widths(network)
-    watch = TokenWatch(network, len(job.run.timesteps), options.images, 1 if options.scale == 1.0 else 2)
-    labels, shown = _sample(options, job, watch)
-    token_map = watch.token_count.astype(np.float32) / np.float32(options.images)
+    sums = TokenSums(network.config, len(job.run.timesteps), options.images, guidance_branches(options.scale))
+    labels, shown = _sample(options, job, sums)
+    token_map = sums.token_count.astype(np.float32) / np.float32(options.images)
     return Learned(
         timesteps=np.array(job.run.timesteps, dtype=np.int64),
         heads_open=heads,
@@ -61,14 +73,14 @@ def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
         channel_rate=channels.mean(-1),
         width_ratio=_width_ratio(network, heads, channels),
         token_map=token_map,
-        token_rate=watch.token_count.mean((-2, -1)) / options.images,
-        branches_differ=watch.differ_count / (options.images * network.config.tokens),
-        flops_ratio=watch.step_ratio / options.images,
+        token_rate=sums.token_count.mean((-2, -1)) / options.images,
+        branches_differ=sums.differ_count / (options.images * network.config.tokens),
+        flops_ratio=sums.step_ratio / options.images,
         labels=labels,
-        image_token_rate=watch.image_tokens / len(job.run.timesteps),
-        image_flops_ratio=watch.image_ratio / len(job.run.timesteps),
+        image_token_rate=sums.image_tokens / len(job.run.timesteps),
+        image_flops_ratio=sums.image_ratio / len(job.run.timesteps),
         shown_images=shown,
-        shown_maps=watch.shown,
+        shown_maps=sums.shown,
     )
 
 
@@ -87,18 +99,11 @@ def _width_ratio(network: DyDiT, heads: Bools, channels: Bools) -> Floats:
     return ratio
 
 
-class TokenWatch:
-    """A DyDiT as a sampling model that adds up what its token routers decide.
+class TokenSums:
+    """Adds up what token routers decide over a sampling run; the arrays of `Learned` are its means."""
 
-    `begin` announces the images of the next run; every call is one step of it, its rows all conditional images, then,
-    with guidance, the same images unconditional.
-    """
-
-    def __init__(self, network: DyDiT, steps: int, images: int, branches: int) -> None:
-        config = network.config
-        self.network = network
-        self.indices = range(0)
-        self.step = 0
+    def __init__(self, config: DiTConfig, steps: int, images: int, branches: int) -> None:
+        self.config = config
         layers, grid = config.depth, config.grid_size
         self.token_count = np.zeros((branches, steps, layers, grid, grid), dtype=np.int64)
         self.differ_count = np.zeros((steps, layers), dtype=np.int64)
@@ -107,31 +112,22 @@ class TokenWatch:
         self.image_ratio = np.zeros((images, branches))
         self.shown = np.zeros((min(SHOWN, images), branches, steps, layers, grid, grid), dtype=np.bool_)
 
-    def begin(self, indices: range) -> None:
-        """The next calls sample these images, from the first step on."""
-        self.indices = indices
-        self.step = 0
-
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output, routing = self.network.route(x, t, y)
-        branches, grid = len(self.token_count), self.token_count.shape[-1]
-        opened = routing.tokens.bool().cpu().numpy()
-        opened = opened.reshape(branches, len(self.indices), -1, grid, grid)  # (B, n, L, G, G)
-        ratio = flops_ratio(routing, self.network.config).double().cpu().numpy().reshape(branches, -1)
-        self._add(opened, ratio)
-        self.step += 1
-        return output
-
-    def _add(self, opened: Bools, ratio: Floats) -> None:
-        rows = slice(self.indices.start, self.indices.stop)
-        self.token_count[:, self.step] += opened.sum(1)
-        self.step_ratio[:, self.step] += ratio.sum(1)
+    def add(self, observed: Observation) -> None:
+        """Count one step of a batch."""
+        step, indices = observed.step, observed.indices
+        branches, grid = len(self.token_count), self.config.grid_size
+        opened = observed.routing.tokens.bool().cpu().numpy()
+        opened = opened.reshape(branches, len(indices), -1, grid, grid)  # (B, n, L, G, G)
+        ratio = flops_ratio(observed.routing, self.config).double().cpu().numpy().reshape(branches, -1)
+        rows = slice(indices.start, indices.stop)
+        self.token_count[:, step] += opened.sum(1)
+        self.step_ratio[:, step] += ratio.sum(1)
         self.image_tokens[rows] += opened.mean((2, 3, 4)).T
         self.image_ratio[rows] += ratio.T
-        if len(opened) == 2:
-            self.differ_count[self.step] += (opened[0] != opened[1]).sum((0, 2, 3))
-        kept = range(self.indices.start, min(self.indices.stop, len(self.shown)))
-        self.shown[kept.start : kept.stop, :, self.step] = opened[:, : len(kept)].swapaxes(0, 1)
+        if branches == 2:
+            self.differ_count[step] += (opened[0] != opened[1]).sum((0, 2, 3))
+        kept = range(indices.start, min(indices.stop, len(self.shown)))
+        self.shown[kept.start : kept.stop, :, step] = opened[:, : len(kept)].swapaxes(0, 1)
 
 
 def _unit(options: GenerationOptions) -> int:
@@ -139,32 +135,29 @@ def _unit(options: GenerationOptions) -> int:
 
 
 def _sample(
-    options: GenerationOptions, job: GenerationJob, watch: TokenWatch
+    options: GenerationOptions, job: GenerationJob, sums: TokenSums
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Labels (N,) of all images and the pixels of the first; the rest are drawn for their masks alone."""
-    config = job.network.config
-    unit = _unit(options)
-    batches = [range(start, min(start + unit, options.images)) for start in range(0, options.images, unit)]
-    bar = iter(track(range(len(batches) * len(job.run.timesteps)), f"sampling {options.images} images"))
+    network, steps = job.network, len(job.run.timesteps)
+    assert isinstance(network, DyDiT)
+    config = network.config
+    model = ObservedSampling(network.route, steps, guidance_branches(options.scale), sums.add)
 
-    def advance(steps: Iterable[int]) -> Iterable[int]:
-        for step in steps:
-            next(bar, None)
-            yield step
+    def draw_batch(indices: range, steps: Track) -> tuple[Tensor, Tensor]:
+        def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
+            return job.run.solve(
+                model, x, y, noise=noise, scale=options.scale, null_label=config.num_classes, track=steps
+            )
 
-    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
-        return job.run.solve(
-            watch, x, y, noise=noise, scale=options.scale, null_label=config.num_classes, track=advance
-        )
+        shape = (config.in_channels, config.input_size, config.input_size)
+        return draw(solve, shape, config.num_classes, indices, seed=options.seed, device=job.device)
 
-    shape = (config.in_channels, config.input_size, config.input_size)
+    label = f"sampling {options.images} images"
+    batches = draw_in_batches(draw_batch, options.images, _unit(options), steps, lambda steps: track(steps, label))
     labels, shown = [], []
-    for indices in batches:
-        watch.begin(indices)
-        x, y = draw(solve, shape, config.num_classes, indices, seed=options.seed, device=job.device)
+    for indices, x, y in batches:
         labels.append(y.cpu())
-        wanted = max(len(watch.shown) - indices.start, 0)
+        wanted = max(len(sums.shown) - indices.start, 0)
         if wanted:
             shown.append(job.decoder(x[:wanted]).permute(0, 2, 3, 1).cpu())
-    next(bar, None)  # closes the bar
     return torch.cat(labels).numpy(), torch.cat(shown).numpy()

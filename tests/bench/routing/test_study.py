@@ -22,11 +22,11 @@ from bench.records.tables import read_table
 from bench.routing.figures import classes, positions, tokens, widths, write_figures
 from bench.routing.findings import between_images, class_effect, routing_findings
 from bench.routing.learned import Learned
-from bench.routing.observation import SHOWN, TokenWatch, observe, prepare_study
+from bench.routing.observation import SHOWN, observe, prepare_study
 from bench.routing.study import study_routing
 from bench.routing.tables import by_class, by_layer, by_position, by_timestep
 from bench.studies.samples import committed_file
-from dydit import DiT, DyDiT, InputError
+from dydit import DiT, DyDiT, InputError, ObservedSampling
 from dydit.ablations.networks import LayerSkipOnly, SdtOnly
 from dydit.checkpoint import formats
 from dydit.config import DiTConfig
@@ -104,13 +104,13 @@ def test_token_maps_are_what_the_model_decides_on_the_states_of_the_run(
 ) -> None:
     wanted = options(tiny(tmp_path / "m.safetensors"), tmp_path, sampler=sampler, scale=scale)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    call = TokenWatch.__call__
+    call = ObservedSampling.__call__
 
     def recording(self: Any, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         seen.append((x.clone(), t.clone(), y.clone()))
         return call(self, x, t, y)
 
-    monkeypatch.setattr(TokenWatch, "__call__", recording)
+    monkeypatch.setattr(ObservedSampling, "__call__", recording)
     found = learn(wanted)
     model, _ = formats.load_model(wanted.checkpoint)
     assert isinstance(model, DyDiT)
