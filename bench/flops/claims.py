@@ -60,8 +60,8 @@ def published_macs() -> dict[tuple[Convention, Subject], PublishedValue]:
 
 
 def is_flops(value: PublishedValue) -> bool:
-    """Whether a row prints FLOPs, which both papers give as MACs."""
-    return value.metric == "Gflops" or value.metric.startswith("FLOPs")
+    """Whether a row prints FLOPs, which both papers give as 10^9 MACs; a change in percent is another quantity."""
+    return value.unit == "G" and value.metric.startswith(("Gflops", "FLOPs"))
 
 
 def flops_claims(

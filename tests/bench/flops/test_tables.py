@@ -96,6 +96,7 @@ def test_claims_that_cannot_be_judged_say_why(rows):
     assert (dynamic.verdict, dynamic.note) == ("not run", "needs the trained checkpoint; give --checkpoint")
     assert "not built here" in rows["dit-table6-adm-gflops"].note
     assert rows["dydit-table12-dit-xl-512-imagenet-512-flops"].note == "published value not transcribed"
+    assert not any("change" in row.metric for row in rows.values())  # a change in percent is no number of FLOPs
 
 
 def test_a_model_that_was_not_counted_is_not_judged():
