@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from bench.claims.facts import judge_facts
 from bench.claims.published import PublishedValue, load_published
 from bench.claims.summary import write_summary
 from bench.claims.verdict import SummaryRow
@@ -57,7 +58,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     sampling = TIERS[tier]
     record = environment_record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
     status("FLOPs: closed form, fvcore and torch at true scale")
-    rows = write_flops(directory, tier, claimed=claimed)
+    rows = write_flops(directory, tier, claimed=claimed) + judge_facts(JUDGED_PAPERS, tier)
     study = score_committed(sampling, checkpoints)
     write_table(quality_table(study), directory, "quality")
     rows += committed_claims(study, tier)
