@@ -1,4 +1,4 @@
-"""Asks the width routers at every timestep and watches the token routers over a guided sampling run."""
+"""Runs the width routers at every timestep, and observes the token routers over a guided sampling run."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.generation.job import UNIT, GenerationJob, GenerationOptions, prepare_generation
 from bench.machine import check_fits, track
-from bench.routing.learned import Bools, Floats, Learned
+from bench.routing.learned import Bools, Floats, LearnedRouting
 from dydit import (
     Diffusion,
     DiTConfig,
@@ -31,17 +31,15 @@ from dydit.sampling import Track
 
 SHOWN = 6
 """Images whose own token maps are kept: the first of the run."""
-
-
 ENGINE = "masked"
 """How the network runs: the routers are read where their masks are applied."""
 
 
-def prepare_study(options: GenerationOptions) -> GenerationJob:
-    """As `generate.prepare`, for a network whose widths are a function of the timestep.
+def prepare_observation(options: GenerationOptions) -> GenerationJob:
+    """As `prepare_generation`, for a network whose widths are a function of the timestep.
 
     Raises:
-        InputError: as `generate.prepare`, or a network without such routers.
+        InputError: as `prepare_generation`, or a network without such routers.
     """
     job = prepare_generation(dataclasses.replace(options, engine=None))
     network = job.network
@@ -57,15 +55,15 @@ def prepare_study(options: GenerationOptions) -> GenerationJob:
     return dataclasses.replace(job, engine=ENGINE)
 
 
-def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
-    """Ask the width routers at every timestep, and watch the token routers over a sampling run of all images."""
+def observe(options: GenerationOptions, job: GenerationJob) -> LearnedRouting:
+    """Run the width routers at every timestep, and observe the token routers while all images are sampled."""
     network = job.network.to(job.device)
     assert isinstance(network, DyDiT)
-    heads, channels = widths(network)
+    heads, channels = open_widths(network)
     sums = TokenSums(network.config, len(job.run.timesteps), options.images, guidance_branches(options.scale))
     labels, shown = _sample(options, job, sums)
     token_map = sums.token_count.astype(np.float32) / np.float32(options.images)
-    return Learned(
+    return LearnedRouting(
         timesteps=np.array(job.run.timesteps, dtype=np.int64),
         heads_open=heads,
         channels_open=channels,
@@ -84,7 +82,7 @@ def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
     )
 
 
-def widths(network: DyDiT) -> tuple[Bools, Bools]:
+def open_widths(network: DyDiT) -> tuple[Bools, Bools]:
     """Which heads and channel groups are open at every timestep, bool (T, L, H) each, from the routers alone."""
     total = len(Diffusion.linear())
     plan = WidthPlan.from_routers(network, range(total))
@@ -100,7 +98,7 @@ def _width_ratio(network: DyDiT, heads: Bools, channels: Bools) -> Floats:
 
 
 class TokenSums:
-    """Adds up what token routers decide over a sampling run; the arrays of `Learned` are its means."""
+    """Adds up what token routers decide over a sampling run; the arrays of `LearnedRouting` are its means."""
 
     def __init__(self, config: DiTConfig, steps: int, images: int, branches: int) -> None:
         self.config = config
@@ -116,18 +114,18 @@ class TokenSums:
         """Count one step of a batch."""
         step, indices = observed.step, observed.indices
         branches, grid = len(self.token_count), self.config.grid_size
-        opened = observed.routing.tokens.bool().cpu().numpy()
-        opened = opened.reshape(branches, len(indices), -1, grid, grid)  # (B, n, L, G, G)
+        is_open = observed.routing.tokens.bool().cpu().numpy()
+        is_open = is_open.reshape(branches, len(indices), -1, grid, grid)  # (B, n, L, G, G)
         ratio = flops_ratio(observed.routing, self.config).double().cpu().numpy().reshape(branches, -1)
         rows = slice(indices.start, indices.stop)
-        self.token_count[:, step] += opened.sum(1)
+        self.token_count[:, step] += is_open.sum(1)
         self.step_ratio[:, step] += ratio.sum(1)
-        self.image_tokens[rows] += opened.mean((2, 3, 4)).T
+        self.image_tokens[rows] += is_open.mean((2, 3, 4)).T
         self.image_ratio[rows] += ratio.T
         if branches == 2:
-            self.differ_count[step] += (opened[0] != opened[1]).sum((0, 2, 3))
+            self.differ_count[step] += (is_open[0] != is_open[1]).sum((0, 2, 3))
         kept = range(indices.start, min(indices.stop, len(self.shown)))
-        self.shown[kept.start : kept.stop, :, step] = opened[:, : len(kept)].swapaxes(0, 1)
+        self.shown[kept.start : kept.stop, :, step] = is_open[:, : len(kept)].swapaxes(0, 1)
 
 
 def _unit(options: GenerationOptions) -> int:
