@@ -20,8 +20,8 @@ import torch
 from bench.claims import paper_tables
 from bench.data import shards
 from bench.data.sets.catalogue import DATASETS
+from bench.flops.checkpoint_macs import measure_checkpoint
 from bench.flops.counts import GIGA
-from bench.flops.learned_masks import measure_checkpoint
 from bench.generation import decoding, samplers
 from bench.generation.job import GenerationOptions
 from bench.machine import DTYPES, needed

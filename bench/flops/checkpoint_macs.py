@@ -36,7 +36,7 @@ GUIDANCE = 1.5
 
 
 @dataclass(frozen=True)
-class ClaimedMacs:
+class CheckpointMacs:
     """Mean over images, steps and guidance branches of what the masks claim.
 
     `macs` are those of one image and branch; `ratio` is the share of the blocks' MACs that the masks leave, and
@@ -71,7 +71,7 @@ def measure_checkpoint(
     seed: int = 0,
     batch_size: int = 8,
     device: str = "cpu",
-) -> ClaimedMacs:
+) -> CheckpointMacs:
     """Load a trained DyDiT and average what its masks claim over a guided DDPM run.
 
     Args:
@@ -99,7 +99,7 @@ def measure_checkpoint(
             raise InputError(f"{field} = {number}; it must be at least 1")
     diffusion = Diffusion.linear().respaced(steps)
     per_step = _mean_by_step(_load(source, config, device), diffusion, images, seed, batch_size, device)
-    return ClaimedMacs(
+    return CheckpointMacs(
         model=name,
         resolution=resolution if isinstance(model, str) else config.input_size * VAE_DOWNSAMPLING,
         config=config,
