@@ -64,7 +64,7 @@ class NetworkCount:
         """The library counts, each with the convention that it follows."""
         return (
             ("fvcore", DYDIT_PAPER, self.fvcore),
-            ("fvcore as it comes", FUSED_BLIND, self.fvcore_unmodified),
+            ("fvcore unmodified", FUSED_BLIND, self.fvcore_unmodified),
             ("torch", MATMUL, self.torch),
         )
 

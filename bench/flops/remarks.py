@@ -37,7 +37,7 @@ def flops_remarks(networks: Sequence[NetworkCount]) -> list[str]:
         elif (network.model, network.resolution) == ("DiT-XL/2", 256):
             blind = network.fvcore_unmodified.total / GIGA
             remarks.append(
-                f"{label}: fvcore as it comes reports {blind:.2f} of {own:.2f} GMACs, blind to fused attention"
+                f"{label}: fvcore unmodified reports {blind:.2f} of {own:.2f} GMACs, blind to fused attention"
             )
     return [sentence for sentence in remarks if sentence]
 

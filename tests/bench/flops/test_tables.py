@@ -58,7 +58,7 @@ def test_the_counters_agree_with_the_closed_form_exactly(measured):
     for network in measured:
         assert network.agreeing(MATMUL) == ("closed form", "torch"), network.model
         assert network.agreeing(DYDIT_PAPER) == ("closed form", "fvcore"), network.model
-        assert network.agreeing(FUSED_BLIND) == ("closed form", "fvcore as it comes"), network.model
+        assert network.agreeing(FUSED_BLIND) == ("closed form", "fvcore unmodified"), network.model
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
