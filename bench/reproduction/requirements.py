@@ -1,7 +1,7 @@
 """What a long run needs and may not find: checkpoint, autoencoder, extractor weights, reference, data set, disk.
 
-Every check looks at this machine alone: nothing is downloaded, and no large file is read. A run that names all its
-needs first (`check`) does not stop after a day for a file that was never there.
+Every check looks at this machine alone: nothing is downloaded, and no large file is read. A run that names everything
+it lacks first (`check_requirements`) does not stop after a day for a file that was never there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from bench.generation import decoding
 from bench.machine import available
 from bench.quality.features import extractors
 from bench.quality.references import manifest
+from bench.records import portable
 from dydit import InputError
 from dydit.checkpoint.formats import PUBLISHED
 
@@ -44,6 +46,54 @@ def check_requirements(needs: Iterable[Requirement], run: str) -> None:
     missing = [f"{need.name} ({need.where}): {need.remedy}" for need in needs if not need.present]
     if missing:
         raise InputError(f"{run}: {len(missing)} missing: {'; '.join(missing)}")
+
+
+def requirements_table(needs: Iterable[Requirement]) -> pd.DataFrame:
+    """One row per need; paths as they may be published."""
+    rows = [
+        {
+            "need": portable(need.name),
+            "present": "yes" if need.present else "missing",
+            "where": portable(need.where),
+            "how to get it": "" if need.present else portable(need.remedy),
+        }
+        for need in needs
+    ]
+    return pd.DataFrame(rows)
+
+
+def run_requirements(
+    source: str,
+    *,
+    vae: str | None = None,
+    reference: str | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    weights_sha256: str | None = None,
+    data_root: Path | None = None,
+) -> list[Requirement]:
+    """What a run and its scoring need of files, each looked for on this machine alone.
+
+    Args:
+        source: the checkpoint, a file or a published name.
+        vae: the autoencoder (None: a model of pixels).
+        reference: what the images are compared with (None: they are not).
+        extractor: name of the feature extractor (None: nothing is scored).
+        weights: its file, where that does not lie where the extractor looks.
+        weights_sha256: the digest of that file, where it is not the published one.
+        data_root: directory of data sets and downloaded files.
+
+    Raises:
+        InputError: no such extractor, or no such split of a data set.
+    """
+    needs = [checkpoint_requirement(source)]
+    if vae is not None:
+        needs.append(autoencoder_requirement(vae))
+    if extractor is not None:
+        needs.append(extractor_requirement(extractor, weights, weights_sha256))
+    if reference is not None:
+        needs.append(reference_requirement(reference, data_root))
+    return needs
 
 
 def checkpoint_requirement(source: str | Path) -> Requirement:
