@@ -99,7 +99,7 @@ def count_network(model: str, resolution: int = 256) -> NetworkCount:
 
 
 def count_networks(models: Iterable[tuple[str, int]] = MODELS) -> tuple[NetworkCount, ...]:
-    """Count the networks given as (name, resolution); every name is checked before the first is counted.
+    """Count networks, each a (name, resolution); every name is checked before the first is counted.
 
     Raises:
         InputError: as `count_network`.

@@ -42,7 +42,11 @@ class Requirement:
 
 
 def check_requirements(needs: Iterable[Requirement], run: str) -> None:
-    """Raise InputError, naming everything that is missing of the needs of `run`, each with its remedy, in one line."""
+    """Check what a run needs.
+
+    Raises:
+        InputError: something is missing; all of it is named in one line, each with its remedy.
+    """
     missing = [f"{need.name} ({need.where}): {need.remedy}" for need in needs if not need.present]
     if missing:
         raise InputError(f"{run}: {len(missing)} missing: {'; '.join(missing)}")
@@ -137,9 +141,9 @@ def reference_requirement(source: str, data_root: Path | None = None) -> Require
 
     name = f"reference {source}"
     entry = manifest.load_manifest().get(source)
-    found = entry.find(data_root) if entry is not None else None
-    if found is not None:
-        return Requirement(name, True, str(found), "")
+    statistics = entry.find(data_root) if entry is not None else None
+    if statistics is not None:
+        return Requirement(name, True, str(statistics), "")
     images, _, split = source.partition("/")
     if images in DATASETS:
         return dataset_requirement(images, data_root, split or None)
@@ -169,10 +173,10 @@ def dataset_requirement(name: str, data_root: Path | None = None, split: str | N
         remedy += ", after consent to its terms on the hub"
     if data_root is not None:
         try:
-            found = locate(name, split, data_root)
+            files = locate(name, split, data_root)
         except InputError as error:  # some of its files
             return Requirement(title, False, str(data_root), str(error))
-        return Requirement(title, found is not None, str(found or data_root), remedy)
+        return Requirement(title, files is not None, str(files or data_root), remedy)
     cached = _converted(entry, split)
     return Requirement(title, cached is not None, str(cached or "the cache of datasets"), remedy)
 
@@ -186,34 +190,34 @@ def _converted(entry: DataSet, split: str) -> Path | None:
     owner, name = entry.hub_id.split("/")
     folder = Path(config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(name)}" / str(entry.config)
     records = [path.parent for path in folder.glob("*/*/dataset_info.json") if path.parent.suffix != ".incomplete"]
-    return next((found for found in records if any(found.glob(f"*-{split}*.arrow"))), None)
+    return next((record for record in records if any(record.glob(f"*-{split}*.arrow"))), None)
 
 
 def disk_requirement(directory: Path, needed: int) -> Requirement:
     """Free space, in bytes, on the disk where `directory` is or will be."""
     existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    said = f"{existing}: {free / 2**30:.1f} GiB free"
+    where = f"{existing}: {free / 2**30:.1f} GiB free"
     return Requirement(
-        f"{needed / 2**30:.1f} GiB of disk", free >= needed, said, "make room, or name another directory"
+        f"{needed / 2**30:.1f} GiB of disk", free >= needed, where, "make room, or name another directory"
     )
 
 
 def memory_requirement(device: torch.device, needed: int) -> Requirement:
     """Free memory, in bytes, on a device of this machine; what the system does not say counts as enough."""
     free = available(device)
-    said = f"{device}: " + ("unknown" if free is None else f"{free / 2**30:.1f} GiB free")
+    where = f"{device}: " + ("unknown" if free is None else f"{free / 2**30:.1f} GiB free")
     enough = free is None or free >= needed
-    return Requirement(f"{needed / 2**30:.1f} GiB of memory", enough, said, "choose a smaller --unit")
+    return Requirement(f"{needed / 2**30:.1f} GiB of memory", enough, where, "choose a smaller --unit")
 
 
 def _on_hub(name: str, repository: str, files: list[str], other: str) -> Requirement:
     """Files of a hub repository, all of them in the cache."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    found = [try_to_load_from_cache(repository, file) for file in files]
-    present = all(isinstance(path, str) for path in found)
+    paths = [try_to_load_from_cache(repository, file) for file in files]
+    present = all(isinstance(path, str) for path in paths)
     where = f"the hub's cache {constants.HF_HUB_CACHE}"
     if present:
-        where = str(found[0]) if len(files) == 1 else str(Path(str(found[0])).parent)
+        where = str(paths[0]) if len(files) == 1 else str(Path(str(paths[0])).parent)
     return Requirement(name, present, where, f"run `hf download {repository} {' '.join(files)}`, or {other}")

@@ -172,7 +172,7 @@ def _class_sentences(learned: LearnedRouting) -> list[str]:
 
 
 def _rate(value: float) -> str:
-    """A share as text: exactly 0 and 1 are said as 0 % and 100 %, and nothing else is rounded to them."""
+    """A share as text: exactly 0 and 1 are written as 0 % and 100 %, and nothing else is rounded to them."""
     percent = 100 * float(value)
     if percent in (0.0, 100.0):
         return f"{percent:.0f} %"
