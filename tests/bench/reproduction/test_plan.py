@@ -16,8 +16,9 @@ from bench.data import shards
 from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
 from bench.reproduction import rate, requirements
+from bench.reproduction.network import Network
 from bench.reproduction.plan import RunPlan, Scoring, make_plan
-from bench.reproduction.rate import Network, sample_of
+from bench.reproduction.rate import sample_of
 from bench.studies.samples import committed_file
 from dydit import DyDiT, InputError, model_config
 from dydit.ablations import find_ablation
@@ -303,10 +304,10 @@ def test_a_disk_or_a_memory_that_is_too_small_is_missing(tmp_path: Path, monkeyp
     assert requirements.disk_requirement(tmp_path / "not" / "yet", 1).present
     found = requirements.disk_requirement(tmp_path / "not" / "yet", 2**60)
     assert not found.present and found.where.startswith(str(tmp_path))
-    monkeypatch.setattr("bench.reproduction.requirements.available", lambda _: 100)
+    monkeypatch.setattr(requirements, "available", lambda _: 100)
     cpu = torch.device("cpu")
     assert requirements.memory_requirement(cpu, 100).present and not requirements.memory_requirement(cpu, 101).present
-    monkeypatch.setattr("bench.reproduction.requirements.available", lambda _: None)
+    monkeypatch.setattr(requirements, "available", lambda _: None)
     assert requirements.memory_requirement(cpu, 101).present
 
 
