@@ -23,8 +23,9 @@ from bench.data.sets.catalogue import DATASETS
 from bench.flops.counts import GIGA
 from bench.flops.learned_masks import measure_checkpoint
 from bench.generation import decoding, samplers
-from bench.generation.job import GenerationOptions
+from bench.generation.job import DrawingOptions, GenerationOptions
 from bench.machine import DTYPES, needed
+from bench.options import DataOptions, ExtractorOptions, OutputOptions, option
 from bench.quality.features import extractors
 from bench.quality.references.manifest import load_manifest
 from bench.records import portable, write_run, write_table
@@ -45,15 +46,40 @@ from dydit.flops import MATMUL, target_macs
 GIB = 2**30
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How the images will be scored: the options of `bench quality`; without a reference they will not be."""
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(DrawingOptions, ExtractorOptions, DataOptions, OutputOptions):
+    """The run to plan, its scoring as `bench quality` is told it, and for which machine; checked by `generation`."""
 
-    reference: str | None = None
-    extractor: str = "inception-v3-compat"
-    weights: Path | None = None
-    weights_sha256: str | None = None
-    data_root: Path | None = None
+    out: Path = Path("results/local/plan")
+    samples: Path = option(GenerationOptions.out, metavar="DIR", help="--out of the run")
+    target: float | None = option(
+        None, name="lambda", metavar="L", help="of a DyDiT whose weights are not here and whose name does not say it"
+    )
+    gpus: Sequence[int] = option((1, 8, 64), metavar="N", help="how many GPUs (or processes) to tell the time for")
+    rate: float | None = option(
+        None, metavar="R", help="images/s of one device, instead of measuring it here; the device need not be here then"
+    )
+    reference: str | None = option(None, metavar="NAME", help="what the images will be compared with; none by default")
+    extractor: str = option("inception-v3-compat", help="of the scoring")
+    extractor_weights: Path | None = option(
+        None, metavar="FILE", help="of the extractor, if not where it looks for them"
+    )
+    strict: bool = option(False, help="exit with status 1 when something is missing")
+
+    def generation(self) -> GenerationOptions:
+        """The run; a stated rate plans for another machine, whose device is not asked of this one.
+
+        Raises:
+            InputError: a value out of range, or one that the run's machine does not have.
+        """
+        if not self.gpus or min(self.gpus) < 1:
+            raise InputError(f"gpus {list(self.gpus)}: give whole numbers from 1")
+        if self.rate is not None and not 0.0 < self.rate < float("inf"):
+            raise InputError(f"rate {self.rate}: give images a second of one device, above 0")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        elsewhere = {} if self.rate is None else {"device": "cpu", "dtype": "fp32", "tf32": False}
+        return GenerationOptions.of(self, out=self.samples, **elsewhere)
 
 
 def plan_requirements(
@@ -104,31 +130,17 @@ class RunPlan:
         return [need for need in self.needs if not need.present]
 
 
-def make_plan(
-    values: dict[str, Any],
-    scoring: Scoring,
-    *,
-    devices: Sequence[int] = (1, 8, 64),
-    rate: float | None = None,
-    target: float | None = None,
-) -> RunPlan:
+def make_plan(plan: PlanOptions) -> RunPlan:
     """Plan a run of `bench generate` and its scoring.
-
-    Args:
-        values: the run, as the arguments of `generate.Options`.
-        scoring: what is done with the images afterwards.
-        devices: how many GPUs (or processes) to tell the time for.
-        rate: images a second of one device, stated instead of measured; the run's device need not be here then.
-        target: lambda of a DyDiT whose weights are not here and whose name does not say it.
 
     Raises:
         InputError: anything that would stop the run or its scoring, other than a missing file.
     """
-    options = _run_options(values, devices, rate)
+    options = plan.generation()
     sampling = samplers.make_solver(options.sampler, options.steps)
     source = checkpoint_requirement(options.checkpoint)
-    network = _network(options, source, target)
-    _check_scoring(network, scoring)
+    network = _network(options, source, plan.target)
+    _check_scoring(network, plan)
     if not network.latent:
         decoding.open_decoder(network.config, options.vae)  # which refuses what a run would refuse
     vae = (options.vae or decoding.DEFAULT_VAE) if network.latent else None
@@ -136,27 +148,27 @@ def make_plan(
     found = plan_requirements(
         options.checkpoint,
         vae=vae,
-        reference=scoring.reference,
-        extractor=scoring.extractor if scoring.reference is not None else None,
-        weights=scoring.weights,
-        weights_sha256=scoring.weights_sha256,
-        data_root=scoring.data_root,
+        reference=plan.reference,
+        extractor=plan.extractor if plan.reference is not None else None,
+        weights=plan.extractor_weights,
+        weights_sha256=plan.weights_sha256,
+        data_root=plan.data_root,
     )
     decodes = autoencoder is None or autoencoder.present
     given = autoencoder.where if autoencoder is not None and decodes else None
     files = dataclasses.replace(options, checkpoint=source.where, vae=given)
-    whole = rate is None and source.present and decodes
+    whole = plan.rate is None and source.present and decodes
     if network.engine == "realised" and network.target is None and not whole:
         raise InputError(f"{options.checkpoint}: the FLOPs target of its masks is not known; give --lambda")
     manifest = _manifest(options, network)
     writes = shards.bytes_to_write(manifest, list(range(manifest.units)), png=options.png)
-    holds = needed(network.config, manifest.unit, DTYPES[values["dtype"]])
+    holds = needed(network.config, manifest.unit, DTYPES[plan.dtype])
     found.append(disk_requirement(options.out, writes))
-    if rate is None:
+    if plan.rate is None:
         found.append(memory_requirement(torch.device(options.device), holds))
-    known = Rate(rate, "stated", {}) if rate is not None else measure_rate(files, network, whole)
+    known = Rate(plan.rate, "stated", {}) if plan.rate is not None else measure_rate(files, network, whole)
     per_pass = _macs(files, network, whole)
-    costs = _table(options, network, manifest, len(sampling.timesteps), per_pass, known, devices, writes, holds)
+    costs = _table(options, network, manifest, len(sampling.timesteps), per_pass, known, plan.gpus, writes, holds)
     return RunPlan(costs, found, known)
 
 
@@ -179,18 +191,6 @@ def requirements_table(found: Sequence[Requirement]) -> pd.DataFrame:
         for need in found
     ]
     return pd.DataFrame(rows)
-
-
-def _run_options(values: dict[str, Any], devices: Sequence[int], rate: float | None) -> GenerationOptions:
-    """The run, its values checked; a stated rate plans for another machine, whose device is not asked of this one."""
-    if not devices or min(devices) < 1:
-        raise InputError(f"gpus {list(devices)}: give whole numbers from 1")
-    if rate is not None and not 0.0 < rate < float("inf"):
-        raise InputError(f"rate {rate}: give images a second of one device, above 0")
-    if values["dtype"] not in DTYPES:
-        raise InputError(f"dtype {values['dtype']!r}: choose one of {', '.join(DTYPES)}")
-    elsewhere = {} if rate is None else {"device": "cpu", "dtype": "fp32", "tf32": False}
-    return GenerationOptions(**(values | elsewhere))
 
 
 def _network(options: GenerationOptions, source: Requirement, target: float | None) -> Network:
@@ -218,19 +218,19 @@ def _network(options: GenerationOptions, source: Requirement, target: float | No
     return Network(options.model, config, dynamic, engine, target)
 
 
-def _check_scoring(network: Network, scoring: Scoring) -> None:
+def _check_scoring(network: Network, plan: PlanOptions) -> None:
     """Refuse images that could not be compared with the reference once they are made."""
-    if scoring.reference is None:
+    if plan.reference is None:
         return
-    spec = extractors.extractor(scoring.extractor)
+    spec = extractors.extractor(plan.extractor)
     side, width, _ = network.shape
     spec.check_size("the run", (side, width))
-    entry = load_manifest().get(scoring.reference)
-    data = DATASETS.get(scoring.reference.partition("/")[0])
+    entry = load_manifest().get(plan.reference)
+    data = DATASETS.get(plan.reference.partition("/")[0])
     wanted = entry.resolution if entry is not None else data.resolution if data is not None and data.native else None
     if wanted not in (None, side):
         raise InputError(
-            f"reference {scoring.reference}: images of {wanted} pixels, the run makes {side}; "
+            f"reference {plan.reference}: images of {wanted} pixels, the run makes {side}; "
             "choose the reference of that resolution"
         )
     if entry is not None and data is None and entry.extractor != spec.name:
