@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,7 +20,7 @@ IMAGES, STEPS = 64, 10
 )
 def test_generate_unit(benchmark: Any, target: float | None, engine: str) -> None:
     checkpoint = committed_file(target)
-    options = GenerationOptions(str(checkpoint), Path("unused"), IMAGES, steps=STEPS, engine=engine)
+    options = GenerationOptions(checkpoint=str(checkpoint), images=IMAGES, steps=STEPS, engine=engine)
     job = prepare_generation(options)
     model = sampling_model(job, IMAGES)
     manifest = Manifest(IMAGES, IMAGES, job.decoder.shape, {}, {})

@@ -55,6 +55,11 @@ def read_summary(directory: Path) -> tuple[SummaryRow, ...]:
     return tuple(rows)
 
 
+def any_deviates(rows: Iterable[SummaryRow]) -> bool:
+    """Whether a measured value is not what was published."""
+    return any(row.verdict == "deviates" for row in rows)
+
+
 def overview(rows: Sequence[SummaryRow]) -> str:
     """The judged rows as a markdown table, and how many rows have which verdict."""
     judged = [row for row in rows if row.verdict != "not run"]

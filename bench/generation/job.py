@@ -12,6 +12,16 @@ import torch
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device
+from bench.options import (
+    AutoencoderOptions,
+    CheckpointOptions,
+    DtypeOptions,
+    OutputOptions,
+    ProcessOptions,
+    Tf32Options,
+    option,
+    shared_values,
+)
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, model_config
 from dydit.checkpoint import formats
@@ -23,53 +33,47 @@ UNIT = 64
 """Images per unit, unless a run is smaller."""
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """What to generate; the defaults are those of the paper's headline rows (method: guidance 1.5, 250 DDPM steps).
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
+    """How a checkpoint is sampled; the defaults are those of the paper's headline rows."""
 
-    Args:
-        checkpoint: a file, or a name of `dydit.checkpoint.formats.PUBLISHED`.
-        out: directory of the run, see `bench.data.shards`; on a file system that all processes share.
-        images: how many.
-        model: name of the network, for files that do not name their own.
-        resolution: side of the images in pixels, for a named network.
-        weights: which weights of a training checkpoint to take, `ema` or `model`.
-        engine: one of `ENGINES`; by default realised for a DyDiT, masked for an ablation of it, static for a DiT.
-        sampler: one of `samplers.SAMPLERS`.
-        steps: of the sampler.
-        scale: of guidance; 1 is none.
-        seed: of all labels and noise.
-        unit: consecutive images per file and batch; by default that of the directory's run, for a new one `UNIT`, or
-            `images` where those are fewer.
-        device: `cpu`, or `cuda`, where each process takes the GPU of its local rank.
-        dtype: of the network, `fp32` or `bf16`; the sampler's state and the decoder are float32.
-        tf32: let float32 matrix products and convolutions on a GPU take TF32 inputs.
-        threads: of the CPU, per process; sums depend on it.
-        vae: autoencoder for a model of latents, see `bench.generation.decoding.open_decoder`.
-        png: also write one PNG file per image.
+    sampler: str = option("ddpm", help="ddpm, ddim or dpm-solver++")
+    steps: int = option(250, help="of the sampler")
+    scale: float = option(1.5, help="of guidance; 1 is none")
+    seed: int = option(0, help="of labels and noise")
+    unit: int | None = option(
+        None,
+        metavar="N",
+        help=f"consecutive images per batch and file (default: as the directory's run, {UNIT} in a new one); "
+        "decides rounding, as the device does",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions(SamplingOptions, DtypeOptions, Tf32Options):
+    """What `generate` is told but for the directory; nothing is checked, for the run may be one of another machine."""
+
+    images: int = option(metavar="N", help="how many; the paper's rows use 50000")
+    engine: str | None = option(
+        None, help="realised (default of a DyDiT), masked (default of an ablation), or static (default of a DiT)"
+    )
+    png: bool = option(False, help="also write png/INDEX.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(DrawingOptions, OutputOptions):
+    """What to generate, and where: a directory as in `bench.data.shards`, on a file system that all processes share.
 
     Raises:
         InputError: a value out of range, or one that this machine does not have.
     """
 
-    checkpoint: str
-    out: Path
-    images: int
-    model: str | None = None
-    resolution: int | None = None
-    weights: str = "ema"
-    engine: str | None = None
-    sampler: str = "ddpm"
-    steps: int = 250
-    scale: float = 1.5
-    seed: int = 0
-    unit: int | None = None
-    device: str = "cpu"
-    dtype: str = "fp32"
-    tf32: bool = False
-    threads: int = 1
-    vae: str | None = None
-    png: bool = False
+    out: Path = Path("results/local/samples")
+
+    @classmethod
+    def of(cls, options: SamplingOptions, **others: Any) -> GenerationOptions:
+        """The generation that the options of another command describe; `others` are fields that they lack or change."""
+        return cls(**(shared_values(options, cls) | others))
 
     def __post_init__(self) -> None:
         unit = UNIT if self.unit is None else self.unit

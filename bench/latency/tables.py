@@ -14,6 +14,21 @@ from bench.machine import Footprint, Timed, speedup
 from bench.records import environment_record, portable, read_table, write_run, write_table
 from dydit import model_config
 
+SHOWN = [
+    "model",
+    "resolution",
+    "lambda",
+    "batch",
+    "engine",
+    "profile",
+    "ms_median",
+    "speedup",
+    "limit",
+    "efficiency",
+    "published_speedup",
+]
+"""The columns of latency.csv that people are shown."""
+
 
 def _record(plans: Sequence[LatencyOptions]) -> dict[str, Any]:
     return environment_record(

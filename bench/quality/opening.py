@@ -77,3 +77,8 @@ def samples_record(source: str, samples: Images) -> dict[str, Any]:
     if (Path(source) / shards.MANIFEST).is_file():
         facts["manifest"] = dataclasses.asdict(shards.read_manifest(Path(source)))
     return facts
+
+
+def reference_record(reference: Images | Reference) -> dict[str, Any]:
+    """What a run's record says of its reference: its name, and the record of statistics."""
+    return {"name": reference.name} | (reference.record if isinstance(reference, Reference) else {})

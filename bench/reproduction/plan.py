@@ -16,8 +16,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.generation.job import GenerationOptions
+from bench.generation.job import DrawingOptions, GenerationOptions
 from bench.machine import DTYPES
+from bench.options import DataOptions, ExtractorOptions, OutputOptions, option
 from bench.records import write_run, write_table
 from bench.reproduction.costs import cost_table, planned_pass, planned_work
 from bench.reproduction.network import planned_network
@@ -35,15 +36,40 @@ from bench.reproduction.scoring import check_scoring
 from dydit import InputError
 
 
-@dataclass(frozen=True)
-class Scoring:
-    """How the images will be scored: the options of `bench quality`; without a reference they will not be."""
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions(DrawingOptions, ExtractorOptions, DataOptions, OutputOptions):
+    """The run to plan, its scoring as `bench quality` is told it, and for which machine; checked by `generation`."""
 
-    reference: str | None = None
-    extractor: str = "inception-v3-compat"
-    weights: Path | None = None
-    weights_sha256: str | None = None
-    data_root: Path | None = None
+    out: Path = Path("results/local/plan")
+    samples: Path = option(GenerationOptions.out, metavar="DIR", help="--out of the run")
+    target: float | None = option(
+        None, name="lambda", metavar="L", help="of a DyDiT whose weights are not here and whose name does not say it"
+    )
+    gpus: Sequence[int] = option((1, 8, 64), metavar="N", help="how many GPUs (or processes) to tell the time for")
+    rate: float | None = option(
+        None, metavar="R", help="images/s of one device, instead of measuring it here; the device need not be here then"
+    )
+    reference: str | None = option(None, metavar="NAME", help="what the images will be compared with; none by default")
+    extractor: str = option("inception-v3-compat", help="of the scoring")
+    extractor_weights: Path | None = option(
+        None, metavar="FILE", help="of the extractor, if not where it looks for them"
+    )
+    strict: bool = option(False, help="exit with status 1 when something is missing")
+
+    def generation(self) -> GenerationOptions:
+        """The run; a stated rate plans for another machine, whose device is not asked of this one.
+
+        Raises:
+            InputError: a value out of range, or one that the run's machine does not have.
+        """
+        if not self.gpus or min(self.gpus) < 1:
+            raise InputError(f"gpus {list(self.gpus)}: give whole numbers from 1")
+        if self.rate is not None and not 0.0 < self.rate < float("inf"):
+            raise InputError(f"rate {self.rate}: give images a second of one device, above 0")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        elsewhere = {} if self.rate is None else {"device": "cpu", "dtype": "fp32", "tf32": False}
+        return GenerationOptions.of(self, out=self.samples, **elsewhere)
 
 
 @dataclass(frozen=True)
@@ -60,54 +86,40 @@ class RunPlan:
         return [need for need in self.needs if not need.present]
 
 
-def make_plan(
-    values: dict[str, Any],
-    scoring: Scoring,
-    *,
-    devices: Sequence[int] = (1, 8, 64),
-    rate: float | None = None,
-    target: float | None = None,
-) -> RunPlan:
+def make_plan(plan: PlanOptions) -> RunPlan:
     """Plan a run of `bench generate` and its scoring.
-
-    Args:
-        values: the run, as the arguments of `GenerationOptions`.
-        scoring: what is done with the images afterwards.
-        devices: numbers of GPUs (or processes) whose time is wanted.
-        rate: images per second of one device, stated instead of measured; the run's device need not be here then.
-        target: lambda of a DyDiT whose weights are not here and whose name does not say it.
 
     Raises:
         InputError: anything that would stop the run or its scoring, other than a missing file.
     """
-    options = _run_options(values, devices, rate)
+    options = plan.generation()
     source = checkpoint_requirement(options.checkpoint)
-    network = planned_network(options, source, target)
-    if scoring.reference is not None:
-        check_scoring(network, scoring.reference, scoring.extractor)
-    work = planned_work(options, network, DTYPES[values["dtype"]])
+    network = planned_network(options, source, plan.target)
+    if plan.reference is not None:
+        check_scoring(network, plan.reference, plan.extractor)
+    work = planned_work(options, network, DTYPES[plan.dtype])
     vae = network.autoencoder(options.vae)
     autoencoder = autoencoder_requirement(vae) if vae is not None else None
     decodes = autoencoder is None or autoencoder.present
-    trained = rate is None and source.present and decodes
+    trained = plan.rate is None and source.present and decodes
     if network.engine == "realised" and network.target is None and not trained:
         raise InputError(f"{options.checkpoint}: the FLOPs target of its masks is not known; give --lambda")
     needs = run_requirements(
         options.checkpoint,
         vae=vae,
-        reference=scoring.reference,
-        extractor=scoring.extractor if scoring.reference is not None else None,
-        weights=scoring.weights,
-        weights_sha256=scoring.weights_sha256,
-        data_root=scoring.data_root,
+        reference=plan.reference,
+        extractor=plan.extractor if plan.reference is not None else None,
+        weights=plan.extractor_weights,
+        weights_sha256=plan.weights_sha256,
+        data_root=plan.data_root,
     )
     needs.append(disk_requirement(options.out, work.disk))
-    if rate is None:
+    if plan.rate is None:
         needs.append(memory_requirement(torch.device(options.device), work.memory))
     decoder = autoencoder.where if autoencoder is not None and decodes else None
     here = dataclasses.replace(options, checkpoint=source.where, vae=decoder)
-    known = Rate(rate, "stated", {}) if rate is not None else measure_rate(here, network, trained)
-    return RunPlan(cost_table(work, planned_pass(here, network, trained), known, devices), needs, known)
+    known = Rate(plan.rate, "stated", {}) if plan.rate is not None else measure_rate(here, network, trained)
+    return RunPlan(cost_table(work, planned_pass(here, network, trained), known, plan.gpus), needs, known)
 
 
 def write_plan(plan: RunPlan, record: dict[str, Any], directory: Path) -> None:
@@ -115,15 +127,3 @@ def write_plan(plan: RunPlan, record: dict[str, Any], directory: Path) -> None:
     write_table(plan.costs, directory, "plan")
     write_table(requirements_table(plan.needs), directory, "requirements")
     write_run(record | {"rounds_ms": plan.rate.rounds_ms}, directory)
-
-
-def _run_options(values: dict[str, Any], devices: Sequence[int], rate: float | None) -> GenerationOptions:
-    """The run, its values checked; a stated rate plans for another machine, whose device need not be here."""
-    if not devices or min(devices) < 1:
-        raise InputError(f"gpus {list(devices)}: give whole numbers from 1")
-    if rate is not None and not 0.0 < rate < float("inf"):
-        raise InputError(f"rate {rate}: give images a second of one device, above 0")
-    if values["dtype"] not in DTYPES:
-        raise InputError(f"dtype {values['dtype']!r}: choose one of {', '.join(DTYPES)}")
-    elsewhere = {} if rate is None else {"device": "cpu", "dtype": "fp32", "tf32": False}
-    return GenerationOptions(**(values | elsewhere))

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import pandas as pd
 
 from bench.claims.paper_tables import _table3, _table8
+from bench.claims.summary import write_summary
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
+from bench.records import write_table
+from bench.studies.answers import questions
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, LAMBDAS, LARGEST, MIDDLE, SMALLEST, STATIC
 from bench.studies.scores import STEPS
-from bench.studies.spread import CONVERGED, FID, Runs, Spread
+from bench.studies.spread import CONVERGED, FID, Runs, Spread, means
 
 TIER = "study"
 _EVIDENCE = "runs.csv"
+
+
+def write_conclusions(frame: pd.DataFrame, directory: Path) -> list[SummaryRow]:
+    """Write what only the whole study can say: means over seeds, answers, and the verdicts, which are returned."""
+    write_table(means(frame), directory, "means")
+    write_table(questions(frame), directory, "questions")
+    rows = study_claims(frame)
+    write_summary(rows, directory)
+    return rows
 
 
 def study_claims(frame: pd.DataFrame) -> list[SummaryRow]:

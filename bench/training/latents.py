@@ -31,6 +31,7 @@ from bench.data.sources import open_labelled
 from bench.generation import decoding
 from bench.generation.decoding import LATENT_CHANNELS, LATENT_SCALE
 from bench.machine import arithmetic, check_device, status, track
+from bench.options import AutoencoderOptions, DataOptions, OutputOptions, ProcessOptions, option
 from bench.records import (
     check_same_run,
     environment_record,
@@ -48,10 +49,19 @@ PROGRESS = "progress.json"
 FILES = (MANIFEST, PROGRESS, "*.npy")
 """All files of a set, as patterns."""
 SCHEMA_VERSION = 1
-UNIT = 1024
-"""Images per file."""
 BATCH = 8
 """Images that the autoencoder encodes at once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentsOptions(AutoencoderOptions, ProcessOptions, DataOptions, OutputOptions):
+    """What to encode, see `bench.data.sources.open_labelled`, and by which autoencoder."""
+
+    out: Path = Path("results/local/latents")
+    data: str = option(metavar="NAME|PATH", help="data set, or folder with one folder per class")
+    split: str | None = option(None, metavar="NAME", help="of a data set (default: its first, for training)")
+    resolution: int = option(256, metavar="PIXELS", help="of the images")
+    unit: int = option(1024, metavar="N", help="images per file")
 
 
 @dataclass(frozen=True)
@@ -113,55 +123,34 @@ def open_latents(directory: Path) -> Latents:
     return Latents(tuple(files), (shape[0], shape[1], shape[2]), unit, torch.from_numpy(labels), digest)
 
 
-def encode_latents(
-    source: str,
-    out: Path,
-    *,
-    resolution: int = 256,
-    vae: str | None = None,
-    data_root: Path | None = None,
-    split: str | None = None,
-    device: str = "cpu",
-    unit: int = UNIT,
-    threads: int = 1,
-) -> Latents:
-    """Encode a data set into `out`; a run that was broken off goes on, and files of another checksum are made again.
-
-    Args:
-        source: as `bench.data.sources.open_images` takes it.
-        out: directory.
-        resolution: side in pixels.
-        vae: as `bench.generation.decoding.open_decoder` takes it.
-        data_root: local copies of data sets.
-        split: of a data set.
-        device: cpu or cuda.
-        unit: images per file.
-        threads: of the CPU; sums depend on it.
+def encode_latents(options: LatentsOptions) -> Latents:
+    """Encode a data set; a run that was broken off goes on, and files of another checksum are made again.
 
     Raises:
         InputError: anything that cannot be had, images without labels, or a directory that holds another set.
     """
+    out, resolution = options.out, options.resolution
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
-    for name, number in (("unit", unit), ("threads", threads)):
+    for name, number in (("unit", options.unit), ("threads", options.threads)):
         if number < 1:
             raise InputError(f"{name} = {number}; it must be at least 1")
-    check_device(device, torch.float32)
-    with take_directory(out, FILES), arithmetic(threads, tf32=False):
-        opened = open_labelled(source, resolution, data_root, split)
-        module = decoding.open_autoencoder(vae, device)
+    check_device(options.device, torch.float32)
+    with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
+        opened = open_labelled(options.data, resolution, options.data_root, options.split)
+        module = decoding.open_autoencoder(options.vae, options.device)
         side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
         identity = {
-            "data": source,
-            "split": split,
+            "data": options.data,
+            "split": options.split,
             "preprocessing": opened.preprocessing,
             "resolution": resolution,
             "count": len(opened),
-            "unit": unit,
+            "unit": options.unit,
             "vae_sha256": tensors_sha256(module.state_dict()),
             "shape": [LATENT_CHANNELS, side, side],
         }
-        sums = _write_files(out, identity, module, opened, torch.device(device))
+        sums = _write_files(out, identity, module, opened, torch.device(options.device))
         content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment_record()}
         write_json(content, out / MANIFEST)
     status(f"{out}: latents of {len(opened)} images")

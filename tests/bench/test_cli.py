@@ -96,6 +96,24 @@ def test_help_works_in_a_process_of_its_own() -> None:
         assert command in done.stdout
 
 
+def test_the_list_of_commands_needs_no_heavy_library_and_a_command_only_its_own_module() -> None:
+    program = """
+import sys
+from bench import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*sorted(name for name in sys.modules if name == "torch" or name.startswith("bench.commands.")), file=sys.stderr)
+"""
+    for arguments, expected in (
+        (["--help"], []),
+        (["flops", "--help"], ["bench.commands.measure", "bench.commands.measure.flops", "torch"]),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+        assert done.stderr.split() == expected
+
+
 def test_reproduce_gives_every_published_number_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(reproduce.TIERS, "smoke", Sampling(images=20, steps=2))
     rows = reproduce.reproduce(tmp_path, "smoke")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from bench.machine import track
 from bench.quality.features import extractors
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
-from bench.quality.references.manifest import Entry
+from bench.quality.references.manifest import Entry, load_manifest
 from bench.quality.references.pins import ChecksumError
 from bench.quality.references.reference import ROWS, Reference
 from bench.quality.references.resolve import open_entry
@@ -32,6 +34,26 @@ class Check:
     status: Status
     path: Path | None
     note: str
+
+    @property
+    def broken(self) -> bool:
+        """Whether there is a file, and it cannot be used."""
+        return self.status not in ("ok", "missing")
+
+
+def verify_references(
+    names: Sequence[str] = (), data_root: Path | None = None, root: Path | None = None
+) -> list[Check]:
+    """Check the references of these names, or all of the manifest; see `verify_reference`.
+
+    Raises:
+        InputError: a name that the manifest does not have; before any check.
+    """
+    entries = load_manifest()
+    if unknown := [name for name in names if name not in entries]:
+        raise InputError(f"{unknown[0]}: no such reference; the manifest has {', '.join(entries)}")
+    wanted = [entries[name] for name in names or entries]
+    return [verify_reference(entry, data_root, root) for entry in track(wanted, "verifying")]
 
 
 def verify_reference(entry: Entry, data_root: Path | None = None, root: Path | None = None) -> Check:

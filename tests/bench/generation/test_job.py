@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 import torch
 
+from bench import cli
 from bench.commands.make import generate
+from bench.commands.measure.routing import RoutingOptions
 from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model
 from bench.machine import devices
@@ -104,14 +106,15 @@ def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_command_passes_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    generate.arguments(parser)
-    names = {field.name for field in dataclasses.fields(GenerationOptions)}
-    assert {action.dest for action in parser._actions} - {"help"} == names
     seen: list[GenerationOptions] = []
-    monkeypatch.setattr("bench.generation.generate.generate_images", lambda given: seen.append(given))
-    generate.run(parser.parse_args(["--checkpoint", "x.pt", "--images", "50000", "--out", str(tmp_path)]))
-    assert seen == [GenerationOptions("x.pt", tmp_path, 50000)]  # the defaults of both are the same
+    monkeypatch.setattr(generate, "generate_images", seen.append)
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--checkpoint", "x.pt", "--images", "5", "--engine", "masked", "--out", str(tmp_path)])
+    assert seen == [GenerationOptions(checkpoint="x.pt", out=tmp_path, images=5, engine="masked")]
+
+
+def test_other_commands_describe_a_generation(tmp_path: Path) -> None:
+    sampled = RoutingOptions(checkpoint="x.pt", out=tmp_path, steps=7, unit=3)
+    wanted = GenerationOptions(checkpoint="x.pt", out=tmp_path, images=200, steps=7, unit=3)
+    assert GenerationOptions.of(sampled) == wanted
+    assert GenerationOptions.of(sampled, images=4) == dataclasses.replace(wanted, images=4)

@@ -333,14 +333,8 @@ def test_figures_take_colour_images_many_classes_and_many_layers(tmp_path: Path)
 
 
 def test_a_run_on_a_committed_checkpoint_writes_whole_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    routing.arguments(parser)
-    arguments = ["--checkpoint", DYNAMIC, "--images", "30", "--steps", "10", "--out", str(tmp_path)]
     before = torch.get_num_threads()
-    routing.run(parser.parse_args(arguments))
+    routing.run(routing.RoutingOptions(checkpoint=DYNAMIC, images=30, steps=10, out=tmp_path))
     assert torch.get_num_threads() == before
     text = (tmp_path / "findings.md").read_text(encoding="utf-8")
     assert text.startswith(capsys.readouterr().out)

@@ -101,7 +101,7 @@ def test_the_static_control_is_trained_by_the_same_recipe(
 
 def test_a_named_recipe_with_changes_says_so(tmp_path: Path, static: str) -> None:
     wanted = FinetuneOptions(
-        source=static, data="digits", out=tmp_path, recipe="dydit-xl-0.5", changes={"steps": 7}, ablation=("no-warmup",)
+        source=static, data="digits", out=tmp_path, recipe="dydit-xl-0.5", steps=7, ablation=("no-warmup",)
     )
     planned = plan_training(wanted)
     assert (planned.recipe.steps, planned.recipe.complete_warmup, planned.recipe.target) == (7, 0, 0.5)

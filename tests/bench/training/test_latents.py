@@ -55,7 +55,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(folder: Path, vae: Path, out: Path, **others: Any) -> latents.Latents:
-    return latents.encode_latents(str(folder), out, **{"resolution": 32, "vae": str(vae), "unit": 4, **others})
+    values = {"data": str(folder), "out": out, "resolution": 32, "vae": str(vae), "unit": 4, **others}
+    return latents.encode_latents(latents.LatentsOptions(**values))
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +153,9 @@ def static(path: Path, **changes: Any) -> str:
 
 
 def options(tmp_path: Path, data: Path, **changes: Any) -> FinetuneOptions:
+    source = static(tmp_path / "dit.safetensors", **changes)
     recipe = {"steps": 3, "batch_size": 4, "target": 0.5, "flip": True}
-    return FinetuneOptions(
-        source=static(tmp_path / "dit.safetensors", **changes), data=str(data), out=tmp_path, changes=recipe
-    )
+    return FinetuneOptions(source=source, data=str(data), out=tmp_path, **recipe)
 
 
 def test_a_network_is_fine_tuned_on_latents(made: Path, tmp_path: Path) -> None:
