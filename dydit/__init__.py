@@ -1,4 +1,4 @@
-"""Reference implementation of Dynamic Diffusion Transformer (arXiv 2410.03456), one file a section of the paper."""
+"""Reference implementation of Dynamic Diffusion Transformer (arXiv 2410.03456), one file per section of the paper."""
 
 from dydit.config import (
     MODEL_NAMES,

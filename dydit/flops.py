@@ -23,7 +23,7 @@ TIMESTEP_FEATURES = 256
 
 @dataclass(frozen=True)
 class Convention:
-    """How a printed total counts what is no matrix product inside a block."""
+    """Which operations, beside the matrix products of a block, a printed total counts."""
 
     name: str
     layer_norm: int
@@ -68,12 +68,15 @@ class Macs:
 
 
 class Shares(NamedTuple):
-    """Shares of the complete model's work that masks leave over."""
+    """Shares of the complete model's work that remain under masks."""
 
     keys: float
     """Of keys and values: the head ratio a."""
     queries: float
-    """Of queries, attention's two products and projection: a times the ratio of tokens that ask (all, in DyDiT)."""
+    """Of queries, attention's two products and projection: a times the share of tokens whose queries are computed.
+
+    DyDiT computes them all; an ablation skips some.
+    """
     mlp: float
     """m * s: channel groups x tokens."""
     tokens: float
@@ -89,9 +92,10 @@ def attention_macs(config: DiTConfig) -> int:
 
 
 def query_macs(config: DiTConfig) -> int:
-    """2 T C^2 + 2 T^2 C of them, which tokens cost by asking: their queries, scores and values, and projection out.
+    """The part of `attention_macs` that is saved where a token's query is not computed: 2 T C^2 + 2 T^2 C.
 
-    The rest, 2 T C^2, makes the keys and values that the tokens which ask see.
+    These are the queries, the scores, the weighted values and the output projection. The rest, 2 T C^2, makes the keys
+    and values, which all remaining queries need from every token.
     """
     tokens, width = config.tokens, config.hidden_size
     return 2 * tokens * width**2 + 2 * tokens**2 * width
@@ -137,7 +141,7 @@ def macs(config: DiTConfig, routing: Routing | None = None, dynamic: bool = Fals
 
 
 def shares(routing: Routing) -> Shares:
-    """Means over images and blocks."""
+    """The remaining shares of work, means over images and blocks."""
     heads, tokens, layers = routing.head_rate, routing.token_rate, (routing.heads > 0).any(-1).float()
     rates = (heads, heads * routing.query_rate, routing.channel_rate * tokens, tokens, layers)
     return Shares(*(rate.mean().item() for rate in rates))
@@ -157,11 +161,11 @@ def target_macs(config: DiTConfig, target: float, convention: Convention = MATMU
 def flops_ratio(routing: Routing, config: DiTConfig) -> Tensor:
     """r = sum_l [a_l F_attn + m_l s_l F_mlp] / sum_l [F_attn + F_mlp] of every image, (N,); differentiable.
 
-    F_attn lacks the part of the tokens that do not ask, where the routing skips their queries (an ablation).
+    In the numerator, F_attn leaves out the queries that the routing skips (an ablation; DyDiT skips none).
     """
     attn, mlp = attention_macs(config), mlp_macs(config)
-    asked = attn - (1 - routing.query_rate) * query_macs(config)
-    per_block = routing.head_rate * asked + routing.channel_rate * routing.token_rate * mlp
+    attended = attn - (1 - routing.query_rate) * query_macs(config)
+    per_block = routing.head_rate * attended + routing.channel_rate * routing.token_rate * mlp
     return per_block.sum(-1) / (config.depth * (attn + mlp))
 
 

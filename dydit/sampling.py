@@ -1,6 +1,6 @@
 """Guided sampling whose every image is a function of (seed, index) alone.
 
-Each image owns a random generator: its label is drawn first, then the initial noise, then one noise tensor a step.
+Each image owns a random generator: its label is drawn first, then the initial noise, then one noise tensor per step.
 Batch size, order and process count therefore change nothing but rounding.
 """
 
@@ -45,7 +45,7 @@ def guidance_branches(scale: float) -> int:
 
 
 def computing_in(dtype: torch.dtype, model: Model) -> Model:
-    """A network of another dtype as samplers see it: their state, which its output moves, stays float32."""
+    """A network that computes in `dtype`, with float32 inputs and outputs: the sampler's state stays float32."""
     return lambda x, t, y: model(x.to(dtype), t, y).float()
 
 
@@ -91,7 +91,7 @@ class ImageNoise:
 
 
 def mix(seed: int, index: int) -> int:
-    """A 63-bit generator seed; neighbouring pairs land far apart (splitmix64's finaliser)."""
+    """A 63-bit generator seed; neighbouring pairs get very different ones (splitmix64's finaliser)."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask

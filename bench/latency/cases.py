@@ -128,7 +128,7 @@ def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> N
 def release(engines: Mapping[str, Case]) -> None:
     """Let all engines give back what they keep for the intermediates of a forward; before memory is measured."""
     for engine in _own(engines):
-        engine.kernels.scratch.release()
+        engine.backend.scratch.release()
 
 
 def _own(engines: Mapping[str, Case]) -> Iterator[Engine]:

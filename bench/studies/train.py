@@ -139,7 +139,7 @@ def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tu
         learned = formats.load_model(directory / f"{stage.rates_of}.safetensors")[0]
         routing = evaluated(learned, x.cpu(), labels.cpu()).routing
         assert routing is not None, f"{stage.rates_of}: a static model has no rates"
-        model.meet(routing.rates, stage.recipe.seed)
+        model.set_rates(routing.rates, stage.recipe.seed)
     log: list[StepLog] = []
     bar = lambda steps: track(steps, f"training {stage.name}", total=stage.recipe.steps)  # noqa: E731
     return train(model.to(x.device), x, labels, stage.recipe, track=bar, on_step=log.append).cpu(), log

@@ -238,7 +238,7 @@ def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:
-        model.meet(options.rates, planned.recipe.seed)
+        model.set_rates(options.rates, planned.recipe.seed)
     if planned.ordered:
         order_by_importance(model)
     return model

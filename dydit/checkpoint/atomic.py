@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Path beside `path`, with its suffix, to write to: renamed onto `path` on success, removed on failure."""
+    """A temporary path beside `path`, with its suffix: renamed to `path` on success, removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = partial_path(path, uuid.uuid4().hex[:8])
     try:
