@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import triton
 import triton.language as tl
+from triton.runtime.errors import OutOfResources  # noqa: F401, for those who tune
 
 
 @triton.jit

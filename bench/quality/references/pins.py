@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from bench.machine import status
-from bench.quality.references.manifest import ROOT, SCHEMA_VERSION, Entry
+from bench.quality.references import manifest
+from bench.quality.references.manifest import SCHEMA_VERSION, Entry
 from bench.records import file_sha256, write_json
 from dydit import InputError
 
@@ -35,7 +36,7 @@ def read_pins(root: Path | None = None) -> dict[str, Pin]:
     Raises:
         InputError: a `pins.json` is not what `pin` writes.
     """
-    return _pins_in(ROOT) | (_pins_in(root) if root is not None else {})
+    return _pins_in(manifest.ROOT) | (_pins_in(root) if root is not None else {})
 
 
 def known_sha256(entry: Entry, root: Path | None = None) -> str | None:
@@ -73,13 +74,13 @@ def pin(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None
     A root that cannot be written is told on standard error: what is measured still carries the checksum.
     """
     if known_sha256(entry, root) is None:
-        _record(entry, path, sha256, root or ROOT)
+        _record(entry, path, sha256, root or manifest.ROOT)
 
 
 def renew(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
     """Record the checksum of statistics that were built again on purpose: the last digits differ between machines."""
     if entry.sha256 is None:
-        _record(entry, path, sha256, root or ROOT)
+        _record(entry, path, sha256, root or manifest.ROOT)
 
 
 def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:

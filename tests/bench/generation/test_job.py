@@ -14,6 +14,7 @@ from bench.commands.make import generate
 from bench.generation import run
 from bench.generation.job import GenerationOptions, prepare_generation, sampling_model
 from bench.generation.run import generate_images
+from bench.machine import devices
 from bench.records import run_directory
 from bench.studies.samples import committed_file
 from dydit import InputError
@@ -68,14 +69,14 @@ def test_a_missing_gpu_is_named() -> None:
 
 def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=2**20)
-    monkeypatch.setattr(run.shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(run_directory.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(InputError, match=r"writes 0\.1\d+ GiB, the disk has 0\.000977 GiB"):
         generate_images(options(tmp_path / "out", images=10**6, unit=10**4))
     assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_a_model_that_does_not_fit_the_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.device_memory, "available", lambda _: 2**20)
+    monkeypatch.setattr(devices, "available", lambda _: 2**20)
     job = dataclasses.replace(prepare_generation(options(tmp_path)), device=torch.device("cuda"))
     with pytest.raises(InputError, match=r"DyDiT, batch 8: needs about .* the largest batch that fits|not even one"):
         sampling_model(options(tmp_path), job, 8)

@@ -18,6 +18,7 @@ from bench.generation import job
 from bench.generation import run as generation_run
 from bench.generation.job import GenerationOptions
 from bench.generation.run import generate_images, make_unit
+from bench.machine import devices
 from bench.records import checksums
 from bench.studies.samples import committed_file
 from dydit import DiT, DyDiT, InputError
@@ -152,7 +153,7 @@ def test_the_seed_and_the_scale_change_the_images(tmp_path: Path) -> None:
 
 
 def test_bf16_draws_nearly_the_same_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run.device_memory, "check_device", lambda *_: None)  # slow here, not impossible
+    monkeypatch.setattr(devices, "check_device", lambda *_: None)  # slow here, not impossible
     one, _ = run(options(tmp_path / "fp32", sampler="ddim", steps=5))
     for engine in ("realised", "masked"):
         other, _ = run(options(tmp_path / engine, sampler="ddim", steps=5, dtype="bf16", engine=engine))

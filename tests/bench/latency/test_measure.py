@@ -184,7 +184,7 @@ def test_energy_is_what_the_drivers_counter_gains_a_call(
     )
     if missing:
         setattr(nvml, missing, lambda *_: 3)
-    monkeypatch.setattr(devices.ctypes, "CDLL", lambda _: nvml)
+    monkeypatch.setattr(footprint.ctypes, "CDLL", lambda _: nvml)
     monkeypatch.setattr(footprint, "ENERGY_SECONDS", 0.01)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="12-34"))
     monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
@@ -195,7 +195,7 @@ def test_energy_is_unknown_without_the_drivers_library(monkeypatch: pytest.Monke
     def absent(name: str) -> None:
         raise OSError(name)
 
-    monkeypatch.setattr(devices.ctypes, "CDLL", absent)
+    monkeypatch.setattr(footprint.ctypes, "CDLL", absent)
     assert _energy(lambda: None, torch.device("cuda")) is None
 
 

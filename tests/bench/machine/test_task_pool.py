@@ -60,10 +60,11 @@ def test_processes_have_one_thread_and_the_caller_keeps_its_own(
     assert os.environ["OMP_NUM_THREADS"] == "7" and "MKL_NUM_THREADS" not in os.environ
 
 
+ROOT = Path(__file__).parents[3]
 SLEEPER = """
 import functools, os, sys, time
 from pathlib import Path
-from bench import workers
+from bench.machine import Task, run_tasks
 
 def sleep(path):
     Path(path).write_text(str(os.getpid()))
@@ -71,7 +72,7 @@ def sleep(path):
     return ""
 
 if __name__ == "__main__":
-    workers.run([workers.Task(name, functools.partial(sleep, name)) for name in sys.argv[1:]], 2, "asleep")
+    run_tasks([Task(name, functools.partial(sleep, name)) for name in sys.argv[1:]], 2, "asleep")
 """
 
 
@@ -79,9 +80,7 @@ def test_workers_end_with_a_killed_parent(tmp_path: Path) -> None:
     script = tmp_path / "asleep.py"
     script.write_text(SLEEPER)
     names = [tmp_path / "one", tmp_path / "two"]
-    parent = subprocess.Popen(
-        [sys.executable, str(script), *map(str, names)], cwd=Path(task_pool.__file__).parent.parent
-    )
+    parent = subprocess.Popen([sys.executable, str(script), *map(str, names)], cwd=ROOT)
     try:
         wait_for(lambda: all(name.exists() and name.read_text() for name in names))
         children = [int(name.read_text()) for name in names]

@@ -133,10 +133,10 @@ def test_an_absent_package_is_recorded_as_none(monkeypatch: pytest.MonkeyPatch) 
 
 def test_switches_are_read_from_torch() -> None:
     code = (
-        "import json, torch; from bench import environment\n"
+        "import json, torch; from bench.records import environment_record\n"
         "torch.set_num_threads(1); torch.backends.cuda.enable_flash_sdp(False)\n"
         "torch.backends.cuda.matmul.allow_tf32 = True; torch.backends.cudnn.allow_tf32 = False\n"
-        "print(json.dumps(environment.record(command=[])['torch']))"
+        "print(json.dumps(environment_record(command=[])['torch']))"
     )
     # In a process of its own: the switches are global.
     done = subprocess.run(

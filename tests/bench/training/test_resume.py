@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from bench.training import checkpoints, finetune, log
+from bench.training import checkpoints, export, finetune, log
 from bench.training.job import FinetuneOptions
 from bench.training.log import _cut_back
 from dydit import InputError
@@ -87,7 +87,7 @@ def test_a_checkpoint_cut_short_is_passed_over(
     [
         (checkpoints, "00000004.pt", ["00000002.pt"]),
         (checkpoints, "model.pt", ["00000004.pt", "00000006.pt"]),
-        (finetune, "README.md", ["00000004.pt", "00000006.pt"]),
+        (export, "README.md", ["00000004.pt", "00000006.pt"]),
     ],
 )
 def test_a_full_disk_leaves_the_files_before_it_whole(

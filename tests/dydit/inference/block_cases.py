@@ -1,4 +1,4 @@
-"""Cases for the Triton kernels; test_kernels.py runs this file, interpreted on the CPU and compiled on a GPU."""
+"""Cases for the Triton kernels; test_blocks.py runs this file, interpreted on the CPU and compiled on a GPU."""
 
 from __future__ import annotations
 
@@ -277,7 +277,7 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dydit import fused, triton_kernels
+from dydit.inference import triton_blocks, triton_kernels
 
 INTEGERS = set("rows tokens given_stride gate_stride columns depth width shift_stride scale_stride".split())
 POINTERS = {"count": "*i32", "index": "*i32", "given": "*u8"}
@@ -306,7 +306,7 @@ for dtype, values in ((torch.bfloat16, "*bf16"), (torch.float32, "*fp32")):
         build(triton_kernels.modulate, {"BLOCK": 2048, "CHOSEN": chosen}, values, 4, 3)
         build(triton_kernels.add_gated, {"BLOCK": 2048, "CHOSEN": chosen, "BIASED": chosen}, values, 4, 3)
     build(triton_kernels.bias_gelu, {"ROWS": 16, "COLUMNS": 128}, values, 4, 3)
-    for tiles in fused.TILES[dtype]:
+    for tiles in triton_blocks.TILES[dtype]:
         for kernel, tile in zip((triton_kernels.linear_gelu, triton_kernels.linear_scatter), tiles):
             constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "GROUP": tile.group}
             ptx = build(kernel, constants | {"WHOLE": True, "WIDEN": False}, values, tile.warps, tile.stages)

@@ -167,7 +167,7 @@ def test_a_root_that_cannot_be_written_is_told(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("bench.records.run_record.write_json", refuse)  # root may write anywhere
+    monkeypatch.setattr("bench.quality.references.pins.write_json", refuse)  # root may write anywhere
     (tmp_path / "one.npz").write_bytes(b"1")
     pins.pin(entry(), tmp_path / "one.npz", "a" * 64, tmp_path)
     assert "one: its checksum is not recorded" in capsys.readouterr().err
