@@ -21,8 +21,8 @@ class Recipe:
         ema_decay: of the moving average of the weights.
         target: lambda, the FLOPs ratio aimed at, in (0, 1]; None for a static network.
         complete_warmup: the first so many steps add the loss of the complete model.
-        target_hold: the FLOPs target is 1 for so many steps.
-        target_reached: step at which the target, which falls linearly from `target_hold` on, is lambda.
+        target_hold: the FLOPs target is 1 for so many steps; see `target_at`.
+        target_reached: the FLOPs target is lambda from this step on.
         flops_weight: weight of the FLOPs loss.
         gradient_limit: a step whose gradient has a larger norm (L2, all parameters) is skipped.
         flip: mirror every image left to right in half of its appearances.
@@ -76,8 +76,12 @@ class Recipe:
         return self.batch_size // self.micro_batch_size
 
     def target_at(self, step: int) -> float:
-        """FLOPs target at an optimiser step, counted from 0; 1 for a static network."""
-        if self.target is None:
+        """FLOPs target at an optimiser step, counted from 0; 1 for a static network.
+
+        It is 1 before `target_hold`, then 1 - (1 - lambda) * step / target_reached, and lambda from `target_reached`
+        on. The ramp is measured from step 0, so the target jumps at `target_hold`: with lambda 0.5, a hold of 100 and
+        a ramp of 1,000 steps from 1 to 0.95. The released scripts do this; the paper gives no schedule.
+        """
+        if self.target is None or step < self.target_hold:
             return 1.0
-        progress = (step - self.target_hold) / (self.target_reached - self.target_hold)
-        return 1.0 - (1.0 - self.target) * min(max(progress, 0.0), 1.0)
+        return 1.0 - (1.0 - self.target) * min(step / self.target_reached, 1.0)
