@@ -18,7 +18,9 @@ class Recipe:
         batch_size: images per step, over all processes.
         seed: of rows, mirroring, timesteps, noise, label dropout and gates.
         learning_rate: of AdamW, without weight decay.
-        ema_decay: of the moving average of the weights.
+        ema_decay: d of the moving average a of the weights w, which begins at the initial weights: a = d a + (1 - d) w
+            after every step, whether skipped or not, as in the released scripts. The paper does not say what happens
+            after a skipped step.
         target: lambda, the FLOPs ratio aimed at, in (0, 1]; None for a static network.
         complete_warmup: the first so many steps add the loss of the complete model.
         target_hold: the FLOPs target is 1 for so many steps; see `target_at`.

@@ -108,6 +108,7 @@ class Training:
         if mesh is not None:
             shard_model(model, mesh)
             shard_model(self.averaged, mesh)
+        self.average.update_parameters(model)  # the first update copies: the average begins at the initial weights
         self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
         model.recompute = recompute
         self._diffusion = Diffusion.linear()
@@ -148,7 +149,7 @@ class Training:
         skipped = gradient_norm > recipe.gradient_limit
         if not skipped:
             self.optimizer.step()
-            self.average.update_parameters(self.model)
+        self.average.update_parameters(self.model)
         layers = tuple(zip(rates[::3], rates[1::3], rates[2::3], strict=True))
         log = StepLog(self.step, loss, ratio, gradient_norm, recipe.target_at(self.step), skipped, layers)
         self.step += 1

@@ -59,11 +59,11 @@ def test_training_depends_on_weights_data_and_recipe_alone(build, kind: type[DiT
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_training_returns_the_moving_average_in_evaluation_mode(build, kind: type[DiT]) -> None:
     model = build(kind).train()
-    path = []
+    path = [weights(model)]
     average = train(model, *data(), of(kind), on_step=lambda _: path.append(weights(model)))
     assert type(average) is kind
     assert not average.training
-    expected = path[0]  # the average starts at the first step's weights
+    expected = path[0]
     for later in path[1:]:
         expected = 0.5 * expected + 0.5 * later
     torch.testing.assert_close(weights(average), expected, rtol=1e-5, atol=1e-7)
@@ -246,6 +246,18 @@ def test_a_step_above_the_gradient_limit_is_skipped(build, kind: type[DiT]) -> N
     limited = build(kind)
     train(limited, *data(), of(kind, gradient_limit=2 * max(entry.gradient_norm for entry in log)))
     assert not torch.equal(weights(limited), before)
+
+
+def test_the_average_moves_towards_the_weights_after_a_skipped_step_too(build) -> None:
+    training = Training(build(DiT), of(DiT, ema_decay=0.75))
+    initial = weights(training.model)
+    training.advance(InMemory(*data()))
+    stepped = weights(training.model)
+    training.recipe = of(DiT, gradient_limit=1e-9)
+    assert training.advance(InMemory(*data())).skipped
+    assert torch.equal(weights(training.model), stepped)
+    expected = initial + (stepped - initial) * (1 - 0.75**2)
+    torch.testing.assert_close(weights(training.averaged), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
