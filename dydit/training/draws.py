@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -41,7 +42,7 @@ class Draws(NamedTuple):
         """
         generator, batch = torch.Generator().manual_seed(mix(recipe.seed, step)), recipe.batch_size
         return cls(
-            torch.randint(rows, (batch,), generator=generator),
+            shuffled_rows(recipe.seed, step * batch, batch, rows),
             (torch.rand(batch, generator=generator) < 0.5) & recipe.flip,
             stratified_timesteps(batch, timesteps, generator),
             torch.randn(batch, *shape, generator=generator),
@@ -50,6 +51,26 @@ class Draws(NamedTuple):
     def micro_batch(self, index: int, size: int) -> Draws:
         """The choices for the `index`-th run of `size` consecutive places."""
         return Draws(*(choices[index * size : (index + 1) * size] for choices in self))
+
+
+def shuffled_rows(seed: int, start: int, count: int, rows: int) -> Tensor:
+    """Row numbers (count,), int64, from place `start` of an endless sequence of epochs.
+
+    Every epoch holds each of the `rows` rows once, in an order of its own. A batch may reach over the end of an epoch,
+    so no row is left out; the released scripts, which shuffle epochs too, drop the incomplete batch at the end.
+    """
+    drawn = []
+    while count:
+        epoch, place = divmod(start, rows)
+        drawn.append(_epoch_order(seed, epoch, rows)[place : place + count])
+        start, count = start + len(drawn[-1]), count - len(drawn[-1])
+    return torch.cat(drawn)
+
+
+@functools.lru_cache(maxsize=2)  # to shuffle ImageNet anew at every step would take longer than some steps
+def _epoch_order(seed: int, epoch: int, rows: int) -> Tensor:
+    # Micro-batches seed their generators by the same rule with an index from 1 on, so the two never coincide.
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(mix(mix(seed, epoch), 0)))
 
 
 def stratified_timesteps(batch: int, timesteps: int, generator: torch.Generator) -> Tensor:
