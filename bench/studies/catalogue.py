@@ -123,6 +123,7 @@ def _shortened(recipe: Recipe, by: int) -> Recipe:
         complete_warmup=recipe.complete_warmup // by,
         target_hold=hold,
         target_reached=max(recipe.target_reached // by, hold + 1),
+        double_steps=recipe.double_steps // by,
     )
 
 

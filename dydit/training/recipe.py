@@ -27,6 +27,9 @@ class Recipe:
         target_reached: the FLOPs target is lambda from this step on.
         flops_weight: weight of the FLOPs loss.
         gradient_limit: a step whose gradient has a larger norm (L2, all parameters) is skipped.
+        double_steps: in the first so many steps the optimiser updates the weights twice by the same gradient: once
+            before the norm is compared with the limit, and again if the norm is not above it. So such a step counts
+            twice, or once where another would be skipped.
         flip: mirror every image left to right in half of its appearances.
         micro_batch: images computed at once (None: the whole batch); their losses are averaged. The FLOPs loss compares
             the mean ratio of one micro-batch with the target, so its size changes what is learned, and belongs to the
@@ -48,6 +51,7 @@ class Recipe:
     flops_weight: float = LOSS_WEIGHT
     gradient_limit: float = float("inf")
     flip: bool = False
+    double_steps: int = 0
     micro_batch: int | None = None
 
     def __post_init__(self) -> None:

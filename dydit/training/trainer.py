@@ -42,7 +42,7 @@ class StepLog:
         ratio: FLOPs ratio that the masks claim, mean over the batch; 1 for a static network.
         gradient_norm: L2 norm of the gradient of all parameters.
         target: FLOPs ratio aimed at in this step.
-        skipped: whether the norm was above the recipe's limit, so that the step changed no weight.
+        skipped: whether the step changed no weight, because the norm was above the recipe's limit.
         rates: per block, the open shares of heads, channel groups and tokens; empty for a static network.
     """
 
@@ -146,12 +146,12 @@ class Training:
                 f"training diverged at step {self.step}: loss {loss}, gradient norm {gradient_norm}; "
                 "lower the learning rate"
             )
-        skipped = gradient_norm > recipe.gradient_limit
-        if not skipped:
+        updates = (gradient_norm <= recipe.gradient_limit) + (self.step < recipe.double_steps)
+        for _ in range(updates):
             self.optimizer.step()
         self.average.update_parameters(self.model)
         layers = tuple(zip(rates[::3], rates[1::3], rates[2::3], strict=True))
-        log = StepLog(self.step, loss, ratio, gradient_norm, recipe.target_at(self.step), skipped, layers)
+        log = StepLog(self.step, loss, ratio, gradient_norm, recipe.target_at(self.step), updates == 0, layers)
         self.step += 1
         return log
 

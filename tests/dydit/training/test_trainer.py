@@ -249,6 +249,23 @@ def test_a_step_above_the_gradient_limit_is_skipped(build, kind: type[DiT]) -> N
     assert not torch.equal(weights(limited), before)
 
 
+def test_a_double_step_updates_twice_and_once_above_the_limit(build) -> None:
+    """Against the optimiser itself, which makes the same updates with the gradient that the trainer left."""
+    limit = 1.0
+    for gradient_limit, updates in ((float("inf"), 2), (limit, 1)):
+        training = Training(build(DiT), of(DiT, double_steps=1, gradient_limit=gradient_limit))
+        expected = build(DiT)
+        log = training.advance(InMemory(*data()))
+        assert log.gradient_norm > limit and not log.skipped
+        for parameter, trained in zip(expected.parameters(), training.model.parameters(), strict=True):
+            parameter.grad = trained.grad
+        optimizer = torch.optim.AdamW(expected.parameters(), lr=RECIPE.learning_rate, weight_decay=0.0)
+        for _ in range(updates):
+            optimizer.step()
+        assert torch.equal(weights(training.model), weights(expected))
+        assert training.advance(InMemory(*data())).skipped == (gradient_limit == limit)  # only the first is double
+
+
 def test_the_average_moves_towards_the_weights_after_a_skipped_step_too(build) -> None:
     training = Training(build(DiT), of(DiT, ema_decay=0.75))
     initial = weights(training.model)
