@@ -169,7 +169,8 @@ def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evalu
     """
     config, diffusion = model.config, Diffusion.linear()
     shape = (config.in_channels, config.input_size, config.input_size)
-    rows, _, t, noise = Draws.of(Recipe(steps=1, batch_size=draws, seed=0), 0, len(x), shape, len(diffusion))
+    recipe = Recipe(steps=1, batch_size=draws, seed=0)
+    rows, _, t, noise = Draws.of_step(recipe, 0, rows=len(x), shape=shape, timesteps=len(diffusion))
     x_t, y = diffusion.add_noise(x[rows], t, noise), labels[rows]
     output, routing = model.route(x_t, t, y) if isinstance(model, DyDiT) else (model(x_t, t, y), None)
     return Evaluated(diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item(), routing)

@@ -15,7 +15,7 @@ from bench.generation.decoding import LATENT_CHANNELS
 from bench.machine import track
 from bench.training import latents
 from dydit import DiTConfig, InputError
-from dydit.training import Data, mirrored
+from dydit.training import Data, mirror_images
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Pixels:
         return len(self.images)
 
     def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
-        """As `dydit.training.batch.Data.batch`."""
-        return mirrored(preprocessing.to_model(self.images[rows]), mirror), self.labels[rows]
+        """As `dydit.training.Data.batch`."""
+        return mirror_images(preprocessing.to_model(self.images[rows]), mirror), self.labels[rows]
 
 
 @dataclass(frozen=True)

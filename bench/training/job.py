@@ -27,7 +27,7 @@ from bench.training.data import TrainingData, open_data
 from dydit import DiT, DiTConfig, InputError, is_router_key, model_config, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
-from dydit.training import PRECISIONS, Recipe, Training, find_recipe, is_modifier, modified
+from dydit.training import PRECISIONS, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
@@ -166,7 +166,7 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
     ordered = True
     for name in options.ablation:
         if is_modifier(name):
-            recipe, orders = modified(recipe, name)
+            recipe, orders = apply_modifier(recipe, name)
             ordered = ordered and orders
     if kind == STATIC:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)

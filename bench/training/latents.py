@@ -7,7 +7,7 @@
 
 The autoencoder gives a distribution, of which DiT trains on a new sample at every appearance. Mean and deviation are
 stored, so that a batch draws its own: mean + deviation * noise, times 0.18215. The noise is torch's global generator's,
-which training seeds for every part of every batch.
+which the trainer seeds anew for every micro-batch.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class LatentsOptions(AutoencoderOptions, ProcessOptions, DataOptions, OutputOpti
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents on disk, as `dydit.training.batch.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
+    """Latents on disk, as `dydit.training.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
 
     files: tuple[NDArray[Any], ...]
     shape: tuple[int, int, int]

@@ -1,6 +1,6 @@
 """The fine-tuning recipes of the paper (Tables 6 and 7) and of the authors' released scripts, by name.
 
-Names: `dydit-s-0.5` is the paper's recipe for size S/2 at lambda 0.5, `released-xl-0.5` that of a released script.
+`dydit-s-0.5` is the paper's recipe for size S/2 at lambda 0.5; `released-xl-0.5` is that of a released script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ UNSAID = (
 
 @dataclass(frozen=True)
 class NamedRecipe:
-    """A recipe by name, for a network of `dydit.config`; `source` says where its values stand, and which do not."""
+    """A recipe, the network of `dydit.config` that it trains, and in words where its values come from."""
 
     name: str
     network: str
@@ -30,7 +30,7 @@ class NamedRecipe:
     source: str
 
 
-# lr 1e-4 without weight decay, global batch 256, EMA 0.9999, horizontal flip: Table 6, and the scripts alike.
+# Table 6 and the scripts alike: lr 1e-4 without weight decay, global batch 256, EMA 0.9999, horizontal flip.
 _COMMON = Recipe(steps=1, batch_size=256, seed=0, learning_rate=1e-4, ema_decay=0.9999, flip=True)
 _STEPS = {"S": 50_000, "B": 100_000, "XL": 200_000}
 _WARMUP = {"S": 0, "B": 0, "XL": 30_000}
@@ -100,41 +100,3 @@ def find_recipe(name: str) -> NamedRecipe:
     if name not in RECIPES:
         raise InputError(f"unknown recipe {name!r}; nearest names: {', '.join(nearest(name, RECIPES))}")
     return RECIPES[name]
-
-
-# Ablations of the training alone
-
-
-NO_WARMUP = "no-warmup"
-NO_ORDERING = "no-ordering"
-FLOPS_WEIGHT = "flops-weight-"
-MODIFIERS = (NO_WARMUP, NO_ORDERING, f"{FLOPS_WEIGHT}X")
-"""Names that `modified` takes; X is a number."""
-
-
-def is_modifier(name: str) -> bool:
-    """Whether a name is that of an ablation of the training, and not of a network (`dydit.ablations`)."""
-    return name in (NO_WARMUP, NO_ORDERING) or name.startswith(FLOPS_WEIGHT)
-
-
-def modified(recipe: Recipe, name: str) -> tuple[Recipe, bool]:
-    """A recipe under an ablation of the training, and whether heads and channels are ordered by importance before it.
-
-    Raises:
-        InputError: no such ablation, one without effect on this recipe, or a weight that is no number from 0.
-    """
-    if name == NO_ORDERING:
-        return recipe, False
-    if name == NO_WARMUP:
-        if recipe.complete_warmup == 0:
-            raise InputError(f"ablation {name}: the recipe has no warm-up to leave out; choose one of size XL")
-        return dataclasses.replace(recipe, complete_warmup=0), True
-    if not name.startswith(FLOPS_WEIGHT):
-        raise InputError(f"unknown ablation of the training {name!r}; choose one of {', '.join(MODIFIERS)}")
-    try:
-        weight = float(name.removeprefix(FLOPS_WEIGHT))
-    except ValueError:
-        weight = -1.0
-    if not 0.0 <= weight < float("inf"):
-        raise InputError(f"ablation {name}: its end must be a number from 0, as in {FLOPS_WEIGHT}0.5")
-    return dataclasses.replace(recipe, flops_weight=weight), True

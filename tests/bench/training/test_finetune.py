@@ -29,7 +29,7 @@ def test_a_run_writes_its_log_checkpoints_and_exported_files(whole: Path) -> Non
     with (whole / "log.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [int(row["step"]) for row in rows] == list(range(6))
-    assert [float(row["target"]) for row in rows] == pytest.approx([1, 1, 5 / 6, 2 / 3, 0.5, 0.5])
+    assert [float(row["target"]) for row in rows] == pytest.approx([1, 0.875, 0.75, 0.625, 0.5, 0.5])
     with (whole / "rates.csv").open(newline="") as file:
         rates = list(csv.DictReader(file))
     assert [(row["step"], row["layer"]) for row in rates] == [("0", str(layer)) for layer in range(4)]

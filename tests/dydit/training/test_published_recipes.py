@@ -1,4 +1,4 @@
-"""Named recipes: the paper's table, the released scripts' differences, and ablations of the training."""
+"""Named recipes: the paper's table, and how the released scripts differ from it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import pytest
 from dydit.config import PAPER_LAMBDAS, model_config
 from dydit.flops import LOSS_WEIGHT
 from dydit.training import published_recipes
-from dydit.training.recipe import Recipe
 
 TABLES = Path(__file__).parents[3] / "reference_stats" / "paper" / "dydit_iclr2025.csv"
 
@@ -74,31 +73,3 @@ def test_names_are_keys_and_an_unknown_one_gets_the_nearest(refusal) -> None:
     assert all(name == named.name for name, named in published_recipes.RECIPES.items())
     with refusal("dydit-xl-0.55", "dydit-xl-0.5"):
         published_recipes.find_recipe("dydit-xl-0.55")
-
-
-XL = published_recipes.find_recipe("dydit-xl-0.5").recipe
-
-
-@pytest.mark.parametrize(
-    ("name", "changed", "ordered"),
-    [
-        ("no-warmup", {"complete_warmup": 0}, True),
-        ("no-ordering", {}, False),
-        ("flops-weight-0.5", {"flops_weight": 0.5}, True),
-        ("flops-weight-0", {"flops_weight": 0.0}, True),
-    ],
-)
-def test_an_ablation_of_the_training_changes_one_thing(name: str, changed: dict[str, float], ordered: bool) -> None:
-    assert published_recipes.is_modifier(name)
-    assert published_recipes.modified(XL, name) == (dataclasses.replace(XL, **changed), ordered)
-
-
-@pytest.mark.parametrize("name", ["flops-weight-", "flops-weight--1", "flops-weight-nan", "flops-weight-inf", "tdw"])
-def test_a_bad_ablation_of_the_training_is_refused(refusal, name: str) -> None:
-    with refusal(name):
-        published_recipes.modified(XL, name)
-
-
-def test_leaving_out_a_warm_up_that_is_not_there_is_refused(refusal) -> None:
-    with refusal("no warm-up"):
-        published_recipes.modified(Recipe(steps=1, batch_size=1, seed=0, target=0.5), "no-warmup")
