@@ -163,10 +163,12 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
         recipe = Recipe(**{"seed": SEED, **changes})
     else:
         recipe = dataclasses.replace(named.recipe, **changes)
-    ordered = True
+    ordered = named.ordered if named else True
     for name in options.ablation:
         if is_modifier(name):
             recipe, orders = apply_modifier(recipe, name)
+            if not (ordered or orders):
+                raise InputError(f"ablation {name}: nothing is ordered here already; leave it out")
             ordered = ordered and orders
     if kind == STATIC:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
