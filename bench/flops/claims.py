@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 from bench.claims.published import PublishedValue, load_published
 from bench.claims.verdict import SummaryRow, Tolerance
-from bench.flops.counts import GIGA, NetworkCount
+from bench.flops.counts import NetworkCount
 from bench.flops.learned_masks import ClaimedMacs
 from dydit import Convention
-from dydit.flops import DIT_PAPER, DYDIT_PAPER
+from dydit.flops import DIT_PAPER, DYDIT_PAPER, GIGA
 
 PAPERS: Mapping[str, Convention] = {"dit_iccv2023": DIT_PAPER, "dydit_iclr2025": DYDIT_PAPER}
 """Published tables by name, with the convention that their FLOPs follow."""

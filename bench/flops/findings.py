@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from bench.claims.published import PublishedValue, load_published
 from bench.claims.verdict import Tolerance
 from bench.flops.claims import PAPERS, _cut_note, _find, claim_subject, is_flops, published_macs
-from bench.flops.counts import GIGA, NetworkCount, implied_ratio
+from bench.flops.counts import NetworkCount
 from dydit import CONVENTIONS
-from dydit.flops import DYDIT_PAPER
+from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio
 
 
 def flops_findings(measured: Sequence[NetworkCount]) -> list[str]:

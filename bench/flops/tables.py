@@ -14,12 +14,12 @@ import pandas as pd
 from bench.claims.published import PublishedValue, load_published
 from bench.claims.verdict import SummaryRow
 from bench.flops.claims import PAPERS, Subject, claim_subject, flops_claims, published_macs
-from bench.flops.counts import GIGA, MODELS, NetworkCount, count_networks, implied_ratio
+from bench.flops.counts import MODELS, NetworkCount, count_networks
 from bench.flops.findings import flops_findings
 from bench.flops.learned_masks import ClaimedMacs
 from bench.records import write_table
 from dydit import CONVENTIONS, PAPER_LAMBDAS, Convention, check_lambda
-from dydit.flops import DYDIT_PAPER, target_macs, token_router_macs, width_router_macs
+from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio, target_macs, token_router_macs, width_router_macs
 
 COLUMNS = (
     "model",

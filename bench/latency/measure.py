@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.claims.paper_tables import static_name
+from bench.claims import static_name
 from bench.latency import breakdown
 from bench.latency.cases import STEPS, Case, LatencyOptions, build_pair, random_inputs, release, timed_cases, tune
 from bench.latency.tables import _record, _table_row, _write

@@ -13,8 +13,7 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.claims.published import find_published
-from bench.claims.verdict import SummaryRow, Tolerance
+from bench.claims import SummaryRow, Tolerance, find_published
 from bench.generation.job import GenerationOptions
 from bench.generation.run import generate_images
 from bench.quality.measure import measure_quality
@@ -78,10 +77,10 @@ def headline_requirements(
 
     Args:
         data_root: directory of downloaded files: the reference, and checkpoints that no hub name stands for.
-        models: as the next, what `run` will be given.
+        models: what `measure_headline` will measure.
         protocol: see `Protocol`.
     """
-    found = [
+    requirements = [
         need
         for model in models
         for need in plan_requirements(
@@ -92,7 +91,18 @@ def headline_requirements(
             data_root=data_root,
         )
     ]
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(requirements))
+
+
+def check_headline(
+    run: str, data_root: Path | None = None, models: tuple[Released, ...] = MODELS, protocol: Protocol = PAPER
+) -> None:
+    """Refuse a run, named in the message, that lacks a file of the headline rows.
+
+    Raises:
+        InputError: something that the rows need is missing; all of it is named.
+    """
+    check_requirements(headline_requirements(data_root, models, protocol), run)
 
 
 def generation(
@@ -127,7 +137,7 @@ def measure_headline(
     Raises:
         InputError: something that the rows need is missing; all of it is named, before any long work.
     """
-    check_requirements(headline_requirements(data_root, models, protocol), "headline rows")
+    check_headline("headline rows", data_root, models, protocol)
     table: list[dict[str, Any]] = []
     rows: list[SummaryRow] = []
     for model in models:

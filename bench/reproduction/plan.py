@@ -17,10 +17,9 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.claims import paper_tables
+from bench.claims import published_speeds
 from bench.data import shards
 from bench.data.sets.catalogue import DATASETS
-from bench.flops.counts import GIGA
 from bench.flops.learned_masks import measure_checkpoint
 from bench.generation import decoding, samplers
 from bench.generation.job import GenerationOptions
@@ -40,7 +39,7 @@ from bench.reproduction.requirements import (
 )
 from dydit import DyDiT, InputError, check_lambda, macs, model_config
 from dydit.checkpoint import formats
-from dydit.flops import MATMUL, target_macs
+from dydit.flops import GIGA, MATMUL, target_macs
 
 GIB = 2**30
 
@@ -256,7 +255,7 @@ def _macs(options: GenerationOptions, network: Network, weights: bool) -> tuple[
     assert network.target is not None  # `_network` asks for it
     if network.name is None:
         return target_macs(config, network.target), f"closed form at lambda {network.target}"
-    row = paper_tables.published_rows(network.name, config, [network.target])[0]
+    row = published_speeds(network.name, config, [network.target])[0]
     return target_macs(config, row.block_ratio), f"closed form, blocks at {row.block_ratio:.3g} ({row.source})"
 
 

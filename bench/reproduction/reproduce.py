@@ -4,32 +4,20 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.summary import write_summary
-from bench.claims.verdict import SummaryRow
-from bench.flops.learned_masks import ClaimedMacs, measure_checkpoint
+from bench.claims import SummaryRow, unmeasured_rows, write_summary
+from bench.flops import learned_masks
 from bench.flops.tables import write_flops
 from bench.machine import status
 from bench.records import environment_record, prepare_output, write_run, write_table
-from bench.reproduction import headline, requirements
+from bench.reproduction import headline
 from bench.studies.committed import committed_claims, quality_table, score_committed
 from bench.studies.samples import DIRECTORY, Sampling, compared_variants, load_stage
 from dydit import InputError
-from dydit.checkpoint import formats
 
 TIERS = {
     "smoke": Sampling(images=300, steps=25),
     "default": Sampling(images=1797, steps=50),
     "full": Sampling(images=1797, steps=250),
-}
-JUDGED_PAPERS = ("dydit_iclr2025", "dit_iccv2023")
-_REASONS = {
-    "FID": "needs trained ImageNet weights, 50,000 images and reference statistics",
-    "s/image": "needs the hardware of the row; `bench latency` times this machine, see results/*/latency-*",
-    "acceleration": "needs the hardware of the row; `bench latency` times this machine, see results/*/latency-*",
-    "": "not measured by this version of the suite",
 }
 
 
@@ -52,8 +40,8 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     for variant in compared_variants():
         load_stage(variant.stage, checkpoints)
     if tier == "full":
-        requirements.check_requirements(headline.headline_requirements(data_root), "tier full")
-    claimed = _released() if tier == "full" else []
+        headline.check_headline("tier full", data_root)
+    claimed = learned_masks.measure_released() if tier == "full" else []
     sampling = TIERS[tier]
     record = environment_record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
     status("FLOPs: closed form, fvcore and torch at true scale")
@@ -63,34 +51,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     rows += committed_claims(study, tier)
     if tier == "full":
         rows += headline.measure_headline(directory, tier, data_root)
-    rows += unmeasured({row.claim_id for row in rows}, tier)
+    rows += unmeasured_rows({row.claim_id for row in rows}, tier)
     write_summary(rows, directory)
     write_run(record, directory)
     return rows
-
-
-def _released() -> list[ClaimedMacs]:
-    """What the masks of the authors' released checkpoints claim over a whole sampling run; meant for a GPU."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return [
-        measure_checkpoint(name, "DyDiT-XL/2", target=float(name.rsplit("-", 1)[1]), device=device)
-        for name in formats.PUBLISHED
-    ]
-
-
-def unmeasured(measured: set[str], tier: str) -> list[SummaryRow]:
-    """A `not run` row, with its reason, for every published number of the judged papers that has none yet."""
-    rows = []
-    for name in JUDGED_PAPERS:
-        for published in load_published(name):
-            if published.claim_id in measured:
-                continue
-            if published.value is None:
-                rows.append(SummaryRow.not_transcribed(published, tier))
-            else:
-                rows.append(SummaryRow.not_run(published, tier, _reason(published)))
-    return rows
-
-
-def _reason(published: PublishedValue) -> str:
-    return next(reason for start, reason in _REASONS.items() if published.metric.startswith(start))

@@ -1,4 +1,4 @@
-"""Questions of the paper's public reviews, answered on the study on digits: a row a configuration, with words."""
+"""Questions of the paper's public reviews, answered on the study on digits: one row per configuration, with words."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from bench.studies.spread import CONVERGED, FID, Runs, Spread
 
 
 def questions(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a question and configuration: the quotient of FIDs with its interval, that of losses, and words."""
+    """One row per question and configuration: the quotients of FIDs and of losses with intervals, and words."""
     runs = Runs(frame)
     rows = [*_samplers(runs), *_scratch(runs), *_near_one(runs), *_depth(runs), *_sdt_alone(runs), *_controls(runs)]
     return pd.DataFrame(rows)

@@ -6,8 +6,7 @@ import dataclasses
 
 import pandas as pd
 
-from bench.claims.paper_tables import _table3, _table8
-from bench.claims.verdict import Claim, SummaryRow, Tolerance
+from bench.claims import Claim, SummaryRow, Tolerance, published_ablation_fid, published_fid_ratio
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, LAMBDAS, LARGEST, MIDDLE, SMALLEST, STATIC
 from bench.studies.scores import STEPS
 from bench.studies.spread import CONVERGED, FID, Runs, Spread
@@ -17,7 +16,7 @@ _EVIDENCE = "runs.csv"
 
 
 def study_claims(frame: pd.DataFrame) -> list[SummaryRow]:
-    """A row and a verdict for each claim of the paper that the study can judge."""
+    """One row with a verdict for each claim of the paper that the study can judge."""
     runs = Runs(frame)
     return [*_ratios(runs), *_larger_loses_less(runs), *_quality_kept(runs), *_ablated(runs)]
 
@@ -60,7 +59,7 @@ def _larger_loses_less(runs: Runs) -> list[SummaryRow]:
                 f"study-larger-{target}",
                 "DyDiT, Table 8",
                 f"digits, lambda={target}: loss of quality, largest / smallest size (published: {big} / S)",
-                _table8(big, target) / _table8("S", target),
+                published_fid_ratio(big, target) / published_fid_ratio("S", target),
                 quotient,
                 sides,
             )
@@ -81,7 +80,7 @@ def _quality_kept(runs: Runs) -> list[SummaryRow]:
                 f"study-kept-{target}",
                 "DyDiT, Table 8",
                 f"digits, largest size, lambda={target}: DyDiT / static trained equally long",
-                _table8("XL", target),
+                published_fid_ratio("XL", target),
                 spread,
                 f"over the static model that was not trained further: DyDiT {static}, control {extra}",
             )
@@ -91,16 +90,21 @@ def _quality_kept(runs: Runs) -> list[SummaryRow]:
 
 def _ablated(runs: Runs) -> list[SummaryRow]:
     target = ABLATION_LAMBDA
-    full = _table3("both")
+    full, tdw_only = published_ablation_fid("both"), published_ablation_fid("tdw-only")
     rows = []
     middle, large = MIDDLE, LARGEST
     for run, size, text, published in (
-        ("tdw-only", middle, "both mechanisms / TDW alone", full / _table3("tdw-only")),
-        ("tdw-only", large, "both mechanisms / TDW alone", full / _table3("tdw-only")),
-        ("sdt-only", middle, "both mechanisms / SDT alone", full / _table3("sdt-only")),
-        ("sdt-only", large, "both mechanisms / SDT alone", full / _table3("sdt-only")),
-        ("random", middle, "learned / random routing", _table3("tdw-only") / _table3("random")),
-        ("layer-skip", middle, "tokens skipped / layers skipped", full / _table3("layer-skip")),
+        ("tdw-only", middle, "both mechanisms / TDW alone", full / tdw_only),
+        ("tdw-only", large, "both mechanisms / TDW alone", full / tdw_only),
+        ("sdt-only", middle, "both mechanisms / SDT alone", full / published_ablation_fid("sdt-only")),
+        ("sdt-only", large, "both mechanisms / SDT alone", full / published_ablation_fid("sdt-only")),
+        (
+            "random",
+            middle,
+            "learned / random routing",
+            tdw_only / published_ablation_fid("random"),
+        ),
+        ("layer-skip", middle, "tokens skipped / layers skipped", full / published_ablation_fid("layer-skip")),
         ("no-ordering", middle, "with / without importance ordering", None),
         ("no-warmup", middle, "with / without complete-model warm-up", None),
     ):

@@ -11,9 +11,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.claims.paper_tables import _TABLE3_AVERAGE
-from bench.claims.published import find_published
-from bench.claims.verdict import Claim, SummaryRow, Tolerance
+from bench.claims import Claim, SummaryRow, Tolerance, published_ablation_fid, published_fid_ratio
 from bench.data.sets import digits
 from bench.machine import track
 from bench.quality.features import digits_cnn, extractors
@@ -108,7 +106,7 @@ def quality_table(study: CommittedScores) -> pd.DataFrame:
 
 
 def _metric_rows(measured: Quality) -> list[dict[str, Any]]:
-    """A row a metric, without the names of the sets: the columns `model` and `dataset` say what was compared."""
+    """One row per metric, without the names of the sets: `model` and `dataset` say what was compared."""
     return [
         {key: cell for key, cell in row.items() if key not in ("samples", "reference", "std")}
         for row in measured.rows()
@@ -176,32 +174,26 @@ def _reached(study: CommittedScores, name: str, target: float, tier: str) -> Sum
 
 def _against_static(study: CommittedScores, name: str, target: float, tier: str) -> SummaryRow:
     """Table 8 gives DyDiT-S / DiT-S: the smallest model of the paper is the nearest to this one."""
-    dynamic, static = (_table8(f"DyDiT-S lambda={target}"), _table8("DiT-S static lambda=1.0"))
+    published = published_fid_ratio("S", target)
     note = "published ratio: DyDiT-S / DiT-S on ImageNet"
-    return _fid_claim(study, name, STATIC, f"digits-fid-static-{target}", dynamic / static, tier, note)
+    return _fid_claim(study, name, STATIC, f"digits-fid-static-{target}", published, tier, note)
 
 
 def _against_control(study: CommittedScores, name: str, target: float, tier: str) -> SummaryRow:
     """The paper compares DyDiT-XL with a DiT-XL that was not trained further; here the baseline was."""
-    dynamic, static = (_table8(f"DyDiT-XL lambda={target}"), _table8("DiT-XL static lambda=1.0"))
+    published = published_fid_ratio("XL", target)
     extra, _, _ = study.fid_ratio(CONTROL, STATIC)
     note = (
         "published ratio: DyDiT-XL / DiT-XL without further training; measured against the static model fine-tuned for "
         f"the same steps, whose own FID is {extra:.3f} of the static model's"
     )
-    return _fid_claim(study, name, CONTROL, f"digits-fid-control-{target}", dynamic / static, tier, note)
+    return _fid_claim(study, name, CONTROL, f"digits-fid-control-{target}", published, tier, note)
 
 
 def _against_random(
     study: CommittedScores, name: str, target: float, tier: str, routing: str, rates: str
 ) -> SummaryRow:
-    random_row, learned_row = (
-        find_published("dydit_iclr2025", table="Table 3 (ablation)", row=row, metric="FID", dataset=_TABLE3_AVERAGE)
-        for row in ("I with random router", "I: TDW only")
-    )
-    assert random_row.value is not None
-    assert learned_row.value is not None
-    published = random_row.value / learned_row.value
+    published = published_ablation_fid("random") / published_ablation_fid("tdw-only")
     ratio, low, high = study.fid_ratio(f"{name}, {routing} routing", name)
     claim = Claim(
         f"digits-fid-{routing}-{target}",
@@ -224,9 +216,3 @@ def _fid_claim(
     tolerance = Tolerance.symmetric(0.25, "another data set and model size: the direction and rough size are the claim")
     interval = f"95 % interval {low:.3f} to {high:.3f} of the measured ratio"
     return SummaryRow.judged(claim, ratio, tolerance, tier, f"quality.csv: {name}; {baseline}", f"{interval}; {note}")
-
-
-def _table8(row: str) -> float:
-    value = find_published("dydit_iclr2025", table="Table 8", row=row, metric="FID-50K").value
-    assert value is not None  # Table 8 is complete
-    return value

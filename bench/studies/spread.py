@@ -55,7 +55,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Runs:
-    """The scored runs of the study, `study_scores.score_all`'s table."""
+    """The scored runs of the study, the table of `bench.studies.scores.score_all`."""
 
     frame: pd.DataFrame
 
@@ -91,14 +91,14 @@ class Runs:
 
 
 def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a configuration and number of sampling steps: means, standard deviations, and quotients over the control.
+    """One row per configuration and number of sampling steps: means, deviations, quotients over the control.
 
     `converged` counts the seeds whose achieved ratio lies within `CONVERGED` of lambda.
     """
     runs, rows = Runs(frame), []
     for key, group in frame.groupby(["size", "run", "lambda", "steps"], dropna=False, sort=False):
-        size, run, given, steps = cast(tuple[Any, ...], key)
-        target = None if pd.isna(given) else float(given)
+        size, run, lambda_, steps = cast(tuple[Any, ...], key)
+        target = None if pd.isna(lambda_) else float(lambda_)
         row: dict[str, Any] = {"size": size, "run": run, "lambda": target, "steps": steps, "seeds": len(group)}
         if target is not None:
             row["converged"] = int(((group["ratio"] - target).abs() <= CONVERGED).sum())

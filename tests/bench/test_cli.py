@@ -9,11 +9,9 @@ from pathlib import Path
 import pytest
 
 from bench import cli
-from bench.claims.published import load_published
-from bench.claims.summary import read_summary
+from bench.claims import JUDGED_PAPERS, load_published, read_summary, unmeasured_rows
 from bench.records import run_record
 from bench.reproduction import reproduce
-from bench.reproduction.reproduce import unmeasured
 from bench.studies.samples import Sampling
 
 
@@ -100,7 +98,7 @@ def test_reproduce_gives_every_published_number_one_row(monkeypatch: pytest.Monk
     monkeypatch.setitem(reproduce.TIERS, "smoke", Sampling(images=20, steps=2))
     rows = reproduce.reproduce(tmp_path, "smoke")
     ids = [row.claim_id for row in rows]
-    published = {value.claim_id for name in reproduce.JUDGED_PAPERS for value in load_published(name)}
+    published = {value.claim_id for name in JUDGED_PAPERS for value in load_published(name)}
     assert len(ids) == len(set(ids)) and published <= set(ids)
     assert read_summary(tmp_path) == tuple(rows)
     for name in ("summary", "flops", "quality"):
@@ -111,8 +109,8 @@ def test_reproduce_gives_every_published_number_one_row(monkeypatch: pytest.Monk
 
 
 def test_rows_without_a_transcribed_value_are_listed_and_not_judged() -> None:
-    rows = {row.claim_id: row for row in unmeasured(set(), "smoke")}
-    for name in reproduce.JUDGED_PAPERS:
+    rows = {row.claim_id: row for row in unmeasured_rows(set(), "smoke")}
+    for name in JUDGED_PAPERS:
         for value in load_published(name):
             row = rows[value.claim_id]
             assert row.verdict == "not run" and row.measured is None

@@ -11,14 +11,24 @@ import torch
 from bench.claims.published import find_published
 from bench.flops.claims import Subject, claim_subject, flops_claims, published_macs
 from bench.flops.counters import torch_count
-from bench.flops.counts import MODELS, count_network, count_networks, executed_macs, implied_ratio
+from bench.flops.counts import MODELS, count_network, count_networks, executed_macs
 from bench.flops.findings import flops_findings
 from bench.flops.learned_masks import measure_checkpoint
 from bench.flops.tables import COLUMNS, _printed_resolutions, flops_table, operator_table, parameters_table, write_flops
 from bench.records.tables import read_table
 from dydit import DiT, DiTConfig, DyDiT, InputError, model_config
 from dydit.checkpoint import formats
-from dydit.flops import CONVENTIONS, DIT_PAPER, DYDIT_PAPER, FUSED_BLIND, MATMUL, flops_ratio, macs, target_macs
+from dydit.flops import (
+    CONVENTIONS,
+    DIT_PAPER,
+    DYDIT_PAPER,
+    FUSED_BLIND,
+    MATMUL,
+    flops_ratio,
+    implied_ratio,
+    macs,
+    target_macs,
+)
 
 TINY = DiTConfig(
     input_size=8, patch_size=2, in_channels=4, hidden_size=32, depth=2, num_heads=4, num_classes=10
