@@ -2,16 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.claims.published import find_published, load_published
 from dydit import PAPER_LAMBDAS, DiTConfig
-from dydit.ablations import find_ablation
 from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio
 
 _PAPER = "dydit_iclr2025"
-_FIVE_DATA_SETS = "ImageNet+Food+Artbench+Cars+Birds average of 5"
+_DIT_PAPER = "dit_iccv2023"
+
+RELEASED_LAMBDAS = (0.7, 0.5)
+"""Of the DyDiT-XL/2 at 256 pixels whose weights the authors published."""
+MAIN_COMPARISON = "Table 1 (main comparison)"
+HEADLINE_ROWS: Mapping[str, tuple[tuple[str, str, str], ...]] = {
+    "dydit-xl-2-lambda-0.7": (
+        (_PAPER, MAIN_COMPARISON, "DyDiT-XL lambda=0.7"),
+        (_PAPER, "Table 8", "DyDiT-XL lambda=0.7"),
+    ),
+    "dydit-xl-2-lambda-0.5": (
+        (_PAPER, MAIN_COMPARISON, "DyDiT-XL lambda=0.5"),
+        (_PAPER, "Table 8", "DyDiT-XL lambda=0.5"),
+    ),
+    "DiT-XL-2-256x256.pt": (
+        (_PAPER, MAIN_COMPARISON, "DiT-XL"),
+        (_PAPER, "Table 8", "DiT-XL static lambda=1.0"),
+        (_DIT_PAPER, "Table 2", "DiT-XL/2-G cfg=1.50"),
+        (_DIT_PAPER, "Table 5 (VAE decoder)", "DiT-XL/2-G cfg=1.5, decoder ft-EMA"),
+        (_DIT_PAPER, "Appendix A", "guidance on first 3 of 4 latent channels, scale 1.5"),
+    ),
+}
+"""Published checkpoint -> the rows (file, table, row) that print its quality at the protocol of the headline: 50,000
+images, guidance 1.5, 250 DDPM steps, VAE `ema`."""
 
 
 @dataclass(frozen=True)
@@ -58,25 +80,19 @@ def published_speeds(name: str, config: DiTConfig, lambdas: Sequence[float] | No
     return rows
 
 
+def published_fid_ratio(row: str, baseline: str = "DiT-XL") -> float:
+    """FID of one row of Table 1 relative to that of another, such as `DyDiT-XL lambda=0.5`.
+
+    Raises:
+        InputError: no such row.
+    """
+    above, below = (
+        find_published(_PAPER, table=MAIN_COMPARISON, row=name, metric="FID-50K").value for name in (row, baseline)
+    )
+    assert above is not None and below is not None, f"{row} or {baseline} is not transcribed"
+    return above / below
+
+
 def static_name(name: str) -> str:
     """`DiT-S/2` of `DyDiT-S/2` or of itself: either name stands for the pair."""
     return name.removeprefix("Dy")
-
-
-def published_fid_ratio(size: str, target: float) -> float:
-    """FID of a DyDiT relative to that of its static model (Table 8), for a size such as `XL` and a printed lambda."""
-    dynamic, static = (
-        find_published(_PAPER, table="Table 8", row=row, metric="FID-50K").value
-        for row in (f"DyDiT-{size} lambda={target}", f"DiT-{size} static lambda=1.0")
-    )
-    assert dynamic is not None and static is not None  # Table 8 is complete
-    return dynamic / static
-
-
-def published_ablation_fid(run: str) -> float:
-    """FID of an ablation of `dydit.ablations` (Table 3), averaged over the five data sets."""
-    row = find_ablation(run).row
-    assert row is not None, f"{run} has no row in Table 3"
-    value = find_published(_PAPER, table="Table 3 (ablation)", row=row, metric="FID", dataset=_FIVE_DATA_SETS).value
-    assert value is not None  # these averages are transcribed
-    return value

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.verdict import SummaryRow, Tolerance
+from bench.claims import PublishedValue, Subject, SummaryRow, Tolerance, claim_subject, load_published, unmeasured_row
 from bench.flops.counts import NetworkCount
 from bench.flops.learned_masks import ClaimedMacs
 from dydit import Convention
@@ -20,31 +17,6 @@ PAPERS: Mapping[str, Convention] = {"dit_iccv2023": DIT_PAPER, "dydit_iclr2025":
 
 CLAIMED_WIDTH = 0.01
 """Relative tolerance for GMACs under the masks of a checkpoint."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network that a published row is about; `target` is lambda, None for a static DiT."""
-
-    model: str
-    resolution: int
-    target: float | None
-
-
-_ROW = re.compile(
-    r"(?P<kind>DiT|DyDiT)-(?P<size>XL|S|B|L)(?P<patch>/\d)?(?: static)?(?: lambda=(?P<target>[\d.]+))?"
-    r"(?: pre-trained for .* iterations)?(?: 512)?"
-)
-
-
-def claim_subject(value: PublishedValue) -> Subject | None:
-    """The network of a published row; None where it is another architecture or made for other data."""
-    match = _ROW.fullmatch(value.row)
-    if match is None or value.dataset not in ("ImageNet-256", "ImageNet-512"):
-        return None
-    model = f"{match['kind']}-{match['size']}{match['patch'] or '/2'}"  # The DyDiT paper writes no patch: all are 2.
-    target = float(match["target"]) if match["kind"] == "DyDiT" and match["target"] else None
-    return Subject(model, int(value.dataset.split("-")[1]), target)
 
 
 @functools.cache
@@ -83,16 +55,14 @@ def _judge(
     claimed: Sequence[ClaimedMacs],
     tier: str,
 ) -> SummaryRow:
-    if value.value is None:
-        return SummaryRow.not_transcribed(value, tier)
     about = claim_subject(value)
-    if about is None:
-        return SummaryRow.not_run(value, tier, f"{value.row}: this architecture is not built here")
+    if value.value is None or about is None:
+        return unmeasured_row(value, tier)
     if about.target is not None and is_flops(value):
         return _judge_dynamic(value, about, convention, claimed, tier)
     network = _find(measured, about)
     if network is None:
-        return SummaryRow.not_run(value, tier, f"{about.model} at {about.resolution} was not counted in this run")
+        return unmeasured_row(value, tier)
     label = f"{about.model} @{about.resolution}"
     if is_flops(value):
         result = network.closed_form.total(convention) / GIGA
@@ -114,7 +84,7 @@ def _judge_dynamic(
             tolerance = Tolerance.symmetric(width, f"{CLAIMED_WIDTH:.0%}: masks depend on the images, a sample of them")
             evidence = f"flops.csv: claimed, {run.evidence}, convention {convention.name}"
             return SummaryRow.judged(value, run.macs.total(convention) / GIGA, tolerance, tier, evidence)
-    return SummaryRow.not_run(value, tier, "needs the trained checkpoint; give --checkpoint")
+    return unmeasured_row(value, tier)
 
 
 def _find(measured: Sequence[NetworkCount], about: Subject) -> NetworkCount | None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.verdict import Tolerance
-from bench.flops.claims import PAPERS, _cut_note, _find, claim_subject, is_flops, published_macs
+from bench.claims import PublishedValue, Tolerance, claim_subject, load_published
+from bench.flops.claims import PAPERS, _cut_note, _find, is_flops, published_macs
 from bench.flops.counts import NetworkCount
 from dydit import CONVENTIONS
 from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio

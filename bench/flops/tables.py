@@ -11,9 +11,8 @@ from typing import Any
 
 import pandas as pd
 
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.verdict import SummaryRow
-from bench.flops.claims import PAPERS, Subject, claim_subject, flops_claims, published_macs
+from bench.claims import PublishedValue, Subject, SummaryRow, claim_subject, load_published
+from bench.flops.claims import PAPERS, flops_claims, published_macs
 from bench.flops.counts import MODELS, NetworkCount, count_networks
 from bench.flops.findings import flops_findings
 from bench.flops.learned_masks import ClaimedMacs

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.claims import SummaryRow, unmeasured_rows, write_summary
+from bench.claims import Finding, SummaryRow, unmeasured_rows, write_findings, write_summary
 from bench.flops import learned_masks
 from bench.flops.tables import write_flops
 from bench.machine import status
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.reproduction import headline
-from bench.studies.committed import committed_claims, quality_table, score_committed
+from bench.studies.committed import quality_table, score_committed
+from bench.studies.committed_findings import committed_findings
 from bench.studies.samples import DIRECTORY, Sampling, compared_variants, load_stage
 from dydit import InputError
 
@@ -21,8 +23,16 @@ TIERS = {
 }
 
 
-def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Path | None = None) -> list[SummaryRow]:
-    """Run a tier and write flops.csv, quality.csv, summary.csv, their markdown twins and run.json into `out`.
+@dataclass(frozen=True)
+class Reproduction:
+    """What a run says: one row per published number, and the paper's claims tried on the digits."""
+
+    rows: tuple[SummaryRow, ...]
+    findings: tuple[Finding, ...]
+
+
+def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Path | None = None) -> Reproduction:
+    """Run a tier; `out` gets flops.csv, quality.csv, summary.csv, findings.csv, their markdown twins and run.json.
 
     Args:
         out: directory of the results; in tier `full` of the generated images, too.
@@ -48,10 +58,13 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     rows = write_flops(directory, tier, claimed=claimed)
     study = score_committed(sampling, checkpoints)
     write_table(quality_table(study), directory, "quality")
-    rows += committed_claims(study, tier)
+    findings = committed_findings(study)
+    write_findings(findings, directory)
     if tier == "full":
         rows += headline.measure_headline(directory, tier, data_root)
+    else:
+        rows += headline.unmeasured_pairs(tier)
     rows += unmeasured_rows({row.claim_id for row in rows}, tier)
     write_summary(rows, directory)
     write_run(record, directory)
-    return rows
+    return Reproduction(tuple(rows), tuple(findings))

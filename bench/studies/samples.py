@@ -30,7 +30,7 @@ Kind = Literal["learned", "random", "shuffled"]
 
 
 class RoutedModel:
-    """A DyDiT as a sampling model that keeps batch size, FLOPs ratio and rates of every call.
+    """A DyDiT as a sampling model that keeps the FLOPs ratios of its images and the rates of every call.
 
     With `routing` other than `learned`, masks drawn from `seed` replace the routers' own (see `Variant`); `random`
     needs `rates`.
@@ -41,13 +41,13 @@ class RoutedModel:
         self.kind = routing
         self.rates = rates
         self.generator = torch.Generator().manual_seed(seed)
-        self.calls: list[tuple[int, float, Rates]] = []
+        self.calls: list[tuple[Tensor, Rates]] = []  # FLOPs ratio of every row (N,), rates
 
     def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         output, routing = self.model.route(x, t, y, self._drawn(len(x)))
         if self.kind == "shuffled":
             output, routing = self.model.route(x, t, y, routing.shuffled(self.generator))
-        self.calls.append((len(x), flops_ratio(routing, self.model.config).mean().item(), routing.rates))
+        self.calls.append((flops_ratio(routing, self.model.config).double(), routing.rates))
         return output
 
     def _drawn(self, images: int) -> Routing | None:
@@ -57,12 +57,18 @@ class RoutedModel:
         config = self.model.config
         return Routing.random((images, config.depth, config.num_heads, config.tokens), self.rates, self.generator)
 
-    def means(self) -> tuple[float, Rates]:
-        """FLOPs ratio and rates over all images and steps."""
-        weights = torch.tensor([float(rows) for rows, _, _ in self.calls])
-        values = torch.tensor([(ratio, *rates) for _, ratio, rates in self.calls])
-        ratio, heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
-        return ratio, (heads, groups, tokens)
+    def mean_rates(self) -> Rates:
+        """Open shares over all images and steps."""
+        weights = torch.tensor([float(len(ratios)) for ratios, _ in self.calls])
+        values = torch.tensor([rates for _, rates in self.calls])
+        heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
+        return heads, groups, tokens
+
+    def image_ratios(self, steps: int) -> Tensor:
+        """FLOPs ratio of every image (N,) over guided runs of `steps` calls: mean over the steps and both branches."""
+        batches = range(0, len(self.calls), steps)
+        ratios = (torch.stack([ratios for ratios, _ in self.calls[start : start + steps]]) for start in batches)
+        return torch.cat([of_batch.view(steps, 2, -1).mean((0, 1)) for of_batch in ratios])
 
 
 @dataclass(frozen=True)
@@ -109,12 +115,17 @@ def compared_variants() -> tuple[Variant, ...]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), achieved FLOPs ratio and rates (None: static)."""
+    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), their FLOPs ratios (N,) and rates (None: static)."""
 
     images: Tensor
     labels: Tensor
-    flops_ratio: float | None
+    flops_ratios: Tensor | None
     rates: Rates | None
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """The achieved FLOPs ratio, mean over the images (None: static)."""
+        return None if self.flops_ratios is None else self.flops_ratios.mean().item()
 
 
 def committed_file(target: float | None = None) -> Path:
@@ -175,10 +186,10 @@ def draw_samples(
         for batch in batches
     ]
     next(steps, None)  # closes the bar
-    ratio, used = network.means() if isinstance(network, RoutedModel) else (None, None)
+    routed = network if isinstance(network, RoutedModel) else None
     return Samples(
         images=preprocessing.to_uint8(torch.cat([images for images, _ in drawn])),
         labels=torch.cat([labels for _, labels in drawn]),
-        flops_ratio=ratio,
-        rates=used,
+        flops_ratios=None if routed is None else routed.image_ratios(sampling.steps),
+        rates=None if routed is None else routed.mean_rates(),
     )

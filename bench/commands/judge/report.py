@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
     from bench.report.readme import SECTIONS, committed_run, update_readme
 
-    runs = {name: getattr(options, name) or committed_run(name) for name in SECTIONS}
+    runs = {name: getattr(options, part.run) or committed_run(name) for name, part in SECTIONS.items()}
     current = [update_readme(directory, name, check=options.check) for name, directory in runs.items()]
     if options.check and not all(current):
         print("README.md does not show these results; run `nox -s report`", file=sys.stderr)

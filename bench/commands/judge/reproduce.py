@@ -19,11 +19,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
-    from bench.claims.summary import overview
+    from bench.claims import findings_overview, overview
     from bench.reproduction import reproduce
     from bench.studies.samples import DIRECTORY
 
-    rows = reproduce.reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
-    print(overview(rows))
-    print(f"\n{len(rows)} rows in {options.out}/summary.csv and summary.md")
-    return int(options.strict and any(row.verdict == "deviates" for row in rows))
+    made = reproduce.reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
+    print(overview(made.rows))
+    print(f"\n{findings_overview(made.findings)}")
+    print(f"\n{len(made.rows)} rows in {options.out}/summary.csv, {len(made.findings)} in findings.csv")
+    return int(options.strict and any(row.verdict == "deviates" for row in made.rows))

@@ -7,13 +7,8 @@ import itertools
 import os
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dydit import InputError
-
-if TYPE_CHECKING:
-    import pandas as pd
-
 
 HELP = (
     "train a study from nothing: the digits (more than an hour on 2 cores), or CIFAR-10 (needs a GPU and the data set)"
@@ -32,14 +27,22 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--shorten", type=int, default=1, metavar="N", help="divide every step count, for a trial")
     parser.add_argument(
+        "--judge",
+        type=Path,
+        metavar="DIR",
+        help="train nothing; judge the finished run in DIR again, from its runs.csv",
+    )
+    parser.add_argument(
         "--processes", type=int, metavar="N", help="stages trained at once (default: one a core, one on a GPU)"
     )
 
 
 def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
+    from bench.claims import findings_overview
     from bench.records import environment_record, prepare_output, write_run, write_table
     from bench.studies.catalogue import find_study
+    from bench.studies.findings import judge_again, judge_study
     from bench.studies.scores import IMAGES, score_all
     from bench.studies.train import train_all
 
@@ -47,6 +50,9 @@ def run(options: argparse.Namespace) -> None:
         value = getattr(options, name)
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}; give a whole number from 1")
+    if options.judge is not None:
+        print(findings_overview(judge_again(options.judge)))
+        return
     study = find_study(options.dataset)
     chosen = study.only(options.stages) if options.stages else study
     out = prepare_output(options.out)
@@ -65,24 +71,9 @@ def run(options: argparse.Namespace) -> None:
     training, scoring = (round(after - before) for before, after in itertools.pairwise(clock))
     write_table(frame, out, "runs")
     if chosen is study:
-        _conclude(frame, out)
+        print(findings_overview(judge_study(frame, out)))
     write_run(record | {"trained": made, "seconds": {"training": training, "scoring": scoring}}, out)
     print(f"tables in {out}")
-
-
-def _conclude(frame: pd.DataFrame, out: Path) -> None:
-    """What only the whole study can say: means over seeds, verdicts, answers."""
-    from bench.claims.summary import overview, write_summary
-    from bench.records import write_table
-    from bench.studies import answers
-    from bench.studies.claims import study_claims
-    from bench.studies.spread import means
-
-    write_table(means(frame), out, "means")
-    write_table(answers.questions(frame), out, "questions")
-    rows = study_claims(frame)
-    write_summary(rows, out)
-    print(overview(rows))
 
 
 def _cores() -> int:

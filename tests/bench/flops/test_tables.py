@@ -8,8 +8,8 @@ import sys
 import pytest
 import torch
 
-from bench.claims.published import find_published
-from bench.flops.claims import Subject, claim_subject, flops_claims, published_macs
+from bench.claims import Subject, claim_subject, find_published
+from bench.flops.claims import flops_claims, published_macs
 from bench.flops.counters import torch_count
 from bench.flops.counts import MODELS, count_network, count_networks, executed_macs
 from bench.flops.findings import flops_findings
@@ -103,15 +103,16 @@ def test_claims_of_the_static_rows(rows):
 
 def test_claims_that_cannot_be_judged_say_why(rows):
     dynamic = rows["dydit-table8-dydit-xl-lambda-0.5-flops"]
-    assert (dynamic.verdict, dynamic.note) == ("not run", "needs the trained checkpoint; give --checkpoint")
-    assert "not built here" in rows["dit-table6-adm-gflops"].note
+    assert (dynamic.verdict, dynamic.needs) == ("not run", "published weights; a GPU")
+    assert "bench flops --checkpoint dydit-xl-2-lambda-0.5" in dynamic.note
+    assert "no network that is built here" in rows["dit-table6-adm-gflops"].note
     assert rows["dydit-table12-dit-xl-512-imagenet-512-flops"].note == "published value not transcribed"
 
 
 def test_a_model_that_was_not_counted_is_not_judged():
     rows = {row.claim_id: row for row in flops_claims(count_networks([("DiT-S/8", 256)]))}
     assert rows["dit-table4-dit-s-8-gflops"].verdict == "reproduced"
-    assert rows["dit-table4-dit-xl-2-gflops"].note == "DiT-XL/2 at 256 was not counted in this run"
+    assert rows["dit-table4-dit-xl-2-gflops"].command == "python -m bench flops --models DiT-XL/2"
 
 
 def test_subjects():
