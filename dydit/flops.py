@@ -20,6 +20,9 @@ LOSS_WEIGHT = 2.0
 
 TIMESTEP_FEATURES = 256
 
+GIGA = 1e9
+"""The papers print multiply-adds in units of 10^9."""
+
 
 @dataclass(frozen=True)
 class Convention:
@@ -106,6 +109,11 @@ def mlp_macs(config: DiTConfig) -> int:
     return 2 * config.tokens * config.hidden_size * config.mlp_hidden
 
 
+def block_macs(config: DiTConfig) -> int:
+    """MACs of attention and MLP in all blocks: what masks can skip, and what lambda is a ratio of."""
+    return config.depth * (attention_macs(config) + mlp_macs(config))
+
+
 def width_router_macs(config: DiTConfig) -> int:
     """The two TDW routers of all blocks; they run on the timestep embedding alone."""
     return config.depth * 2 * config.hidden_size * (config.num_heads - 1)
@@ -154,8 +162,12 @@ def target_macs(config: DiTConfig, target: float, convention: Convention = MATMU
         InputError: target outside (0, 1].
     """
     check_lambda(target)
-    skippable = config.depth * (attention_macs(config) + mlp_macs(config))
-    return macs(config, dynamic=True).total(convention) - (1 - target) * skippable
+    return macs(config, dynamic=True).total(convention) - (1 - target) * block_macs(config)
+
+
+def implied_ratio(config: DiTConfig, total: float, convention: Convention = DYDIT_PAPER) -> float:
+    """The block ratio at which a DyDiT of this configuration costs `total` MACs: `target_macs` the other way round."""
+    return 1 - (macs(config, dynamic=True).total(convention) - total) / block_macs(config)
 
 
 def flops_ratio(routing: Routing, config: DiTConfig) -> Tensor:

@@ -114,6 +114,19 @@ def measure_checkpoint(
     )
 
 
+def measure_released() -> list[CheckpointMacs]:
+    """What the masks of the authors' released checkpoints claim over a whole sampling run; meant for a GPU.
+
+    Raises:
+        InputError: a checkpoint is neither in the hub's cache nor to be had.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [
+        measure_checkpoint(name, "DyDiT-XL/2", target=float(name.rsplit("-", 1)[1]), device=device)
+        for name in formats.PUBLISHED
+    ]
+
+
 def _load(source: str | Path, config: DiTConfig, device: str) -> DyDiT:
     weights = formats.read_checkpoint(source)
     with torch.device(device):

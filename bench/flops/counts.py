@@ -14,9 +14,7 @@ import torch
 from bench.flops.counters import Count, Inputs, fvcore_count, torch_count
 from bench.machine import track
 from dydit import PAPER_LAMBDAS, PATCH_SIZES, Convention, DiT, DiTConfig, DyDiT, Macs, macs, model_config
-from dydit.flops import DYDIT_PAPER, FUSED_BLIND, MATMUL, attention_macs, mlp_macs
-
-GIGA = 1e9
+from dydit.flops import DYDIT_PAPER, FUSED_BLIND, MATMUL
 
 MODELS: tuple[tuple[str, int], ...] = (
     *((f"DiT-{size}/{patch}", 256) for size in ("S", "B", "L", "XL") for patch in reversed(PATCH_SIZES)),
@@ -133,13 +131,3 @@ def executed_macs(model: Callable[..., Any], inputs: Inputs) -> float:
         UnknownOperator: an operator ran that has no formula.
     """
     return torch_count(model, inputs).total
-
-
-def block_macs(config: DiTConfig) -> int:
-    """MACs of attention and MLP in all blocks: what masks can skip, and what lambda is a ratio of."""
-    return config.depth * (attention_macs(config) + mlp_macs(config))
-
-
-def implied_ratio(config: DiTConfig, total: float, convention: Convention = DYDIT_PAPER) -> float:
-    """The block ratio at which a DyDiT of this configuration costs `total` MACs."""
-    return 1 - (macs(config, dynamic=True).total(convention) - total) / block_macs(config)

@@ -32,6 +32,6 @@ def target_pass(name: str | None, config: DiTConfig, target: float) -> PassMacs:
     """Of the engine that skips, where the weights are not here: blocks at the ratio that is printed, or at lambda."""
     if name is None:
         return PassMacs(target_macs(config, target), f"closed form at lambda {target}")
-    row = paper_tables.published_rows(name, config, [target])[0]
+    row = paper_tables.published_speeds(name, config, [target])[0]
     basis = f"closed form, blocks at {row.block_ratio:.3g} ({row.source})"
     return PassMacs(target_macs(config, row.block_ratio), basis)

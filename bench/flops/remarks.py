@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.verdict import Tolerance
-from bench.flops.counts import GIGA, NetworkCount, implied_ratio
+from bench.claims import PublishedValue, Tolerance, claim_subject, load_published
+from bench.flops.counts import NetworkCount
 from bench.flops.verdicts import (
     PAPERS,
-    claim_subject,
     cut_off_note,
     find_count,
     is_flops,
@@ -17,7 +15,7 @@ from bench.flops.verdicts import (
     published_macs,
 )
 from dydit import CONVENTIONS
-from dydit.flops import DYDIT_PAPER
+from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio
 
 
 def flops_remarks(networks: Sequence[NetworkCount]) -> list[str]:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pandas as pd
 
+from bench.claims import Subject
 from bench.flops.checkpoint_macs import CheckpointMacs
-from bench.flops.counts import GIGA, NetworkCount, implied_ratio
-from bench.flops.verdicts import Subject, published_macs, published_parameters
+from bench.flops.counts import NetworkCount
+from bench.flops.verdicts import published_macs, published_parameters
 from dydit import CONVENTIONS, PAPER_LAMBDAS, Convention, check_lambda
-from dydit.flops import DYDIT_PAPER, target_macs, token_router_macs, width_router_macs
+from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio, target_macs, token_router_macs, width_router_macs
 
 COLUMNS = (
     "model",

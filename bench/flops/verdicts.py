@@ -4,47 +4,19 @@ from __future__ import annotations
 
 import functools
 import math
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.verdict import SummaryRow, Tolerance
+from bench.claims import PublishedValue, Subject, SummaryRow, Tolerance, claim_subject, load_published, unmeasured_row
 from bench.flops.checkpoint_macs import CheckpointMacs
-from bench.flops.counts import GIGA, NetworkCount
+from bench.flops.counts import NetworkCount
 from dydit import Convention
-from dydit.flops import DIT_PAPER, DYDIT_PAPER
+from dydit.flops import DIT_PAPER, DYDIT_PAPER, GIGA
 
 PAPERS: Mapping[str, Convention] = {"dit_iccv2023": DIT_PAPER, "dydit_iclr2025": DYDIT_PAPER}
 """Published tables by name, with the convention that their FLOPs follow."""
 
 CHECKPOINT_WIDTH = 0.01
 """Relative tolerance for the GMACs that the masks of a checkpoint leave."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The network that a published row is about; `target` is lambda, None for a static DiT."""
-
-    model: str
-    resolution: int
-    target: float | None
-
-
-_ROW = re.compile(
-    r"(?P<kind>DiT|DyDiT)-(?P<size>XL|S|B|L)(?P<patch>/\d)?(?: static)?(?: lambda=(?P<target>[\d.]+))?"
-    r"(?: pre-trained for .* iterations)?(?: 512)?"
-)
-
-
-def claim_subject(value: PublishedValue) -> Subject | None:
-    """The network of a published row; None where it is another architecture or made for other data."""
-    match = _ROW.fullmatch(value.row)
-    if match is None or value.dataset not in ("ImageNet-256", "ImageNet-512"):
-        return None
-    model = f"{match['kind']}-{match['size']}{match['patch'] or '/2'}"  # The DyDiT paper writes no patch: all are 2.
-    target = float(match["target"]) if match["kind"] == "DyDiT" and match["target"] else None
-    return Subject(model, int(value.dataset.split("-")[1]), target)
 
 
 @functools.cache
@@ -100,16 +72,14 @@ def _judge(
     checkpoints: Sequence[CheckpointMacs],
     tier: str,
 ) -> SummaryRow:
-    if value.value is None:
-        return SummaryRow.not_transcribed(value, tier)
     about = claim_subject(value)
-    if about is None:
-        return SummaryRow.not_run(value, tier, f"{value.row}: this architecture is not built here")
+    if value.value is None or about is None:
+        return unmeasured_row(value, tier)
     if about.target is not None and is_flops(value):
         return _judge_dynamic(value, about, convention, checkpoints, tier)
     network = find_count(networks, about)
     if network is None:
-        return SummaryRow.not_run(value, tier, f"{about.model} at {about.resolution} was not counted in this run")
+        return unmeasured_row(value, tier)
     label = f"{about.model} @{about.resolution}"
     if is_flops(value):
         result = network.closed_form.total(convention) / GIGA
@@ -133,7 +103,7 @@ def _judge_dynamic(
             )
             evidence = f"flops.csv: claimed, {run.evidence}, convention {convention.name}"
             return SummaryRow.judged(value, run.macs.total(convention) / GIGA, tolerance, tier, evidence)
-    return SummaryRow.not_run(value, tier, "needs the trained checkpoint; give --checkpoint")
+    return unmeasured_row(value, tier)
 
 
 def find_count(networks: Sequence[NetworkCount], about: Subject) -> NetworkCount | None:

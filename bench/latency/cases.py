@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.claims.paper_tables import PublishedSpeed, published_rows
+from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import synthetic_routing
 from bench.machine import DTYPES, Budget, check_device
 from bench.options import DeviceOptions, DtypeOptions, option
@@ -105,7 +105,7 @@ def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Late
     found = {"static": Case("static", None, "", _engine(options, static), 1.0)}
     if options.diffusers:
         found["diffusers"] = Case("diffusers", None, "", _diffusers(static), 1.0)
-    for row in published_rows(name, config, options.lambdas):
+    for row in published_speeds(name, config, options.lambdas):
         for number, profile in enumerate(options.profiles):
             drawn = synthetic_routing.draw_routing(config, row.block_ratio, profile, rows, options.seed)
             routing = _to(drawn, torch.device(options.device))

@@ -18,7 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.claims.paper_tables import static_name
+from bench.claims import static_name
 from bench.latency import breakdown
 from bench.latency.cases import (
     STEPS,

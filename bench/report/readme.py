@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from bench.claims.summary import overview, read_summary
+from bench.claims import coverage, findings_overview, overview, read_findings, read_summary
 from bench.records import ROOT, machine_name, read_run, read_table, to_markdown
 from bench.report.index import LOCAL, RESULTS
 from bench.report.pages import fill_section
@@ -53,22 +53,33 @@ class Section:
     """A part of the README that a run fills, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`.
 
     Args:
-        where: pattern under results/ of the table that tells the run.
-        show: what stands of a run, in markdown.
+        run: name of the run that fills it, as the options of `bench report` name runs.
+        where: pattern under results/ of the table that the run is known by.
+        show: what is shown of a run, in markdown.
     """
 
+    run: str
     where: str
     show: Callable[[Path], str]
 
 
+def _coverage(directory: Path) -> str:
+    return coverage(read_summary(directory))
+
+
 def _verdicts(directory: Path) -> str:
-    return overview(read_summary(directory))
+    return f"{overview(read_summary(directory))}\n\n{_findings(directory)}"
+
+
+def _findings(directory: Path) -> str:
+    return findings_overview(read_findings(directory))
 
 
 SECTIONS = {
-    "results": Section("*/reproduce/summary.csv", _verdicts),
-    "speed": Section("*/latency-lambdas/latency.csv", speed_table),
-    "study": Section("*/small-scale/summary.csv", lambda run: f"{_verdicts(run)}\n\n{study_answers(run)}"),
+    "coverage": Section("results", "*/reproduce/summary.csv", _coverage),
+    "results": Section("results", "*/reproduce/summary.csv", _verdicts),
+    "speed": Section("speed", "*/latency-lambdas/latency.csv", speed_table),
+    "study": Section("study", "*/small-scale/findings.csv", lambda run: f"{_findings(run)}\n\n{study_answers(run)}"),
 }
 
 
@@ -83,7 +94,7 @@ def committed_run(section: str = "results", directory: Path = RESULTS) -> Path:
     runs = [run for run in found if run.relative_to(directory).parts[0] != LOCAL]
     if len(runs) != 1:
         names = ", ".join(str(run.relative_to(directory)) for run in runs) or "none"
-        raise InputError(f"results: runs with {where}: {names}; choose one with --{section} DIR")
+        raise InputError(f"results: runs with {where}: {names}; choose one with --{SECTIONS[section].run} DIR")
     return runs[0]
 
 
@@ -95,8 +106,8 @@ def update_readme(directory: Path, section: str = "results", check: bool = False
     """
     record = read_run(directory)
     file = f"{os.path.relpath(directory, readme.parent)}/{Path(SECTIONS[section].where).name}"
-    source = (
-        f"From [{file}]({file}), made by `{record['command']}` at commit "
-        f"{str(record['commit'])[:12]} on {machine_name(record)}."
-    )
+    source = f"From [{file}]({file}), made by `{record['command']}` at commit {str(record['commit'])[:12]}"
+    if judged := record.get("judged"):
+        source += f" and judged by `{judged['command']}` at commit {str(judged['commit'])[:12]}"
+    source += f" on {machine_name(record)}."
     return fill_section(readme, section, f"{SECTIONS[section].show(directory)}\n\n{source}", check)

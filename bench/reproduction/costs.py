@@ -9,7 +9,6 @@ import pandas as pd
 import torch
 
 from bench.data import shards
-from bench.flops.counts import GIGA
 from bench.flops.per_pass import PassMacs, checkpoint_pass, full_pass, target_pass
 from bench.generation import samplers
 from bench.generation.job import GenerationOptions, images_per_unit
@@ -17,6 +16,7 @@ from bench.machine import needed
 from bench.reproduction.network import Network
 from bench.reproduction.rate import Rate, sample_of
 from dydit import guidance_branches
+from dydit.flops import GIGA
 
 GIB = 2**30
 

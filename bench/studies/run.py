@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.claims.verdict import SummaryRow
+from bench.claims import Finding
 from bench.options import DataOptions, DeviceOptions, OutputOptions, option
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.studies.catalogue import DIGITS, Study, find_study
-from bench.studies.claims import write_conclusions
+from bench.studies.findings import judge_study
 from bench.studies.scores import IMAGES, score_all
 from bench.studies.train import train_all
 from dydit import InputError
@@ -30,6 +30,9 @@ class StudyOptions(DeviceOptions, DataOptions, OutputOptions):
         None, metavar="NAME", help="only these and what they start from, such as dydit-m-0.5-s1"
     )
     shorten: int = option(1, metavar="N", help="divide every step count, for a trial")
+    judge: Path | None = option(
+        None, metavar="DIR", help="train nothing; judge the finished run in DIR again, from its runs.csv"
+    )
     processes: int | None = option(
         None, metavar="N", help="stages trained at once (default: one per core, one on a GPU)"
     )
@@ -101,19 +104,19 @@ def train_study(job: StudyJob, options: StudyOptions) -> Trained:
     return Trained(made, time.monotonic() - began)
 
 
-def score_study(job: StudyJob, trained: Trained) -> list[SummaryRow]:
+def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     """Score the trained stages and write runs.csv and run.json.
 
     Returns:
-        The verdicts, see `write_conclusions`; none where stages were left out.
+        The findings, see `judge_study`; none where stages were left out.
     """
     began = time.monotonic()
     frame = score_all(job.stages, job.models, processes=job.processes)
     seconds = {"training": round(trained.seconds), "scoring": round(time.monotonic() - began)}
     write_table(frame, job.out, "runs")
-    rows = write_conclusions(frame, job.out) if job.stages is job.study else []
+    findings = list(judge_study(frame, job.out)) if job.stages is job.study else []
     write_run(job.record | {"trained": trained.stages, "seconds": seconds}, job.out)
-    return rows
+    return findings
 
 
 def _cores() -> int:

@@ -69,19 +69,29 @@ class MeanRouting:
 
     def __init__(self, config: DiTConfig) -> None:
         self.config = config
-        self._calls: list[tuple[int, float, Rates]] = []
+        self._calls: list[tuple[range, Tensor, Rates]] = []  # images, their FLOPs ratios (n,), rates
 
     def add(self, observed: Observation) -> None:
         """Count one step of a batch."""
-        ratio = flops_ratio(observed.routing, self.config).mean().item()
-        self._calls.append((len(observed.indices), ratio, observed.routing.rates))
+        ratios = flops_ratio(observed.routing, self.config).double().view(-1, len(observed.indices)).mean(0)
+        self._calls.append((observed.indices, ratios.cpu(), observed.routing.rates))
 
-    def means(self) -> tuple[float, Rates]:
-        """FLOPs ratio, and the rates of heads, channel groups and tokens."""
-        weights = torch.tensor([float(images) for images, _, _ in self._calls])
-        values = torch.tensor([(ratio, *rates) for _, ratio, rates in self._calls])
-        ratio, heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
-        return ratio, (heads, groups, tokens)
+    def mean_rates(self) -> Rates:
+        """Rates of heads, channel groups and tokens, mean over all images and steps."""
+        weights = torch.tensor([float(len(indices)) for indices, _, _ in self._calls])
+        values = torch.tensor([rates for _, _, rates in self._calls])
+        heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
+        return heads, groups, tokens
+
+    def image_ratios(self) -> Tensor:
+        """FLOPs ratio of every image (N,), float64: mean over the steps and guidance branches."""
+        images = max(indices.stop for indices, _, _ in self._calls)
+        sums, counts = torch.zeros(images, dtype=torch.float64), torch.zeros(images, dtype=torch.float64)
+        for indices, ratios, _ in self._calls:
+            rows = slice(indices.start, indices.stop)
+            sums[rows] += ratios
+            counts[rows] += 1
+        return sums / counts
 
 
 @dataclass(frozen=True)
@@ -128,12 +138,17 @@ def compared_variants() -> tuple[Variant, ...]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), achieved FLOPs ratio and rates (None: static)."""
+    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), their FLOPs ratios (N,) and rates (None: static)."""
 
     images: Tensor
     labels: Tensor
-    flops_ratio: float | None
+    flops_ratios: Tensor | None
     rates: Rates | None
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """The achieved FLOPs ratio, mean over the images (None: static)."""
+        return None if self.flops_ratios is None else self.flops_ratios.mean().item()
 
 
 def committed_file(target: float | None = None) -> Path:
@@ -191,10 +206,10 @@ def draw_samples(
         draw_batch, sampling.images, sampling.batch_size, sampling.steps, lambda steps: track(steps, label)
     )
     drawn = [(x, y) for _, x, y in batches]
-    ratio, used = routing.means() if isinstance(model, DyDiT) else (None, None)
+    dynamic = isinstance(model, DyDiT)
     return Samples(
         images=preprocessing.to_uint8(torch.cat([images for images, _ in drawn])),
         labels=torch.cat([labels for _, labels in drawn]),
-        flops_ratio=ratio,
-        rates=used,
+        flops_ratios=routing.image_ratios() if dynamic else None,
+        rates=routing.mean_rates() if dynamic else None,
     )

@@ -26,7 +26,7 @@ OPTIONS = ReportOptions
 
 def run(options: ReportOptions) -> int:
     """Write the tables, or check them; the exit status."""
-    runs = {name: getattr(options, name) or committed_run(name) for name in SECTIONS}
+    runs = {name: getattr(options, part.run) or committed_run(name) for name, part in SECTIONS.items()}
     current = [update_readme(directory, name, check=options.check) for name, directory in runs.items()]
     current.append(update_index(check=options.check))
     if options.check and not all(current):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.claims.summary import any_deviates, overview
+from bench.claims import any_deviates, findings_overview, overview
 from bench.options import DataOptions, OutputOptions, StrictOptions, option
 from bench.reproduction.reproduce import reproduce
 from bench.studies.samples import DIRECTORY
@@ -26,7 +26,8 @@ OPTIONS = ReproduceOptions
 
 def run(options: ReproduceOptions) -> int:
     """Reproduce; the exit status."""
-    rows = reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
-    print(overview(rows))
-    print(f"\n{len(rows)} rows in {options.out}/summary.csv and summary.md")
-    return int(options.strict and any_deviates(rows))
+    made = reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
+    print(overview(made.rows))
+    print(f"\n{findings_overview(made.findings)}")
+    print(f"\n{len(made.rows)} rows in {options.out}/summary.csv, {len(made.findings)} in findings.csv")
+    return int(options.strict and any_deviates(made.rows))

@@ -12,7 +12,8 @@ from bench.claims import facts
 from bench.claims.facts import find_fact, judge_facts
 from bench.claims.published import PublishedValue, load_published
 from dydit import PAPER_LAMBDAS, DyDiT
-from dydit.training import RECIPES, Training
+from dydit.training import Training
+from dydit.training.published_recipes import RECIPES
 
 PAPERS = ("dydit_iclr2025", "dit_iccv2023")
 SETTINGS = ("layers", "heads", "hidden size", "channel width", "learning rate", "batch size", "iterations")

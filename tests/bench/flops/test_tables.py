@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from bench.claims.published import find_published
+from bench.claims import Subject, claim_subject, find_published
 from bench.flops.checkpoint_macs import measure_checkpoint
 from bench.flops.counters import torch_count
 from bench.flops.counts import (
@@ -17,16 +17,25 @@ from bench.flops.counts import (
     count_network,
     count_networks,
     executed_macs,
-    implied_ratio,
 )
 from bench.flops.measure import count_and_judge
 from bench.flops.remarks import flops_remarks
 from bench.flops.tables import COLUMNS, flops_table, operator_table, parameters_table
-from bench.flops.verdicts import Subject, claim_subject, judge_flops, published_macs
+from bench.flops.verdicts import judge_flops, published_macs
 from bench.records.tables import read_table
 from dydit import DiT, DiTConfig, DyDiT, InputError, model_config
 from dydit.checkpoint import formats
-from dydit.flops import CONVENTIONS, DIT_PAPER, DYDIT_PAPER, FUSED_BLIND, MATMUL, flops_ratio, macs, target_macs
+from dydit.flops import (
+    CONVENTIONS,
+    DIT_PAPER,
+    DYDIT_PAPER,
+    FUSED_BLIND,
+    MATMUL,
+    flops_ratio,
+    implied_ratio,
+    macs,
+    target_macs,
+)
 
 TINY = DiTConfig(
     input_size=8, patch_size=2, in_channels=4, hidden_size=32, depth=2, num_heads=4, num_classes=10
@@ -101,8 +110,9 @@ def test_claims_of_the_static_rows(rows):
 
 def test_claims_that_cannot_be_judged_say_why(rows):
     dynamic = rows["dydit-table8-dydit-xl-lambda-0.5-flops"]
-    assert (dynamic.verdict, dynamic.note) == ("not run", "needs the trained checkpoint; give --checkpoint")
-    assert "not built here" in rows["dit-table6-adm-gflops"].note
+    assert (dynamic.verdict, dynamic.needs) == ("not run", "published weights; a GPU")
+    assert "bench flops --checkpoint dydit-xl-2-lambda-0.5" in dynamic.note
+    assert "no network that is built here" in rows["dit-table6-adm-gflops"].note
     assert rows["dydit-table12-dit-xl-512-imagenet-512-flops"].note == "published value not transcribed"
     assert not any("change" in row.metric for row in rows.values())  # a change in percent is no number of FLOPs
 
@@ -110,7 +120,7 @@ def test_claims_that_cannot_be_judged_say_why(rows):
 def test_a_model_that_was_not_counted_is_not_judged():
     rows = {row.claim_id: row for row in judge_flops(count_networks([("DiT-S/8", 256)]))}
     assert rows["dit-table4-dit-s-8-gflops"].verdict == "reproduced"
-    assert rows["dit-table4-dit-xl-2-gflops"].note == "DiT-XL/2 at 256 was not counted in this run"
+    assert rows["dit-table4-dit-xl-2-gflops"].command == "python -m bench flops --models DiT-XL/2"
 
 
 def test_subjects():

@@ -19,7 +19,6 @@ from bench.data import preprocessing
 from bench.data.sets import digits
 from bench.quality.features import extractors
 from bench.records.tables import read_table
-from bench.studies import committed
 from bench.studies.catalogue import (
     CIFAR10,
     CONTROL,
@@ -34,8 +33,7 @@ from bench.studies.catalogue import (
     find_study,
     stage_stem,
 )
-from bench.studies.committed import committed_claims, quality_table, score_committed
-from bench.studies.samples import DIRECTORY, LAMBDAS, Sampling, Variant, compared_variants, draw_samples, load_stage
+from bench.studies.samples import DIRECTORY, Sampling, Variant, compared_variants, draw_samples, load_stage
 from bench.studies.train import CLASSIFIER, evaluated, train_all
 from dydit import DiTConfig, DyDiT, InputError
 from dydit.ablations.networks import RandomRouting
@@ -173,7 +171,9 @@ def test_samples_do_not_depend_on_the_batch_size(trained: Path) -> None:
     other = draw_samples(variant, Sampling(images=7, steps=3, batch_size=3), trained)
     assert torch.equal(one.labels, other.labels)
     assert (one.images.int() - other.images.int()).abs().max() <= 1
-    assert one.flops_ratio == pytest.approx(other.flops_ratio, abs=1e-3)
+    assert one.flops_ratios is not None and other.flops_ratios is not None
+    assert one.flops_ratios.shape == (7,) and one.flops_ratio == pytest.approx(one.flops_ratios.mean().item())
+    torch.testing.assert_close(one.flops_ratios, other.flops_ratios, rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("routing", ["random", "shuffled"])
@@ -183,20 +183,6 @@ def test_random_routing_keeps_the_rate_and_changes_the_images(routing: str) -> N
     random = draw_samples(Variant("DyDiT", "dydit-m-0.5-s1", routing), sampling, rates=learned.rates)  # type: ignore[arg-type]
     assert random.flops_ratio == pytest.approx(learned.flops_ratio, abs=0.05)
     assert not torch.equal(learned.images, random.images)
-
-
-def test_the_study_is_scored_and_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(committed, "RESAMPLES", 5)
-    study = score_committed(Sampling(images=40, steps=4))
-    table = quality_table(study)
-    assert set(table["model"]) == {variant.name for variant in compared_variants()} | {"real digits, half against half"}
-    named = table["metric"][table["metric"] != "FLOPs ratio"]
-    assert named.str.endswith("[digits-cnn]").all()
-    rows = committed_claims(study, "smoke")
-    assert len({row.claim_id for row in rows}) == len(rows) == 5 * len(LAMBDAS)
-    for row in rows:
-        assert row.verdict in ("reproduced", "deviates")
-        assert row.measured is not None and math.isfinite(row.measured)
 
 
 def test_a_missing_checkpoint_names_the_file_and_the_remedy(tmp_path: Path) -> None:
