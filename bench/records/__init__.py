@@ -4,30 +4,41 @@ Uses machine.
 """
 
 from bench.records.checksums import file_sha256, tensors_sha256
-from bench.records.environment import environment_record, machine_name, portable
+from bench.records.environment import environment_record, machine_name, portable, provenance
 from bench.records.places import ROOT, installed, shipped_data, user_data
-from bench.records.run_directory import exclusive, prepare_output, writing
+from bench.records.run_directory import (
+    check_disk,
+    check_same_run,
+    clear_write_errors,
+    prepare_output,
+    take_directory,
+    whole_file,
+)
 from bench.records.run_record import read_run, read_toml, write_json, write_run
 from bench.records.tables import read_table, to_markdown, write_table
 
 __all__ = [
     "ROOT",
+    "check_disk",
+    "check_same_run",
+    "clear_write_errors",
     "environment_record",
-    "exclusive",
     "file_sha256",
     "installed",
     "machine_name",
     "portable",
     "prepare_output",
+    "provenance",
     "read_run",
     "read_table",
     "read_toml",
     "shipped_data",
+    "take_directory",
     "tensors_sha256",
     "to_markdown",
     "user_data",
+    "whole_file",
     "write_json",
     "write_run",
     "write_table",
-    "writing",
 ]

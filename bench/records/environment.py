@@ -14,6 +14,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bench.records.places import ROOT, installed
 from dydit import InputError
 
@@ -55,6 +57,21 @@ def environment_record(*, command: list[str] | None = None, **extra: Any) -> dic
     if repeated := sorted(facts.keys() & extra.keys()):
         raise InputError(f"environment record: {', '.join(repeated)} recorded already; choose another key")
     return facts | extra
+
+
+def provenance(device: str) -> dict[str, str]:
+    """What exported weights say about their making: command, commit, version of torch, and the GPU where one was used.
+
+    It is to be asked for before the first file is written, which would make the working tree look changed.
+
+    Args:
+        device: on which the weights were trained, such as `cpu` or `cuda`.
+    """
+    record = environment_record()
+    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
+    facts = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
+    gpu = torch.device(device).type == "cuda"
+    return facts | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
 
 
 def machine_name(record: Mapping[str, Any]) -> str:
@@ -128,8 +145,6 @@ def _memory_gib() -> float | None:
 
 
 def _torch() -> dict[str, Any]:
-    import torch
-
     cuda = torch.backends.cuda
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if properties else None
