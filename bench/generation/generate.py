@@ -74,17 +74,9 @@ def make_unit(
 
     The batch is always a whole unit, so that the content of an image does not depend on how many there are.
     """
-    options, indices = job.options, range(unit * manifest.unit, (unit + 1) * manifest.unit)
-    x, y = guided_samples(
-        job.solver,
-        model,
-        job.network.config,
-        indices,
-        seed=options.seed,
-        scale=options.scale,
-        device=job.device,
-        track=track,
-    )
+    config, seed, scale = job.network.config, job.options.seed, job.options.scale
+    indices = range(unit * manifest.unit, (unit + 1) * manifest.unit)
+    x, y = guided_samples(job.solver, model, config, indices, seed=seed, scale=scale, device=job.device, track=track)
     kept = len(manifest.indices(unit))
     images = job.decoder(x)[:kept].permute(0, 2, 3, 1).contiguous()
     return images.cpu().numpy(), y[:kept].cpu().numpy()
