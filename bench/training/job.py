@@ -135,7 +135,7 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
         if is_modifier(name):
             recipe, orders = apply_modifier(recipe, name)
             if not (ordered or orders):
-                raise InputError(f"ablation {name}: nothing is ordered here already; leave it out")
+                raise InputError(f"ablation {name}: heads and channel groups are not ordered anyway; leave it out")
             ordered = ordered and orders
     if kind == STATIC:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)

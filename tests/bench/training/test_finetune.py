@@ -108,6 +108,15 @@ def test_a_named_recipe_with_changes_says_so(tmp_path: Path, static: str) -> Non
     assert planned.network == "DyDiT-XL/2" and planned.source.endswith("changed: steps = 7")
 
 
+def test_released_recipes_leave_heads_and_channel_groups_in_their_order(tmp_path: Path, static: str) -> None:
+    def ordered(recipe: str, *ablation: str) -> bool:
+        wanted = FinetuneOptions(source=static, data="digits", out=tmp_path, recipe=recipe, ablation=ablation)
+        return plan_training(wanted).ordered
+
+    assert ordered("dydit-xl-0.5") and not ordered("dydit-xl-0.5", "no-ordering")
+    assert not ordered("released-xl-0.5") and not ordered("released-xl-0.5", "no-warmup")
+
+
 def test_a_folder_of_pictures_trains_a_model_of_pixels(
     tmp_path: Path, options: Callable[..., FinetuneOptions], pictures: Callable[..., Path]
 ) -> None:
