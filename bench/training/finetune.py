@@ -57,6 +57,8 @@ def finetune(options: FinetuneOptions) -> Path | None:
             state = world.agree(lambda: resumable(job, newest))
             world.agree(lambda: job.training.restore(state))
         _tell(world, _beginning(job, newest, world.size))
+        if job.plan.warning is not None:
+            _tell(world, job.plan.warning)
         opened = Logs.opened(options.out, job.training.step, options.tensorboard)
         _train(options, job, world, stack.enter_context(opened) if world.first else None)
         weights = job.training.weights()

@@ -19,7 +19,7 @@ from bench.training.data import TrainingData, open_data
 from dydit import DiT, DiTConfig, InputError, is_router_key, model_config, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
-from dydit.training import PRECISIONS, Recipe, Training, apply_modifier, find_recipe, is_modifier
+from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
 """The control: the static model, trained on by the same recipe without routers."""
@@ -90,13 +90,23 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What the options come to: recipe, the name of the network's kind, whether it is ordered first, and its source."""
+    """What the options come to.
+
+    Args:
+        recipe: how the network is trained.
+        kind: name of the network in `dydit.ablations`, or `STATIC`.
+        ordered: whether heads and channel groups are ordered by importance first.
+        network: name of the network in `dydit.config`; None where the checkpoint names it.
+        source: in words, where the values of the recipe come from.
+        warning: how the run differs from its named recipe in a way that is easily overlooked; None if it does not.
+    """
 
     recipe: Recipe
     kind: str
     ordered: bool
     network: str | None
     source: str
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -141,8 +151,19 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
     network = options.model or (named.network if named else None)
     source = named.source if named else "given by options"
-    return TrainingPlan(
-        recipe, kind, ordered, network, f"{source}; changed: {_told(changes)}" if named and changes else source
+    if named and changes:
+        source = f"{source}; changed: {_told(changes)}"
+    return TrainingPlan(recipe, kind, ordered, network, source, _group_warning(named, recipe) if named else None)
+
+
+def _group_warning(named: NamedRecipe, recipe: Recipe) -> str | None:
+    """What to say where the FLOPs loss takes its mean over groups of another size than in the named recipe."""
+    size, published = recipe.micro_batch_size, named.recipe.micro_batch_size
+    if size == published or recipe.target is None:
+        return None
+    return (
+        f"warning: the FLOPs loss takes the mean ratio of {size} images, in the recipe {named.name} of {published}; "
+        "the fewer they are, the more it penalises differences between timesteps and images (--micro-batch)"
     )
 
 

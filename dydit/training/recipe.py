@@ -31,9 +31,10 @@ class Recipe:
             before the norm is compared with the limit, and again if the norm is not above it. So such a step counts
             twice, or once where another would be skipped.
         flip: mirror every image left to right in half of its appearances.
-        micro_batch: images computed at once (None: the whole batch); their losses are averaged. The FLOPs loss compares
-            the mean ratio of one micro-batch with the target, so its size changes what is learned, and belongs to the
-            recipe. How micro-batches are distributed over processes changes nothing.
+        micro_batch: images computed at once (None: the whole batch); the losses of all micro-batches are averaged. It
+            belongs to the recipe because the FLOPs loss is (mean ratio of n images - target)^2 with n of this size: its
+            expectation holds the variance of the ratio over n, so that small micro-batches penalise widths and tokens
+            that differ between timesteps and images. How micro-batches are distributed over processes changes nothing.
 
     Raises:
         InputError: a value out of range.

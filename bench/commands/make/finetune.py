@@ -11,7 +11,11 @@ OUT = Path("results/local/finetune")
 _CHANGES = {
     "steps": (int, "steps", "optimiser steps"),
     "batch": (int, "batch_size", "images a step, over all processes"),
-    "micro-batch": (int, "micro_batch", "images computed at once (default: the batch)"),
+    "micro-batch": (
+        int,
+        "micro_batch",
+        "images computed at once, of which the FLOPs loss takes the mean ratio (default: the batch)",
+    ),
     "lambda": (float, "target", "target FLOPs ratio"),
     "seed": (int, "seed", "of rows, timesteps, noise and gates (default 0)"),
     "learning-rate": (float, "learning_rate", "of AdamW (default 1e-4)"),
