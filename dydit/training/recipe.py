@@ -18,6 +18,12 @@ class Recipe:
         batch_size: images per step, over all processes.
         seed: of rows, mirroring, timesteps, noise, label dropout and gates.
         learning_rate: of AdamW, without weight decay.
+        router_learning_rate: factor on the learning rate of the routers; 1 in the paper and the released scripts. Adam
+            moves a weight by at most about its learning rate per step, so a router can travel about steps x
+            learning_rate x router_learning_rate: 200k x 1e-4 = 20 in the paper. The initial biases, 15 for widths and
+            35 for tokens (`dydit.routing`), are made for that distance. In a short run the routers of tokens never get
+            near their threshold: 1,000 steps at 5e-4 are a distance of 0.5. A small study therefore chooses the factor
+            so that the distance is near 20, and says so.
         ema_decay: d of the moving average a of the weights w, which begins at the initial weights: a = d a + (1 - d) w
             after every step, whether skipped or not, as in the released scripts. The paper does not say what happens
             after a skipped step.
@@ -44,6 +50,7 @@ class Recipe:
     batch_size: int
     seed: int
     learning_rate: float = 1e-4
+    router_learning_rate: float = 1.0
     ema_decay: float = 0.9999
     target: float | None = None
     complete_warmup: int = 0
