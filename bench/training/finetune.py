@@ -61,6 +61,8 @@ def finetune(options: FinetuneOptions) -> Path | None:
             world.agree(lambda: job.training.restore(state))
         if world.first:
             status(_beginning(job, newest, world.size))
+            if job.plan.warning is not None:
+                status(job.plan.warning)
         opened = Logs.opened(options.out, job.training.step, options.tensorboard)
         _train(job, world, stack.enter_context(opened) if world.first else None)
         weights = job.training.weights()

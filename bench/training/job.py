@@ -27,7 +27,7 @@ from bench.training.data import TrainingData, open_data
 from dydit import DiT, DiTConfig, InputError, is_router_key, model_config, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
-from dydit.training import PRECISIONS, Recipe, Training, apply_modifier, find_recipe, is_modifier
+from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
@@ -41,10 +41,17 @@ class RecipeOptions:
 
     steps: int | None = option(None, metavar="N", help="optimiser steps")
     batch_size: int | None = option(None, name="batch", metavar="N", help="images per step, over all processes")
-    micro_batch: int | None = option(None, metavar="N", help="images computed at once (default: the batch)")
+    micro_batch: int | None = option(
+        None,
+        metavar="N",
+        help="images computed at once, of which the FLOPs loss takes the mean ratio (default: the batch)",
+    )
     target: float | None = option(None, name="lambda", metavar="X", help="target FLOPs ratio")
     seed: int | None = option(None, metavar="N", help=f"of rows, timesteps, noise and gates (default {SEED})")
     learning_rate: float | None = option(None, metavar="X", help=f"of AdamW (default {Recipe.learning_rate})")
+    router_learning_rate: float | None = option(
+        None, metavar="X", help="factor on the learning rate of the routers (default 1)"
+    )
     ema_decay: float | None = option(None, metavar="X", help=f"of the moving average (default {Recipe.ema_decay})")
     complete_warmup: int | None = option(
         None,
@@ -119,9 +126,10 @@ class TrainingPlan:
     Args:
         recipe: with all changes.
         kind: name of the network in `dydit.ablations`, or `STATIC`.
-        ordered: whether heads and channels are ordered by importance before the training.
+        ordered: whether heads and channel groups are ordered by importance before the training.
         network: its name in `dydit.config`; None where only its checkpoint names it.
         source: where the recipe is from, in words.
+        warning: how the run differs from its named recipe in a way that is easily overlooked; None if it does not.
     """
 
     recipe: Recipe
@@ -129,6 +137,7 @@ class TrainingPlan:
     ordered: bool
     network: str | None
     source: str
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,14 +177,25 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
         if is_modifier(name):
             recipe, orders = apply_modifier(recipe, name)
             if not (ordered or orders):
-                raise InputError(f"ablation {name}: nothing is ordered here already; leave it out")
+                raise InputError(f"ablation {name}: heads and channel groups are not ordered anyway; leave it out")
             ordered = ordered and orders
     if kind == STATIC:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
     network = options.model or (named.network if named else None)
     source = named.source if named else "given by options"
-    return TrainingPlan(
-        recipe, kind, ordered, network, f"{source}; changed: {_told(changes)}" if named and changes else source
+    if named and changes:
+        source = f"{source}; changed: {_told(changes)}"
+    return TrainingPlan(recipe, kind, ordered, network, source, _group_warning(named, recipe) if named else None)
+
+
+def _group_warning(named: NamedRecipe, recipe: Recipe) -> str | None:
+    """What to say where the FLOPs loss takes its mean over groups of another size than in the named recipe."""
+    size, published = recipe.micro_batch_size, named.recipe.micro_batch_size
+    if size == published or recipe.target is None:
+        return None
+    return (
+        f"warning: the FLOPs loss takes the mean ratio of {size} images, in the recipe {named.name} of {published}; "
+        "the fewer they are, the more it penalises differences between timesteps and images (--micro-batch)"
     )
 
 

@@ -6,7 +6,7 @@ Uses the modules of `dydit` beside it, and none of `dydit.inference`, `dydit.abl
 from dydit.training.data import Data, InMemory, mirror_images
 from dydit.training.draws import Draws
 from dydit.training.modifiers import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, apply_modifier, is_modifier
-from dydit.training.published_recipes import find_recipe
+from dydit.training.published_recipes import NamedRecipe, find_recipe
 from dydit.training.recipe import Recipe
 from dydit.training.trainer import PRECISIONS, StepLog, Training, train
 
@@ -18,6 +18,7 @@ __all__ = [
     "Data",
     "Draws",
     "InMemory",
+    "NamedRecipe",
     "Recipe",
     "StepLog",
     "Training",

@@ -18,6 +18,12 @@ class Recipe:
         batch_size: images per step, over all processes.
         seed: of rows, mirroring, timesteps, noise, label dropout and gates.
         learning_rate: of AdamW, without weight decay.
+        router_learning_rate: factor on the learning rate of the routers; 1 in the paper and the released scripts. Adam
+            moves a weight by at most about its learning rate per step, so a router can travel about steps x
+            learning_rate x router_learning_rate: 200k x 1e-4 = 20 in the paper. The initial biases, 15 for widths and
+            35 for tokens (`dydit.routing`), are made for that distance. In a short run the routers of tokens never get
+            near their threshold: 1,000 steps at 5e-4 are a distance of 0.5. A small study therefore chooses the factor
+            so that the distance is near 20, and says so.
         ema_decay: d of the moving average a of the weights w, which begins at the initial weights: a = d a + (1 - d) w
             after every step, whether skipped or not, as in the released scripts. The paper does not say what happens
             after a skipped step.
@@ -31,9 +37,10 @@ class Recipe:
             before the norm is compared with the limit, and again if the norm is not above it. So such a step counts
             twice, or once where another would be skipped.
         flip: mirror every image left to right in half of its appearances.
-        micro_batch: images computed at once (None: the whole batch); their losses are averaged. The FLOPs loss compares
-            the mean ratio of one micro-batch with the target, so its size changes what is learned, and belongs to the
-            recipe. How micro-batches are distributed over processes changes nothing.
+        micro_batch: images computed at once (None: the whole batch); the losses of all micro-batches are averaged. It
+            belongs to the recipe because the FLOPs loss is (mean ratio of n images - target)^2 with n of this size: its
+            expectation holds the variance of the ratio over n, so that small micro-batches penalise widths and tokens
+            that differ between timesteps and images. How micro-batches are distributed over processes changes nothing.
 
     Raises:
         InputError: a value out of range.
@@ -43,6 +50,7 @@ class Recipe:
     batch_size: int
     seed: int
     learning_rate: float = 1e-4
+    router_learning_rate: float = 1.0
     ema_decay: float = 0.9999
     target: float | None = None
     complete_warmup: int = 0
@@ -61,6 +69,10 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"recipe: {name} = {value}; it must be at least 1")
+        for name in ("learning_rate", "router_learning_rate"):
+            value = getattr(self, name)
+            if not 0 < value < float("inf"):
+                raise InputError(f"recipe: {name} = {value}; it must be a positive number")
         if self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"recipe: batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; "

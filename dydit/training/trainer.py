@@ -20,7 +20,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dydit.diffusion import Diffusion
 from dydit.dit import DiT
-from dydit.dydit import DyDiT
+from dydit.dydit import DyDiT, is_router_key
 from dydit.errors import InputError, first_line
 from dydit.sampling import mix
 from dydit.training.data import Data, InMemory
@@ -109,7 +109,7 @@ class Training:
             shard_model(model, mesh)
             shard_model(self.averaged, mesh)
         self.average.update_parameters(model)  # the first update copies: the average begins at the initial weights
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, weight_decay=0.0)
         model.recompute = recompute
         self._diffusion = Diffusion.linear()
         self._device = next(model.parameters()).device
@@ -177,7 +177,8 @@ class Training:
         try:
             for name, module in (("model", self.model), ("average", self.average)):
                 module.load_state_dict(shard_like(module.state_dict(), state[name]))
-            optimizer, parameters = state["optimizer"], list(self.model.parameters())
+            optimizer = state["optimizer"]
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
             moments = {
                 n: shard_like(dict.fromkeys(each, parameters[n]), each) for n, each in optimizer["state"].items()
             }
@@ -199,6 +200,16 @@ class Training:
                 )
             (loss / self._divisor).backward()  # type: ignore[no-untyped-call]
         return torch.cat([loss.detach()[None], ratio[None], rates.flatten()]) / recipe.micro_batches
+
+
+def parameter_groups(model: DiT, recipe: Recipe) -> list[dict[str, Any]]:
+    """The parameters of a network as AdamW takes them: all but the routers', then the routers' with their own rate."""
+    routers = [parameter for name, parameter in model.named_parameters() if is_router_key(name)]
+    others = [parameter for name, parameter in model.named_parameters() if not is_router_key(name)]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if routers:
+        groups.append({"params": routers, "lr": recipe.learning_rate * recipe.router_learning_rate})
+    return groups
 
 
 def train(
