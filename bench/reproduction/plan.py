@@ -24,7 +24,7 @@ from bench.flops.counts import GIGA
 from bench.flops.learned_masks import measure_checkpoint
 from bench.generation import decoding, samplers
 from bench.generation.job import GenerationOptions
-from bench.machine import DTYPES, needed
+from bench.machine import DTYPES, needed_bytes
 from bench.quality.features import extractors
 from bench.quality.references.manifest import load_manifest
 from bench.records import portable, write_run, write_table
@@ -150,7 +150,7 @@ def make_plan(
         raise InputError(f"{options.checkpoint}: the FLOPs target of its masks is not known; give --lambda")
     manifest = _manifest(options, network)
     writes = shards.bytes_to_write(manifest, list(range(manifest.units)), png=options.png)
-    holds = needed(network.config, manifest.unit, DTYPES[values["dtype"]])
+    holds = needed_bytes(network.config, manifest.unit, DTYPES[values["dtype"]])
     found.append(disk_requirement(options.out, writes))
     if rate is None:
         found.append(memory_requirement(torch.device(options.device), holds))
