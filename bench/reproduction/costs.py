@@ -12,7 +12,7 @@ from bench.data import shards
 from bench.flops.per_pass import PassMacs, checkpoint_pass, full_pass, target_pass
 from bench.generation import samplers
 from bench.generation.job import GenerationOptions, images_per_unit
-from bench.machine import needed
+from bench.machine import needed_bytes
 from bench.reproduction.network import Network
 from bench.reproduction.rate import Rate, sample_of
 from dydit import guidance_branches
@@ -56,7 +56,7 @@ def planned_work(options: GenerationOptions, network: Network, dtype: torch.dtyp
         manifest.unit,
         passes=steps * guidance_branches(options.scale),
         disk=shards.bytes_to_write(manifest, list(range(manifest.units)), png=options.png),
-        memory=needed(network.config, manifest.unit, dtype),
+        memory=needed_bytes(network.config, manifest.unit, dtype),
     )
 
 

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 
 from bench.generation import decoding
-from bench.machine import available
+from bench.machine import free_bytes
 from bench.quality.features import extractors
 from bench.quality.references import manifest
 from bench.records import portable
@@ -205,7 +205,7 @@ def disk_requirement(directory: Path, needed: int) -> Requirement:
 
 def memory_requirement(device: torch.device, needed: int) -> Requirement:
     """Free memory, in bytes, on a device of this machine; what the system does not say counts as enough."""
-    free = available(device)
+    free = free_bytes(device)
     where = f"{device}: " + ("unknown" if free is None else f"{free / 2**30:.1f} GiB free")
     enough = free is None or free >= needed
     return Requirement(f"{needed / 2**30:.1f} GiB of memory", enough, where, "choose a smaller --unit")

@@ -77,7 +77,7 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, m
 
 
 def test_a_model_that_does_not_fit_the_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "available", lambda _: 2**20)
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 2**20)
     job = dataclasses.replace(prepare_generation(options(tmp_path)), device=torch.device("cuda"))
     with pytest.raises(InputError, match=r"DyDiT, batch 8: needs about .* the largest batch that fits|not even one"):
         sampling_model(job, 8)

@@ -140,7 +140,7 @@ def test_another_group_of_the_flops_loss_than_the_recipes_is_warned_of(
         assert warning is not None
         assert f"mean ratio of {mine} images, in the recipe {recipe} of {published}" in warning
     control = FinetuneOptions(
-        source=static, data="digits", out=tmp_path, recipe=recipe, changes=changes, ablation=("static",)
+        source=static, data="digits", out=tmp_path, recipe=recipe, ablation=("static",), **changes
     )
     assert plan_training(control).warning is None
 
