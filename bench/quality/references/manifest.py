@@ -8,14 +8,12 @@ A `root` is the directory of pins and of `statistics/`. What the repository keep
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import environment, portable, read_toml
+from bench.records import environment, from_table, portable, read_toml
 from dydit import InputError
 
 ROOT = environment.ROOT / "reference_stats"
@@ -88,41 +86,16 @@ def load_manifest(path: Path | None = None) -> dict[str, Entry]:
     version = tables.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
-    entries = {name: _entry(f"{path}, [{name}]", name, table) for name, table in tables.items()}
+    entries = {name: _entry(name, table, f"{path}, [{name}]") for name, table in tables.items()}
     files = [entry.file for entry in entries.values()]
     if repeated := sorted({file for file in files if files.count(file) > 1}):
         raise InputError(f"{path}: {repeated[0]} stands behind two references; keep one")
     return entries
 
 
-_TYPES: dict[str, type] = {
-    "title": str,
-    "dataset": str,
-    "split": str,
-    "source": str,
-    "preprocessing": str,
-    "images": int,
-    "extractor": str,
-    "resolution": int,
-    "keys": list,
-    "sha256": str,
-    "note": str,
-}
-
-
-def _entry(where: str, name: str, table: Any) -> Entry:
+def _entry(name: str, table: object, where: str) -> Entry:
     """A checked `Entry`; `where` opens the message of what is wrong."""
-    if not isinstance(table, dict):
-        raise InputError(f"{where}: {table!r} is no table; write the reference as [{name}]")
-    if unknown := sorted(table.keys() - _TYPES.keys()):
-        raise InputError(f"{where}: unknown key {unknown[0]}; a reference has {', '.join(_TYPES)}")
-    for key, value in table.items():
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise InputError(f"{where}: {key} = {value!r}; it must be of type {_TYPES[key].__name__}")
-    required = [field.name for field in dataclasses.fields(Entry) if field.default is dataclasses.MISSING][1:]
-    if missing := [key for key in required if not table.get(key)]:
-        raise InputError(f"{where}: {missing[0]} is missing or empty; every reference has {', '.join(required)}")
-    entry = Entry(name=name, **(table | {"keys": tuple(table.get("keys", ()))}))
+    entry = from_table(Entry, name, table, where)
     if entry.preprocessing not in KNOWN_PREPROCESSING:
         raise InputError(
             f"{where}: preprocessing = {entry.preprocessing!r}; known are {', '.join(KNOWN_PREPROCESSING)}"
