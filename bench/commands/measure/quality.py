@@ -87,7 +87,7 @@ def _preset(options: argparse.Namespace) -> Preset | None:
     """
     from bench.quality import presets
     from bench.quality.features import extraction
-    from bench.quality.measure import METRICS
+    from bench.quality.settings import METRICS
 
     chosen = [name for name in ("samples", "reference", "extractor", "metrics") if getattr(options, name) is not None]
     options.batch = extraction.BATCH_SIZE if options.batch is None else options.batch

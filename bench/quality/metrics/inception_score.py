@@ -5,15 +5,15 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bench.quality.metrics.moments import Array, finite
+from bench.quality.metrics.arrays import Array, finite
 from dydit import InputError
 
 
 class ScoreMoments:
-    """The Inception Score of class probabilities that come in batches; O(classes) memory (Salimans et al. 2016).
+    """The Inception Score (Salimans et al. 2016) of class probabilities that come in batches, in O(classes) memory.
 
-    Splits are consecutive runs of `split_size` rows in the order in which the rows come, across the borders of batches
-    (5,000 in the ADM protocol); a shorter last one counts like the others, as in the ADM evaluator.
+    Splits are consecutive runs of `split_size` rows (5,000 in the ADM protocol) in the order in which the rows come,
+    whatever the batches; a shorter last one counts like the others, as in the ADM evaluator.
 
     With e the mean over a split of sum(p log p), and q the mean of p, the mean KL(p || q) is e - sum(q log q).
     """
@@ -23,7 +23,7 @@ class ScoreMoments:
             raise InputError(f"Inception Score: {classes} classes in splits of {split_size}; both must be at least 1")
         self.classes, self.split_size = classes, split_size
         self._scores: list[float] = []
-        self._rows = 0  # of the split that is open
+        self._rows = 0  # of the unfinished split, as are the sums
         self._probs = np.zeros(classes)
         self._entropy = 0.0
 
@@ -49,7 +49,7 @@ class ScoreMoments:
                 self._rows, self._probs, self._entropy = 0, np.zeros(self.classes), 0.0
 
     def _score(self) -> float:
-        """exp(mean KL(p || q)) of the open split."""
+        """exp(mean KL(p || q)) of the unfinished split."""
         from scipy.special import entr
 
         return float(np.exp(entr(self._probs / self._rows).sum() - self._entropy / self._rows))
@@ -67,7 +67,7 @@ class ScoreMoments:
 
 
 def inception_score(probs: ArrayLike, split_size: int) -> tuple[float, float]:
-    """Mean and standard deviation over splits of exp(mean KL(p(y|x) || p(y))), of rows that are all here.
+    """Mean and standard deviation over splits of exp(mean KL(p(y|x) || p(y))), of rows that are all in memory.
 
     Args:
         probs: class probabilities (N, classes), rows summing to 1.

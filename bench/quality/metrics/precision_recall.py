@@ -8,13 +8,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bench.machine import track
-from bench.quality.metrics.moments import Array, feature_pair
+from bench.quality.metrics.arrays import Array, feature_pair, row_slices
 from dydit import InputError
 
 SAME_POINT = 1e-12
 """Squared distances below this share of |u|^2 + |v|^2 are rounding (float64: about 1e-15) and count as zero."""
-ROWS = 1024
-"""Rows of a distance matrix held at once: memory is ROWS x points instead of points squared."""
 
 
 class Memberships(NamedTuple):
@@ -30,8 +28,8 @@ class Memberships(NamedTuple):
 def memberships(ref_features: ArrayLike, gen_features: ArrayLike, k: int = 3) -> Memberships:
     """Points of each set inside the union of the other set's k-nearest-neighbour balls.
 
-    Each point's ball reaches to its k-th nearest neighbour in its own set, itself not counted; the rim belongs to the
-    ball. Squared distances in float64 are compared, as the ADM evaluator does in float32.
+    Each point's ball reaches to its k-th nearest neighbour in its own set, itself not counted, and includes its
+    surface. Squared distances in float64 are compared.
 
     Args:
         ref_features: (M, D).
@@ -44,11 +42,11 @@ def memberships(ref_features: ArrayLike, gen_features: ArrayLike, k: int = 3) ->
     if k < 1:
         raise InputError(f"precision and recall: k = {k}; it must be at least 1")
     ref, gen = feature_pair("precision and recall", ref_features, gen_features, at_least=k + 1)
-    centre = ref.mean(axis=0)  # distances do not change; a common offset would only eat digits
+    centre = ref.mean(axis=0)  # distances do not change, and a common offset costs no digits
     ref, gen = ref - centre, gen - centre
     ref_radii, gen_radii = _squared_radii(ref, k), _squared_radii(gen, k)
     gen_inside, ref_inside = np.zeros(len(gen), dtype=np.bool_), np.zeros(len(ref), dtype=np.bool_)
-    for rows in track(_row_slices(gen), "precision and recall"):
+    for rows in track(row_slices(len(gen)), "precision and recall"):
         squared = _squared_distances(gen[rows], ref)
         gen_inside[rows] = (squared <= ref_radii).any(axis=1)
         ref_inside |= (squared <= gen_radii[rows, None]).any(axis=0)
@@ -76,21 +74,17 @@ def precision_recall(ref_features: ArrayLike, gen_features: ArrayLike, k: int = 
 def _squared_radii(points: Array, k: int) -> Array:
     """(N,) squared distance of each point to its k-th neighbour."""
     radii = np.empty(len(points))
-    for rows in track(_row_slices(points), "radii of the balls"):
-        # Index k of the sorted row: index 0 is the point itself.
+    for rows in track(row_slices(len(points)), "radii of the balls"):
+        # Index 0 of the sorted row is the point itself.
         radii[rows] = np.partition(_squared_distances(points[rows], points), k, axis=1)[:, k]
     return radii
 
 
 def _squared_distances(u: Array, v: Array) -> Array:
-    """(N, M) squared distances; one matrix product, so equal points are set to exactly zero afterwards."""
+    """(N, M) squared distances by one matrix product, whose rounding is then removed between equal points."""
     size = np.sum(u**2, axis=1)[:, None] + np.sum(v**2, axis=1)
     squared: Array = (-2.0 * u) @ v.T
     squared += size
     size *= SAME_POINT
     squared[squared < size] = 0.0
     return squared
-
-
-def _row_slices(points: Array) -> list[slice]:
-    return [slice(start, start + ROWS) for start in range(0, len(points), ROWS)]

@@ -1,7 +1,7 @@
-"""The list of reference statistics in `reference_stats/manifest.toml`, and the checksums that pin them.
+"""The list of references in `reference_stats/manifest.toml`: what each is, and where its file may lie.
 
-Where the manifest knows no checksum of a file, its first use records one in `pins.json`; from then on another file
-under that name is refused. Nothing here opens statistics: see `bench.quality.references.reference`.
+Where the manifest has no checksum of a file, its first use records one (`bench.quality.references.pins`). Nothing here
+opens a reference: see `bench.quality.references.reference`.
 
 A `root` is the directory of pins and of `statistics/`. What the repository keeps in `ROOT` counts beside any other.
 """
@@ -21,7 +21,7 @@ ROOT = environment.ROOT / "reference_stats"
 SCHEMA_VERSION = 1
 """Of the manifest and of the pins; to be raised when a key changes its meaning."""
 KNOWN_PREPROCESSING = (NATIVE, PREPROCESSING)
-"""What may be done to the pixels: nothing, or `pictures.centre_crop` to the resolution."""
+"""What may be done to the pixels: nothing, or `bench.data.preprocessing.centre_crop` to the resolution."""
 ADM_KEYS = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
 """Arrays of an ADM evaluator's file that the suite reads."""
 
@@ -31,8 +31,8 @@ class Entry:
     """One reference of the manifest.
 
     `source` is the address of the ready-made file, or names the images that `bench stats build` makes it from.
-    `resolution` is the side in pixels (None: as the images come), `images` the count behind the statistics, `keys` the
-    arrays of a ready-made file, `sha256` the checksum of the .npz (None: pinned at first use).
+    `resolution` is the side in pixels (None: that of the images), `images` the number of images behind the statistics,
+    `keys` the arrays of a ready-made file, `sha256` the checksum of the .npz (None: recorded at first use).
     """
 
     name: str

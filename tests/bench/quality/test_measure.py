@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from torch import Tensor
 from bench.data import image_set
 from bench.data.image_set import Images
 from bench.data.sets import digits
-from bench.quality import measure
-from bench.quality.features import digits_cnn, extraction, extractors
-from bench.quality.measure import Quality, _gather, _Job, evaluate, extract, measure_quality
+from bench.quality import settings
+from bench.quality.features import digits_cnn, extraction
+from bench.quality.measure import Quality, evaluate, extract, measure_quality
 from bench.quality.metrics import inception_score, moments
 from bench.quality.opening import open_reference
+from bench.quality.passes import read_samples
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference, write_reference
 from bench.quality.values import split_size
@@ -37,6 +39,7 @@ def noisy(pixels: Tensor, sigma: float) -> Tensor:
 ORDER = torch.randperm(1797, generator=torch.Generator().manual_seed(1))
 REAL = DIGITS.images[ORDER[300:500]]
 MADE = torch.cat([noisy(REAL[:70], 60), noisy(DIGITS.images[ORDER[:80]], 60)])
+VALUES = ["FID", "sFID", "IS", "IS_std", "precision", "recall", "KID", "KID_std"]
 RECORD = {"dataset": "digits", "split": "all", "preprocessing": "native"}
 
 
@@ -53,43 +56,14 @@ def real() -> Reference:
     return build_reference(named(REAL), "digits-cnn", name="real digits", record=RECORD)
 
 
-def test_torch_fidelity_measures_the_same(real: Reference) -> None:
+def test_torch_fidelity_measures_the_same(real: Reference, by_torch_fidelity: Callable[..., dict[str, float]]) -> None:
     """Its own extraction and metrics, from images to numbers."""
-    import torch_fidelity
-
     extraction.register()
-    with torch.random.fork_rng(devices=[]):
-        theirs = torch_fidelity.calculate_metrics(
-            input1=named(MADE),
-            input2=named(REAL),
-            feature_extractor="digits-cnn",
-            feature_extractor_weights_path=str(digits_cnn.DIGITS_WEIGHTS),
-            isc=True,
-            isc_splits=10,
-            samples_shuffle=False,
-            fid=True,
-            kid=True,
-            kid_subset_size=150,
-            prc=True,
-            prc_neighborhood=3,
-            rng_seed=0,
-            batch_size=32,
-            cuda=False,
-            save_cpu_ram=True,
-            cache=False,
-            verbose=False,
-        )
+    theirs = by_torch_fidelity(
+        named(MADE), named(REAL), "digits-cnn", digits_cnn.DIGITS_WEIGHTS, fid=True, isc_splits=10, kid_subset_size=150
+    )
     ours = measure_quality(named(MADE), real, resamples=0)
-    assert [value.metric for value in ours.values] == [
-        "FID",
-        "sFID",
-        "IS",
-        "IS_std",
-        "precision",
-        "recall",
-        "KID",
-        "KID_std",
-    ]
+    assert list(values(ours)) == VALUES
     for metric, key, rtol in (
         ("FID", "frechet_inception_distance", 1e-6),
         ("IS", "inception_score_mean", 1e-9),
@@ -152,14 +126,11 @@ def test_one_pass_over_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == {"made": list(range(60)), "real": list(range(70))} and len(asked) == 2
 
 
-def test_rows_are_kept_only_where_something_needs_them(real: Reference) -> None:
-    spec = extractors.extractor("digits-cnn")
-
+def test_rows_are_kept_only_where_something_needs_them() -> None:
     def kept(metrics: set[str], resamples: int) -> tuple[set[str], set[str]]:
-        drawn = measure.Resampling(resamples, 0)
-        job = _Job(spec, spec.weights(), frozenset(metrics), 64, drawn)
-        gathered = _gather(job, named(MADE[:40]))
-        return set(gathered.statistics), set(gathered.rows)
+        chosen = settings.check_settings("digits-cnn", sorted(metrics), 64, resamples, 0)
+        features = read_samples(chosen, chosen.spec.weights(), named(MADE[:40]))
+        return set(features.statistics), set(features.rows)
 
     assert kept({"FID", "sFID", "IS"}, 0) == ({"64", "spatial"}, set())
     assert kept({"FID", "sFID", "IS"}, 5) == ({"64", "spatial"}, set(LAYERS))
@@ -229,9 +200,9 @@ def test_few_images_have_no_extrapolation_and_say_so(real: Reference) -> None:
 
 
 def test_intervals_come_unasked_for_few_features_only(real: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RESAMPLES", 3)
+    monkeypatch.setattr(settings, "RESAMPLES", 3)
     assert measure_quality(named(MADE), real, metrics=["FID"])["FID"].low is not None
-    monkeypatch.setattr(measure, "FEW_DIMENSIONS", 63)
+    monkeypatch.setattr(settings, "FEW_DIMENSIONS", 63)
     assert measure_quality(named(MADE), real, metrics=["FID"])["FID"].low is None
 
 
@@ -254,21 +225,8 @@ def test_colour_images_are_read_as_their_grey() -> None:
 
 def test_rows_name_the_extractor_and_carry_evidence(real: Reference) -> None:
     rows = {row["metric"]: row for row in measure_quality(named(MADE), real, resamples=2).rows()}
-    assert list(rows) == [
-        f"{name}[digits-cnn]"
-        for name in (
-            "FID",
-            "FID-infinity",
-            "images_for_0.1",
-            "sFID",
-            "IS",
-            "IS_std",
-            "precision",
-            "recall",
-            "KID",
-            "KID_std",
-        )
-    ]
+    with_intervals = ["FID", "FID-infinity", "images_for_0.1", *VALUES[1:]]
+    assert list(rows) == [f"{name}[digits-cnn]" for name in with_intervals]
     for metric, row in rows.items():
         assert (row["samples"], row["reference"], row["n_samples"]) == ("made", "real digits", 150)
         assert row["n_reference"] == (None if metric.startswith("IS") else 200)

@@ -155,7 +155,7 @@ class Broken(Dataset[Tensor]):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_one_line_from_a_worker_too(workers: int) -> None:
     with pytest.raises(InputError) as caught:
-        list(extraction._loaded(DataLoader(Broken(), num_workers=workers)))
+        list(extraction._batches(DataLoader(Broken(), num_workers=workers)))
     assert str(caught.value) == "0.png: not a whole picture; write it again"
 
 
