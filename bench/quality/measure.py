@@ -22,6 +22,7 @@ from bench.quality import values
 from bench.quality.compatibility import check_pair, check_weights
 from bench.quality.features import extraction, extractors
 from bench.quality.features.extractors import Weights
+from bench.quality.metrics.distances import EXACT
 from bench.quality.passes import SampleFeatures, read_reference_rows, read_samples
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference
@@ -31,12 +32,16 @@ from bench.quality.values import Rows, Value
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics of one set of samples against one reference, with what they were measured by."""
+    """Metrics of one set of samples against one reference, with what they were measured by.
+
+    `arithmetic` says in which precision the extractor computed, see `extraction.describe_arithmetic`.
+    """
 
     samples: str
     reference: str
     extractor: str
     weights_sha256: str
+    arithmetic: str
     n_samples: int
     resamples: int
     values: tuple[Value, ...]
@@ -62,6 +67,7 @@ class Quality:
                 "splits": value.splits,
                 "extractor": self.extractor,
                 "weights_sha256": self.weights_sha256,
+                "arithmetic": self.arithmetic,
                 "note": value.note,
             }
             for value in self.values
@@ -78,6 +84,7 @@ def measure_quality(
     batch_size: int = extraction.BATCH_SIZE,
     resamples: int | None = None,
     seed: int = 0,
+    distances: str = EXACT,
 ) -> Quality:
     """Measure `samples` against a reference; on the GPU when there is one.
 
@@ -90,7 +97,10 @@ def measure_quality(
         batch_size: images per forward pass; changes speed and memory only.
         resamples: draws behind each interval, 0 for none; by default 100 up to 128 features, else 0. With intervals
             come `FID-infinity`, and `images_for_0.1`: images that tell a difference of 0.1 in FID from noise.
-        seed: of subsets and resamples.
+        seed: of subsets and resamples, and of the random order that tells whether the order of the samples decides the
+            Inception Score.
+        distances: of precision and recall: `float64`, or `adm-float16`, rounded as in the ADM evaluator, whose numbers
+            are some thousandths higher; see `bench.quality.metrics.distances`.
 
     Returns:
         The metrics in the order of `METRICS`, each followed by what belongs to it.
@@ -99,7 +109,7 @@ def measure_quality(
         InputError: images, weights or a reference that cannot be used or do not belong together, or too few images for
             a metric; before any long work.
     """
-    settings = check_settings(extractor, metrics, batch_size, resamples, seed)
+    settings = check_settings(extractor, metrics, batch_size, resamples, seed, distances)
     check_pair(settings, samples, reference)
     checked = weights if isinstance(weights, Weights) else settings.spec.weights(weights)
     if isinstance(reference, Images):
@@ -107,10 +117,19 @@ def measure_quality(
             reference, extractor, checked, name=reference.name, record={}, batch_size=batch_size
         )
     check_weights(reference, checked)
+    arithmetic = extraction.describe_arithmetic(settings.spec)  # before the passes, as the flags are then
     reference_rows = read_reference_rows(settings, checked, reference)
     measured = _values(settings, read_samples(settings, checked, samples), reference, reference_rows)
-    resamples = settings.resampling.resamples
-    return Quality(samples.name, reference.name, extractor, checked.sha256, len(samples), resamples, tuple(measured))
+    return Quality(
+        samples=samples.name,
+        reference=reference.name,
+        extractor=extractor,
+        weights_sha256=checked.sha256,
+        arithmetic=arithmetic,
+        n_samples=len(samples),
+        resamples=settings.resampling.resamples,
+        values=tuple(measured),
+    )
 
 
 def evaluate(
@@ -165,13 +184,15 @@ def _values(
     if "IS" in metrics:
         logits = features.rows.get(spec.logits_layer)
         probs = None if logits is None else values.probabilities(logits)
-        measured += values.inception_score_values(features.count, features.score, probs, resampling)
-    if settings.imagewise:
-        assert reference_rows is not None  # read_reference_rows
-        rows = features.rows[spec.features_layer]
-        if metrics & {"precision", "recall"}:
-            both = values.precision_recall_values(rows, reference_rows, resampling)
-            measured += [value for value in both if value.metric in metrics]
-        if "KID" in metrics:
-            measured += values.kid_values(rows, reference_rows, resampling)
-    return measured
+        assert features.scores is not None  # read_samples
+        measured += values.inception_score_values(features.scores, probs, resampling)
+    if spec.features_layer not in features.rows or reference_rows is None:
+        return measured
+    # One dtype on both sides: the same image then has the same features in both sets.
+    rows, others = (side.astype(np.float32) for side in (features.rows[spec.features_layer], reference_rows))
+    if metrics & {"precision", "recall"}:
+        both = values.precision_recall_values(rows, others, settings.distances, resampling)
+        measured += [value for value in both if value.metric in metrics]
+    if "KID" in metrics:
+        measured += values.kid_values(rows, others, resampling)
+    return values.warn_of_shared_images(measured, rows, others)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,7 +13,7 @@ from bench.quality.metrics.inception_score import ScoreMoments
 from bench.quality.metrics.moments import Moments, Statistics
 from bench.quality.references.reference import Reference
 from bench.quality.settings import Settings
-from bench.quality.values import Rows, probabilities, split_size
+from bench.quality.values import Rows, Scores, probabilities, split_size
 
 
 @dataclass
@@ -25,13 +24,13 @@ class SampleFeatures:
         count: number of samples.
         statistics: for FID and sFID.
         rows: features of every sample, in order, for intervals and the metrics that compare images.
-        score: Inception Score, mean and standard deviation over the splits.
+        scores: for the Inception Score, where it is measured.
     """
 
     count: int
     statistics: dict[str, Statistics] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
-    score: tuple[float, float] = (math.nan, math.nan)
+    scores: Scores | None = None
 
 
 def read_samples(settings: Settings, weights: Weights, samples: Images) -> SampleFeatures:
@@ -43,7 +42,9 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
     if settings.imagewise:
         kept.add(spec.features_layer)
     moments = {layer: Moments(spec.dimensions[layer]) for layer in layers - {spec.logits_layer}}
-    score = ScoreMoments(spec.dimensions[spec.logits_layer], split_size(len(samples)))
+    classes, size = spec.dimensions[spec.logits_layer], split_size(len(samples))
+    shuffle = np.random.default_rng(settings.resampling.seed).permutation(len(samples))
+    ordered, shuffled = ScoreMoments(classes, size), ScoreMoments(classes, size, shuffle)
     features = SampleFeatures(len(samples))
     start = 0
     for batch in extraction.stream_features(
@@ -53,7 +54,9 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
             if layer in moments:
                 moments[layer].update(rows)
             elif layer == spec.logits_layer:
-                score.update(probabilities(rows))
+                probs = probabilities(rows)
+                ordered.update(probs)
+                shuffled.update(probs)
             if layer in kept:
                 if not start:
                     features.rows[layer] = np.empty((len(samples), rows.shape[1]), rows.dtype)
@@ -61,7 +64,7 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
         start += len(rows)
     features.statistics = {layer: moment.statistics() for layer, moment in moments.items()}
     if "IS" in settings.metrics:
-        features.score = score.score()
+        features.scores = Scores(tuple(ordered.splits()), tuple(shuffled.splits()), ordered.whole())
     return features
 
 

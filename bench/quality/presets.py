@@ -15,13 +15,14 @@ from typing import Any
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
 from bench.quality.features import extractors
 from bench.quality.measure import Quality
+from bench.quality.metrics.distances import DISTANCES
 from bench.quality.references import manifest
 from bench.quality.settings import METRICS
 from bench.records import ROOT, read_toml
 from dydit import InputError
 
 PATH = ROOT / "reference_stats" / "presets.toml"
-_KEYS = ("title", "source", "extractor", "samples", "reference", "metrics")
+_KEYS = ("title", "source", "extractor", "samples", "reference", "distances", "metrics")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Preset:
     """One published evaluation.
 
     `source` is the address of the page that printed it, `samples` that of its .npz of images, `reference` a name in the
-    manifest of references; the keys of `metrics` are names in `bench.quality.settings.METRICS`.
+    manifest of references; `distances` is the kind of distances behind precision and recall, one of
+    `bench.quality.metrics.distances.DISTANCES`; the keys of `metrics` are names in `bench.quality.settings.METRICS`.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Preset:
     extractor: str
     samples: str
     reference: str
+    distances: str
     metrics: Mapping[str, PublishedMetric]
 
     @property
@@ -114,6 +117,8 @@ def _preset(where: str, name: str, table: dict[str, Any]) -> Preset:
     if table["reference"] not in manifest.load_manifest():
         raise InputError(f"{where}: reference {table['reference']!r} is no name of the manifest")
     extractors.extractor(table["extractor"])
+    if table["distances"] not in DISTANCES:
+        raise InputError(f"{where}: distances {table['distances']!r}; choose one of {', '.join(DISTANCES)}")
     metrics = {}
     for metric, printed in table["metrics"].items():
         if metric not in METRICS or set(printed) != {"value", "tolerance", "reason"}:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from bench.quality.features import extractors
 from bench.quality.features.extractors import ExtractorSpec
+from bench.quality.metrics.distances import DISTANCES
 from dydit import InputError
 
 METRICS = ("FID", "sFID", "IS", "precision", "recall", "KID")
@@ -27,12 +28,13 @@ class Resampling:
 
 @dataclass(frozen=True)
 class Settings:
-    """The checked settings of one measurement."""
+    """The checked settings of one measurement; `distances`, of precision and recall, is one of `DISTANCES`."""
 
     spec: ExtractorSpec
     metrics: frozenset[str]
     batch_size: int
     resampling: Resampling
+    distances: str
 
     @property
     def imagewise(self) -> frozenset[str]:
@@ -41,12 +43,12 @@ class Settings:
 
 
 def check_settings(
-    extractor: str, metrics: Sequence[str], batch_size: int, resamples: int | None, seed: int
+    extractor: str, metrics: Sequence[str], batch_size: int, resamples: int | None, seed: int, distances: str
 ) -> Settings:
     """Settings from the arguments of `bench.quality.measure.measure_quality`.
 
     Raises:
-        InputError: an unknown extractor or metric, no metric, or numbers that cannot be used.
+        InputError: an unknown extractor, metric or kind of distances, no metric, or numbers that cannot be used.
     """
     spec = extractors.extractor(extractor)
     if resamples is None:
@@ -58,4 +60,6 @@ def check_settings(
     if not metrics or not set(metrics) <= set(METRICS):
         unknown = ", ".join(metric for metric in metrics if metric not in METRICS) or "none"
         raise InputError(f"metrics: {unknown} asked for; choose from {', '.join(METRICS)}")
-    return Settings(spec, frozenset(metrics), batch_size, Resampling(resamples, seed))
+    if distances not in DISTANCES:
+        raise InputError(f"distances {distances!r}; choose one of {', '.join(DISTANCES)}")
+    return Settings(spec, frozenset(metrics), batch_size, Resampling(resamples, seed), distances)

@@ -4,7 +4,7 @@ Uses machine.
 """
 
 from bench.records.checksums import file_sha256, tensors_sha256
-from bench.records.environment import ROOT, environment_record, machine_name, portable
+from bench.records.environment import ROOT, environment_record, machine_name, portable, tf32_flags
 from bench.records.run_directory import exclusive, prepare_output, writing
 from bench.records.run_record import read_run, write_json, write_run
 from bench.records.tables import read_table, to_markdown, write_table
@@ -23,6 +23,7 @@ __all__ = [
     "read_table",
     "read_toml",
     "tensors_sha256",
+    "tf32_flags",
     "to_markdown",
     "write_json",
     "write_run",

@@ -37,6 +37,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resamples", type=int, metavar="N", help="behind each interval, 0 for none; default 100 up to 128 features"
     )
+    parser.add_argument(
+        "--distances",
+        metavar="NAME",
+        help="of precision and recall: float64 (default), or adm-float16, rounded as in the ADM evaluator",
+    )
     parser.add_argument("--preset", metavar="NAME", help="a published evaluation and its verdict: adm-g-imagenet256")
     parser.add_argument("--strict", action="store_true", help="exit with status 1 when a verdict is `deviates`")
 
@@ -58,6 +63,7 @@ def run(options: argparse.Namespace) -> int:
     samples = open_samples(options.samples, options.data_root)
     reference = open_reference(options.reference, options.data_root, samples.size)
     settings = {"extractor": options.extractor, "batch_size": options.batch, "resamples": options.resamples}
+    settings["distances"] = options.distances
     record = environment_record(
         samples=samples_record(options.samples, samples),
         reference={"name": reference.name} | (reference.record if isinstance(reference, Reference) else {}),
@@ -87,15 +93,21 @@ def _preset(options: argparse.Namespace) -> Preset | None:
     """
     from bench.quality import presets
     from bench.quality.features import extraction
+    from bench.quality.metrics.distances import EXACT
     from bench.quality.settings import METRICS
 
-    chosen = [name for name in ("samples", "reference", "extractor", "metrics") if getattr(options, name) is not None]
+    chosen = [
+        name
+        for name in ("samples", "reference", "extractor", "metrics", "distances")
+        if getattr(options, name) is not None
+    ]
     options.batch = extraction.BATCH_SIZE if options.batch is None else options.batch
     if options.preset is None:
         if options.samples is None or options.reference is None:
             raise InputError("quality: give both --samples and --reference, or a --preset")
         options.extractor = options.extractor or "digits-cnn"
         options.metrics = tuple(options.metrics or METRICS)
+        options.distances = options.distances or EXACT
         return None
     preset = presets.find_preset(options.preset)
     if chosen:
@@ -103,4 +115,5 @@ def _preset(options: argparse.Namespace) -> Preset | None:
     options.data_root = options.data_root or Path()
     options.samples, options.reference = str(preset.find(options.data_root)), preset.reference
     options.extractor, options.metrics = preset.extractor, tuple(preset.metrics)
+    options.distances = preset.distances
     return preset

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from bench.machine import track
 from bench.quality.features import digits_cnn, inception
-from bench.quality.features.extractors import EXTRACTORS, Weights, extractor
+from bench.quality.features.extractors import EXTRACTORS, ExtractorSpec, Weights, extractor
+from bench.records import tf32_flags
 from dydit import InputError
 
 if TYPE_CHECKING:
@@ -59,9 +60,29 @@ def stream_features(
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}; it must be at least 1")
     spec.check_size(images.name, images.size)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = open_network(name, weights, layers, device)
+    network = open_network(name, weights, layers, _device())
     return run_network(network, images, layers, batch_size, label)
+
+
+def describe_arithmetic(spec: ExtractorSpec) -> str:
+    """In which precision `stream_features` computes, as torch's flags are now, such as `float32 on cpu`.
+
+    On a GPU that has TF32, float32 convolutions and matrix products may take inputs rounded to 10 bits: the text says
+    of both whether they do, for example `float32 on cuda, TF32 in convolutions, not in matrix products`.
+    """
+    device = _device()
+    precision = f"{str(spec.dtype).removeprefix('torch.')} on {device.type}"
+    if spec.dtype != torch.float32 or device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
+        return precision
+    tf32 = tf32_flags()
+    if tf32["convolution"] == tf32["matmul"]:
+        return f"{precision}, {'TF32' if tf32['matmul'] else 'no TF32'} in convolutions and matrix products"
+    names = ("convolutions", "matrix products") if tf32["convolution"] else ("matrix products", "convolutions")
+    return f"{precision}, TF32 in {names[0]}, not in {names[1]}"
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_network(

@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from bench.quality.features import inception
 from bench.quality.features.digits_cnn import DIGITS_WEIGHTS, load_digits_classifier
 from bench.quality.features.layers import LOGITS, SPATIAL, SPATIAL_CHANNELS
@@ -38,6 +40,7 @@ class ExtractorSpec:
         spatial_layer: of sFID.
         logits_layer: of the Inception Score.
         dimensions: length of the features of each layer.
+        dtype: in which the network computes.
         image_size: the only side accepted, in pixels; None: any.
         default_weights: gives the path of the weights file where none is named.
         sha256: checksum of the only weights file accepted unless another is asked for; None: any.
@@ -52,6 +55,7 @@ class ExtractorSpec:
     spatial_layer: str
     logits_layer: str
     dimensions: Mapping[str, int]
+    dtype: torch.dtype
     image_size: int | None
     default_weights: Callable[[], Path]
     sha256: str | None
@@ -113,6 +117,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
             spatial_layer=SPATIAL,
             logits_layer=LOGITS,
             dimensions={"64": 64, SPATIAL: 4 * 4 * SPATIAL_CHANNELS, LOGITS: 10},
+            dtype=torch.float64,
             image_size=8,
             default_weights=lambda: DIGITS_WEIGHTS,
             sha256=None,
@@ -127,6 +132,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
             spatial_layer=SPATIAL,
             logits_layer=LOGITS,
             dimensions={"2048": 2048, SPATIAL: 17 * 17 * SPATIAL_CHANNELS, LOGITS: 1008},
+            dtype=torch.float32,
             image_size=None,
             default_weights=inception.cached_weights,
             sha256=inception.SHA256,

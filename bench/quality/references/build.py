@@ -70,7 +70,12 @@ def build_reference(
         spatial=moments[spec.spatial_layer].statistics(),
         rows=np.concatenate(rows),
         images=None,
-        record={**record, "weights_sha256": checked.sha256, "layers": list(layers)},
+        record={
+            **record,
+            "weights_sha256": checked.sha256,
+            "layers": list(layers),
+            "arithmetic": extraction.describe_arithmetic(spec),
+        },
     )
 
 
