@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bench.machine import track
-from bench.quality.metrics.arrays import Array, finite, row_slices
+from bench.quality.metrics.arrays import Array, row_slices
 from dydit import InputError
 
 EXACT, ADM = "float64", "adm-float16"
@@ -67,22 +67,19 @@ def prepare_points(reference: ArrayLike, samples: ArrayLike, distances: str) -> 
 def count_shared(first: ArrayLike, second: ArrayLike) -> int:
     """How many of the features (N, D) are among the features (M, D), up to rounding.
 
-    Rows are sorted by their sums: rows that are equal up to rounding have sums that are, and few others have.
-
-    Raises:
-        InputError: not two dimensions, or values that are not finite.
+    Rows that are equal up to rounding have sums that are, too, and few other rows have: only these are compared.
     """
     unit = SAME_FEATURES * max(_rounding(first), _rounding(second))
-    rows, others = finite("features", first, 2), finite("features", second, 2)
-    others = others[np.argsort(others.sum(axis=1))]
-    sums = others.sum(axis=1)
+    rows, others = np.asarray(first), np.asarray(second)
+    others = others[np.argsort(others.sum(axis=1, dtype=np.float64))]
+    sums = others.sum(axis=1, dtype=np.float64)
     shared = 0
     for part in row_slices(len(rows)):
-        block = rows[part]
+        block = rows[part].astype(np.float64)
         most = unit * np.linalg.norm(block, axis=1)
         centre, width = block.sum(axis=1), most * np.sqrt(block.shape[1])
         start, end = np.searchsorted(sums, centre - width), np.searchsorted(sums, centre + width, side="right")
-        left = np.flatnonzero(start < end)  # rows that may have an equal among those from `start` on
+        left = np.flatnonzero(start < end)  # rows that may equal one of the others from `start` on
         while len(left):
             equal = np.linalg.norm(block[left] - others[start[left]], axis=1) <= most[left]
             shared += int(equal.sum())
