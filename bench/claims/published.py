@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from bench.records import shipped_data
 from dydit import InputError, nearest
 
-DIRECTORY = Path(__file__).parents[2] / "reference_stats" / "paper"
+DIRECTORY = shipped_data() / "paper"
 COLUMNS = ("paper", "table", "row", "dataset", "metric", "value", "unit", "source", "confidence", "note")
 CONFIDENCES = ("two-sources", "one-source", "derived", "not-transcribed")
 _REQUIRED = ("paper", "table", "row", "dataset", "metric", "source")

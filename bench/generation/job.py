@@ -1,4 +1,4 @@
-"""What to generate, checked once: options, and the job made of them (network, engine, sampler, decoder, device)."""
+"""Options of a generation, checked once, and the job that they make: network, engine, sampler, decoder and device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
-from bench.machine import DTYPES, check_arithmetic, check_fits
+from bench.machine import DTYPES, check_arithmetic, check_fits, own_device
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, model_config
 from dydit.checkpoint import formats
@@ -89,11 +89,12 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """A network in evaluation mode on the CPU, in float32, with its sampler, its engine's name and its decoder."""
+    """Checked options and what they come to: a network in evaluation mode on the CPU, in float32, and what it needs."""
 
+    options: GenerationOptions
     network: DiT
     engine: str
-    run: samplers.Solver
+    solver: samplers.Solver
     decoder: Decoder
     device: torch.device
 
@@ -104,44 +105,68 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
     Raises:
         InputError: anything of these that cannot be had, or that does not fit the others.
     """
-    run = samplers.make_solver(options.sampler, options.steps)
-    device = torch.device(options.device)
-    if options.device == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise InputError(f"process {local_rank} of this machine has no GPU of its own; start fewer processes")
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)  # Triton launches on the current one
+    solver = samplers.make_solver(options.sampler, options.steps)
+    device = own_device(options.device, local_rank)
     network = _read_network(options)
     config = network.config
     if options.sampler == "ddpm" and not config.learn_sigma:
         raise InputError(f"{options.checkpoint}: predicts no variances, which ddpm needs; use --sampler ddim")
     if options.scale != 1.0 and config.class_dropout_prob == 0.0:
         raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
-    engine = _choose_engine(network, options.engine)
-    return GenerationJob(network, engine, run, open_decoder(config, options.vae, device), device)
+    engine = choose_engine(type(network), options.engine)
+    return GenerationJob(options, network, engine, solver, open_decoder(config, options.vae, device), device)
 
 
-def sampling_model(options: GenerationOptions, job: GenerationJob, unit: int) -> Model:
+def images_per_unit(options: GenerationOptions, earlier: int | None = None) -> int:
+    """Images per unit of a run: `options.unit`; or as the `earlier` run that it continues; or `UNIT`.
+
+    A run of fewer than `UNIT` images is one unit.
+    """
+    return options.unit or earlier or min(UNIT, options.images)
+
+
+def named_class(model: str) -> type[DiT]:
+    """The class of a network by its name, such as `DyDiT-XL/2`."""
+    return DyDiT if model.startswith("DyDiT") else DiT
+
+
+def choose_engine(kind: type[DiT], engine: str | None) -> str:
+    """The engine of `ENGINES` that runs a network of this class: the one asked for, or the fastest.
+
+    Raises:
+        InputError: the one asked for does not run such networks.
+    """
+    fitting: tuple[str, ...] = ("static",)
+    if issubclass(kind, DyDiT):  # the realised engine does not know the ablations that change the masks
+        fitting = ("realised", "masked") if kind.realised else ("masked",)
+    if engine is not None and engine not in fitting:
+        raise InputError(
+            f"engine {engine}: the checkpoint holds a {kind.__name__}, which runs as {' or '.join(fitting)}"
+        )
+    return engine or fitting[0]
+
+
+def sampling_model(job: GenerationJob, unit: int) -> Model:
     """The network on its device behind its engine: (x, t, y) in float32 -> output in float32.
 
     Raises:
         InputError: a guided batch of `unit` images does not fit the GPU.
     """
-    dtype, network = DTYPES[options.dtype], job.network
+    dtype, network = DTYPES[job.options.dtype], job.network
     if job.device.type == "cuda":
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
     model: Model = network
     if isinstance(network, DyDiT) and job.engine == "realised":
-        model = Engine(network, WidthPlan.from_routers(network, job.run.timesteps))
+        model = Engine(network, WidthPlan.from_routers(network, job.solver.timesteps))
     elif job.engine == "static":
         model = Engine(network)
     return computing_in(dtype, model)
 
 
-def generation_identity(options: GenerationOptions, job: GenerationJob) -> dict[str, Any]:
-    """What decides the content of image k beside the unit; the order is that in which differences are told."""
-    on_cpu = job.device.type == "cpu"
+def generation_identity(job: GenerationJob) -> dict[str, Any]:
+    """What decides the content of image k, together with its unit; the first difference in this order is reported."""
+    options, on_cpu = job.options, job.device.type == "cpu"
     return {
         "model": type(job.network).__name__,
         "config": job.network.config.kwargs(),
@@ -167,18 +192,8 @@ def _read_network(options: GenerationOptions) -> DiT:
             raise InputError(f"{source}: such files do not name their model; give --model, such as --model DyDiT-XL/2")
         return formats.load_model(source)[0]
     config = model_config(options.model, options.resolution)
-    network = (DyDiT if options.model.startswith("DyDiT") else DiT)(**config.kwargs()).eval()
+    network = named_class(options.model)(**config.kwargs()).eval()
     if formats.load_into(network, formats.read_checkpoint(source, options.weights), source):
         static = options.model.removeprefix("Dy")
         raise InputError(f"{source}: a static DiT, it holds no routers; use --model {static}")
     return network
-
-
-def _choose_engine(network: DiT, engine: str | None) -> str:
-    fitting: tuple[str, ...] = ("static",)
-    if isinstance(network, DyDiT):  # the engine does not know the ablations
-        fitting = ("realised", "masked") if network.realised else ("masked",)
-    if engine is not None and engine not in fitting:
-        kind = type(network).__name__
-        raise InputError(f"engine {engine}: the checkpoint holds a {kind}, which runs as {' or '.join(fitting)}")
-    return engine or fitting[0]

@@ -3,7 +3,7 @@
 Uses no other room of bench.
 """
 
-from bench.machine.devices import DTYPES, available, check_device, check_fits, needed
+from bench.machine.devices import DTYPES, available, check_device, check_fits, needed, own_device
 from bench.machine.footprint import MIB, Footprint, measure_footprint
 from bench.machine.process_group import ProcessGroup
 from bench.machine.progress import status, track
@@ -29,6 +29,7 @@ __all__ = [
     "in_turns",
     "measure_footprint",
     "needed",
+    "own_device",
     "run_tasks",
     "speedup",
     "status",

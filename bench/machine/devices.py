@@ -27,6 +27,25 @@ def check_device(device: str, dtype: torch.dtype) -> None:
             raise InputError(f"dtype bf16: {device} has no native bfloat16; use --dtype fp32")
 
 
+def own_device(device: str, local_rank: int) -> torch.device:
+    """The device of one process among several on a machine; a GPU becomes torch's current one, too.
+
+    Args:
+        device: `cpu`, or `cuda` for the GPU of the process's number.
+        local_rank: number of the process on this machine, from 0.
+
+    Raises:
+        InputError: the machine has too few GPUs.
+    """
+    if device != "cuda":
+        return torch.device(device)
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(f"process {local_rank} of this machine has no GPU of its own; start fewer processes")
+    own = torch.device("cuda", local_rank)
+    torch.cuda.set_device(own)  # Triton launches on the current one
+    return own
+
+
 def _cpu_has_bf16() -> bool:
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags.read_text()) is not None

@@ -18,10 +18,10 @@ from bench.quality.measure import Quality
 from bench.quality.metrics.distances import DISTANCES
 from bench.quality.references import manifest
 from bench.quality.settings import METRICS
-from bench.records import ROOT, read_toml
+from bench.records import read_toml, shipped_data
 from dydit import InputError
 
-PATH = ROOT / "reference_stats" / "presets.toml"
+PATH = shipped_data() / "presets.toml"
 _KEYS = ("title", "source", "extractor", "samples", "reference", "distances", "metrics")
 
 

@@ -11,8 +11,9 @@ import pandas as pd
 
 from bench.claims.summary import overview, read_summary
 from bench.records import ROOT, machine_name, read_run, read_table, to_markdown
+from bench.report.index import LOCAL, RESULTS
+from bench.report.pages import fill_section
 from dydit import InputError
-from dydit.checkpoint.atomic import atomic_path
 
 README = ROOT / "README.md"
 
@@ -65,13 +66,13 @@ def _verdicts(directory: Path) -> str:
 
 
 SECTIONS = {
-    "results": Section("*/summary.csv", _verdicts),
+    "results": Section("*/reproduce/summary.csv", _verdicts),
     "speed": Section("*/latency-lambdas/latency.csv", speed_table),
     "study": Section("*/small-scale/summary.csv", lambda run: f"{_verdicts(run)}\n\n{study_answers(run)}"),
 }
 
 
-def committed_run(section: str = "results", directory: Path = ROOT / "results") -> Path:
+def committed_run(section: str = "results", directory: Path = RESULTS) -> Path:
     """The one run under results/ that has the table of a section of the README, apart from `local`.
 
     Raises:
@@ -79,7 +80,7 @@ def committed_run(section: str = "results", directory: Path = ROOT / "results") 
     """
     where = SECTIONS[section].where
     found = sorted(path.parent for path in directory.glob(where))
-    runs = [run for run in found if run.relative_to(directory).parts[0] != "local"]
+    runs = [run for run in found if run.relative_to(directory).parts[0] != LOCAL]
     if len(runs) != 1:
         names = ", ".join(str(run.relative_to(directory)) for run in runs) or "none"
         raise InputError(f"results: runs with {where}: {names}; choose one with --{section} DIR")
@@ -90,24 +91,12 @@ def update_readme(directory: Path, section: str = "results", check: bool = False
     """Put the tables of `directory` between README's markers of a section; True if they stood there already.
 
     Raises:
-        InputError: no table or record in the directory, or no markers in the README.
+        InputError: no table or record in the directory, or no README with markers.
     """
-    text = readme.read_text(encoding="utf-8")
-    begin, end = (f"<!-- {section}: {word} -->" for word in ("begin", "end"))
-    if begin not in text or end not in text:
-        raise InputError(f"{readme.name}: markers {begin} and {end} not found; put them where the table belongs")
     record = read_run(directory)
     file = f"{os.path.relpath(directory, readme.parent)}/{Path(SECTIONS[section].where).name}"
     source = (
         f"From [{file}]({file}), made by `{record['command']}` at commit "
         f"{str(record['commit'])[:12]} on {machine_name(record)}."
     )
-    head, rest = text.split(begin)
-    _, tail = rest.split(end)
-    wanted = f"{head}{begin}\n{SECTIONS[section].show(directory)}\n\n{source}\n{end}{tail}"
-    if wanted == text:
-        return True
-    if not check:
-        with atomic_path(readme) as partial:
-            partial.write_text(wanted, encoding="utf-8")
-    return False
+    return fill_section(readme, section, f"{SECTIONS[section].show(directory)}\n\n{source}", check)

@@ -15,13 +15,12 @@ import torch
 
 from bench.claims.published import find_published
 from bench.claims.verdict import SummaryRow, Tolerance
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.quality.measure import measure_quality
 from bench.quality.opening import open_reference, open_samples
 from bench.records import portable, write_table
-from bench.reproduction.plan import plan_requirements
-from bench.reproduction.requirements import Requirement, check_requirements
+from bench.reproduction.requirements import Requirement, check_requirements, run_requirements
 
 TABLE = "Table 1 (main comparison)"
 
@@ -78,13 +77,13 @@ def headline_requirements(
 
     Args:
         data_root: directory of downloaded files: the reference, and checkpoints that no hub name stands for.
-        models: as the next, what `run` will be given.
+        models: what `measure_headline` will measure.
         protocol: see `Protocol`.
     """
     found = [
         need
         for model in models
-        for need in plan_requirements(
+        for need in run_requirements(
             _source(model, data_root),
             vae=protocol.vae,
             reference=protocol.reference,

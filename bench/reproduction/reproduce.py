@@ -6,11 +6,12 @@ from pathlib import Path
 
 import torch
 
+from bench.claims.facts import judge_facts
 from bench.claims.published import PublishedValue, load_published
 from bench.claims.summary import write_summary
 from bench.claims.verdict import SummaryRow
-from bench.flops.learned_masks import ClaimedMacs, measure_checkpoint
-from bench.flops.tables import write_flops
+from bench.flops.checkpoint_macs import CheckpointMacs, measure_checkpoint
+from bench.flops.measure import count_and_judge
 from bench.machine import status
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.reproduction import headline, requirements
@@ -53,11 +54,11 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
         load_stage(variant.stage, checkpoints)
     if tier == "full":
         requirements.check_requirements(headline.headline_requirements(data_root), "tier full")
-    claimed = _released() if tier == "full" else []
+    released = _released() if tier == "full" else []
     sampling = TIERS[tier]
     record = environment_record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
     status("FLOPs: closed form, fvcore and torch at true scale")
-    rows = write_flops(directory, tier, claimed=claimed)
+    rows = count_and_judge(directory, tier, checkpoints=released) + judge_facts(JUDGED_PAPERS, tier)
     study = score_committed(sampling, checkpoints)
     write_table(quality_table(study), directory, "quality")
     rows += committed_claims(study, tier)
@@ -69,7 +70,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     return rows
 
 
-def _released() -> list[ClaimedMacs]:
+def _released() -> list[CheckpointMacs]:
     """What the masks of the authors' released checkpoints claim over a whole sampling run; meant for a GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return [

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.data import preprocessing
 from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
 from bench.quality.features import digits_cnn
-from bench.records import environment_record, file_sha256
+from bench.records import file_sha256, provenance
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
@@ -113,15 +113,6 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
             f"{data.name}: images {shape} of {classes} classes; the study {study.name} trains on images {wanted} of "
             f"{network.num_classes}; give its own data set"
         )
-
-
-def provenance(device: str = "cpu") -> dict[str, str]:
-    """Command, commit and versions that a trained file records, and the GPU where one trained it."""
-    record = environment_record()
-    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
-    made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
-    gpu = torch.device(device).type == "cuda"
-    return made_by | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
 
 
 def _train_classifier(path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:

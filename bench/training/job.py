@@ -1,4 +1,4 @@
-"""What a fine-tuning is to be: options, the recipe and network they come to, and the training, ready to begin."""
+"""A fine-tuning before its first step: options, the plan (recipe and network) that they make, and the job of both."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dydit.checkpoint import formats
 from dydit.training import PRECISIONS, Recipe, Training, find_recipe, is_modifier, modified
 
 STATIC = "static"
-"""The control: the static model, trained on by the same recipe without routers."""
+"""The control: the static model, trained further by the same recipe, without routers."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,15 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What the options come to: recipe, the name of the network's kind, whether it is ordered first, and its source."""
+    """What the options ask for: the recipe and where it comes from, and the network by its name.
+
+    Args:
+        recipe: with all changes.
+        kind: name of the network in `dydit.ablations`, or `STATIC`.
+        ordered: whether heads and channels are ordered by importance before the training.
+        network: its name in `dydit.config`; None where only its checkpoint names it.
+        source: where the recipe is from, in words.
+    """
 
     recipe: Recipe
     kind: str
@@ -101,8 +109,9 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training that may begin, its data, and what decides its result."""
+    """Checked options and what they come to: a training that may begin, its data, and what decides its result."""
 
+    options: FinetuneOptions
     plan: TrainingPlan
     training: Training
     data: TrainingData
@@ -144,33 +153,16 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
     )
 
 
-def own_device(options: FinetuneOptions, world: ProcessGroup) -> torch.device:
-    """The device of this process, which torch's own choices follow from now on.
-
-    Raises:
-        InputError: it has no GPU of its own, or there is nobody to share the model out to.
-    """
-    if options.shard and world.size == 1:
-        raise InputError("shard: one process has nobody to share with; start several with torchrun --nproc-per-node N")
-    if options.device != "cuda":
-        return torch.device(options.device)
-    if world.local_rank >= torch.cuda.device_count():
-        raise InputError(f"process {world.local_rank} of this machine has no GPU of its own; start fewer processes")
-    device = torch.device("cuda", world.local_rank)
-    torch.cuda.set_device(device)
-    return device
-
-
 def prepare_training(
     options: FinetuneOptions, world: ProcessGroup, device: torch.device, mesh: DeviceMesh | None = None
 ) -> TrainingJob:
-    """Read weights and data and build the training, on a device or shared out over a mesh of all processes' devices.
+    """Read weights and data and build the training, on a device or sharded over a mesh of all processes' devices.
 
     Raises:
         InputError: anything of these that cannot be had, or that does not fit the others.
     """
     planned = plan_training(options)
-    model = build(options, planned)
+    model = build_network(options, planned)
     training = Training(
         model if mesh else model.to(device),
         planned.recipe,
@@ -192,10 +184,10 @@ def prepare_training(
         "data_sha256": data.sha256,
         "parent_sha256": file_sha256(Path(options.source)),
     }
-    return TrainingJob(planned, training, data, identity)
+    return TrainingJob(options, planned, training, data, identity)
 
 
-def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
+def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     """The network to train, filled from the static checkpoint, its heads and channels in order.
 
     Raises:
@@ -216,7 +208,7 @@ def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
         ablation.check_target(config, planned.recipe.target)
         kind = ablation.kind
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(planned.recipe.seed)  # of the routers' weights
+        torch.manual_seed(planned.recipe.seed)  # decides the routers' weights
         model = kind(**config.kwargs())
     formats.load_into(model, found, source)
     if isinstance(model, RandomRouting) != (options.rates is not None):

@@ -36,7 +36,8 @@ def run(options: argparse.Namespace) -> int:
 
     from bench.generation.job import GenerationOptions
     from bench.records import environment_record, prepare_output, to_markdown
-    from bench.reproduction.plan import Scoring, make_plan, requirements_table, write_plan
+    from bench.reproduction.plan import Scoring, make_plan, write_plan
+    from bench.reproduction.requirements import requirements_table
 
     directory = prepare_output(options.out)
     fields = [field.name for field in dataclasses.fields(GenerationOptions) if field.name != "out"]

@@ -43,8 +43,8 @@ def shared_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
+    from bench.generation.generate import generate_images
     from bench.generation.job import GenerationOptions
-    from bench.generation.run import generate_images
 
     values = {name: value for name, value in vars(options).items() if name != "run"}
     path = generate_images(GenerationOptions(**values))

@@ -52,7 +52,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         )
     for action in (build, merge, verify, listing):
         action.add_argument("--data-root", type=Path, metavar="DIR", help="directory of data sets and downloaded files")
-        action.add_argument("--root", type=Path, metavar="DIR", help="of pins and statistics, if not reference_stats")
+        action.add_argument("--root", type=Path, metavar="DIR", help="of pins and statistics, if not the usual one")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -118,7 +118,7 @@ def _target(options: argparse.Namespace, name: str) -> Path:
     from bench.quality.references import manifest
     from bench.records import prepare_output
 
-    directory = prepare_output(options.out or (options.root or manifest.ROOT) / "statistics")
+    directory = prepare_output(options.out or manifest.chosen_root(options.root) / "statistics")
     path: Path = directory / f"{name}.npz"
     if path.exists():
         raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")

@@ -24,18 +24,18 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Do what the options say; the exit status."""
     from bench.claims.summary import overview, write_summary
-    from bench.flops import learned_masks
-    from bench.flops.tables import write_flops
+    from bench.flops import checkpoint_macs
+    from bench.flops.measure import count_and_judge
     from bench.records import environment_record, prepare_output, write_run
 
     directory = prepare_output(options.out)
     record = environment_record()
-    claimed = []
+    checkpoints = []
     if options.checkpoint is not None:
         if len(options.models or []) != 1 or len(options.lambdas or []) != 1:
             raise InputError("--checkpoint: name its model and lambda, as in --models DyDiT-XL/2 --lambdas 0.5")
-        claimed.append(
-            learned_masks.measure_checkpoint(
+        checkpoints.append(
+            checkpoint_macs.measure_checkpoint(
                 options.checkpoint,
                 options.models[0],
                 target=options.lambdas[0],
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
                 steps=options.steps,
             )
         )
-    rows = write_flops(directory, "default", models=options.models, lambdas=options.lambdas, claimed=claimed)
+    rows = count_and_judge(directory, models=options.models, lambdas=options.lambdas, checkpoints=checkpoints)
     write_summary(rows, directory)
     write_run(record, directory)
     print(overview(rows))

@@ -20,8 +20,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Do what the options say."""
     from bench.generation.job import GenerationOptions
-    from bench.routing.study import study_routing
+    from bench.routing.measure import measure_routing
 
     values = {name: value for name, value in vars(options).items() if name != "run"}
-    study_routing(GenerationOptions(**values))
+    measure_routing(GenerationOptions(**values))
     print((options.out / "findings.md").read_text(encoding="utf-8"), end="")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import ROOT, from_table, read_toml
+from bench.records import from_table, read_toml, shipped_data
 from dydit import InputError
 
 
@@ -105,5 +105,5 @@ def _dataset(name: str, table: object, where: str) -> DataSet:
     return entry
 
 
-DATASETS: dict[str, DataSet] = read_datasets(ROOT / "reference_stats" / "datasets.toml")
+DATASETS: dict[str, DataSet] = read_datasets(shipped_data() / "datasets.toml")
 """Every data set that the suite knows, by name."""

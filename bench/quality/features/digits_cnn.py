@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from bench.data import preprocessing
 from bench.machine import cpu_threads
 from bench.quality.features.layers import LOGITS, SPATIAL, LayerNames, check_finite, spatial_features
+from bench.records import shipped_data
 from dydit import InputError
 from dydit.checkpoint import formats
 
-DIGITS_WEIGHTS = Path(__file__).resolve().parents[3] / "reference_stats" / "digits" / "digits_cnn.safetensors"
-"""Where the repository keeps the trained `DigitsClassifier`."""
+DIGITS_WEIGHTS = shipped_data() / "digits" / "digits_cnn.safetensors"
+"""Where the project keeps the trained `DigitsClassifier`."""
 BATCH_SIZE = 64
 """Of the training."""
 UP_TO_POOLING = 5

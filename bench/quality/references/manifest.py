@@ -3,7 +3,8 @@
 Where the manifest has no checksum of a file, its first use records one (`bench.quality.references.pins`). Nothing here
 opens a reference: see `bench.quality.references.reference`.
 
-A `root` is the directory of pins and of `statistics/`. What the repository keeps in `ROOT` counts beside any other.
+A `root` is the directory of pins and of `statistics/` that are written (see `chosen_root`). What the project ships in
+`ROOT` counts beside any other.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import environment, from_table, portable, read_toml
+from bench.records import from_table, installed, portable, read_toml, shipped_data, user_data
 from dydit import InputError
 
-ROOT = environment.ROOT / "reference_stats"
-"""Where the repository keeps the manifest, the pins and the built statistics."""
+ROOT = shipped_data()
+"""Where the project keeps the manifest, the pins and the statistics that it ships."""
 SCHEMA_VERSION = 1
 """Of the manifest and of the pins; to be raised when a key changes its meaning."""
 KNOWN_PREPROCESSING = (NATIVE, PREPROCESSING)
@@ -59,8 +60,8 @@ class Entry:
         return self.source.rsplit("/", 1)[1] if self.downloaded else f"{self.name}.npz"
 
     def places(self, data_root: Path | None = None, root: Path | None = None) -> list[Path]:
-        """Where the file may lie, in the order of looking: statistics of `root` and of `ROOT`, then `data_root`."""
-        directories = [directory / "statistics" for directory in (root, ROOT) if directory is not None]
+        """Where the file may lie, in the order of looking: statistics of the root and of `ROOT`, then `data_root`."""
+        directories = [directory / "statistics" for directory in (chosen_root(root), ROOT)]
         return [directory / self.file for directory in dict.fromkeys([*directories, *filter(None, [data_root])])]
 
     def find(self, data_root: Path | None = None, root: Path | None = None) -> Path | None:
@@ -70,9 +71,17 @@ class Entry:
     def remedy(self) -> str:
         """How to get the file, as the end of a message."""
         if self.downloaded:
-            place = portable(str(ROOT / "statistics"))
+            place = portable(str(chosen_root() / "statistics"))
             return f"download {self.source} into {place}, or into a directory given as --data-root"
         return f"build it: python -m bench stats build {self.name}"
+
+
+def chosen_root(root: Path | None = None) -> Path:
+    """The directory of pins and statistics that are written: `root` where one is named.
+
+    By default `ROOT` in a checkout; for an installed copy, which is not written to, the user's own directory.
+    """
+    return root or (user_data() if installed() else ROOT)
 
 
 def load_manifest(path: Path | None = None) -> dict[str, Entry]:

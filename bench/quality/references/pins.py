@@ -31,12 +31,12 @@ class Pin:
 
 
 def read_pins(root: Path | None = None) -> dict[str, Pin]:
-    """The recorded checksums by reference name, those of the repository and those of `root`.
+    """The recorded checksums by reference name, those of the project and those of the root.
 
     Raises:
         InputError: a `pins.json` is not what `pin` writes.
     """
-    return _pins_in(manifest.ROOT) | (_pins_in(root) if root is not None else {})
+    return _pins_in(manifest.ROOT) | _pins_in(manifest.chosen_root(root))
 
 
 def known_sha256(entry: Entry, root: Path | None = None) -> str | None:
@@ -74,13 +74,13 @@ def pin(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None
     Where the root cannot be written, a message on standard error says so; results carry the checksum all the same.
     """
     if known_sha256(entry, root) is None:
-        _record(entry, path, sha256, root or manifest.ROOT)
+        _record(entry, path, sha256, manifest.chosen_root(root))
 
 
 def renew(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
     """Record the checksum of a reference that was built again on purpose: its last digits differ between machines."""
     if entry.sha256 is None:
-        _record(entry, path, sha256, root or manifest.ROOT)
+        _record(entry, path, sha256, manifest.chosen_root(root))
 
 
 def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:

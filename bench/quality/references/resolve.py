@@ -18,8 +18,9 @@ _RECORDED = ("dataset", "split", "preprocessing")
 def resolve_reference(name_or_path: str | Path, data_root: Path | None = None, root: Path | None = None) -> Reference:
     """A reference by its name in the manifest, or from a file.
 
-    A name is looked for in `root` (the repository's `reference_stats` by default) and in `data_root`. Its checksum is
-    compared with the known one, or recorded at first use. A file with the name of an ADM evaluator's is that reference.
+    A name is looked for in `root` (by default `manifest.chosen_root()`), among the shipped statistics and in
+    `data_root`. Its checksum is compared with the known one, or recorded at first use. A file with the name of an ADM
+    evaluator's is that reference.
 
     Raises:
         ChecksumError: another file than the one known by this name; both checksums are shown.

@@ -13,7 +13,7 @@ import pytest
 
 from bench.claims.summary import read_summary, write_summary
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
-from bench.records import run_directory, run_record, tables
+from bench.records import run_record, tables
 from bench.records.tables import read_table, to_markdown, write_table
 from dydit.errors import InputError
 
@@ -22,51 +22,6 @@ ROWS = (
     SummaryRow.judged(CLAIM, 17 + 1 / 3, Tolerance(1.0, 0.1, "spread | seeds"), "smoke", "quality.csv"),
     SummaryRow.not_run(Claim("speed", "Table 8", "DyDiT-XL", "acceleration", "x", 1.73), "smoke", "NA: no GPU"),
 )
-
-
-@pytest.mark.parametrize("below", ["", "deeper/still"])
-def test_output_directory_is_made_and_left_empty(tmp_path: Path, below: str) -> None:
-    directory = run_directory.prepare_output(str(tmp_path / "out" / below))
-    assert directory.is_dir() and list(directory.iterdir()) == []
-    assert run_directory.prepare_output(directory) == directory
-
-
-@pytest.mark.parametrize("below", ["", "deeper/still"])
-def test_a_file_where_the_output_should_be_is_named(tmp_path: Path, below: str) -> None:
-    file = tmp_path / "out"
-    file.write_text("kept")
-    with pytest.raises(InputError, match=f"{file} is a file"):
-        run_directory.prepare_output(file / below)
-    assert file.read_text() == "kept"
-
-
-def test_an_output_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not writable"):
-        run_directory.prepare_output(tmp_path / ("x" * 300))
-
-
-def test_an_output_directory_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write anywhere
-    with pytest.raises(InputError, match=r"not writable \(Permission denied\)"):
-        run_directory.prepare_output(tmp_path)
-
-
-def test_atomic_path_replaces_whole_files_only(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "images.npz"
-    with tables.atomic_path(target) as partial:
-        assert partial.parent == target.parent and partial.suffix == ".npz"
-        np.savez(partial, x=np.arange(3))
-        assert not target.exists()
-    assert list(target.parent.iterdir()) == [target]
-
-    whole = target.read_bytes()
-    with pytest.raises(KeyboardInterrupt), tables.atomic_path(target) as partial:
-        partial.write_bytes(whole[:10])
-        raise KeyboardInterrupt
-    assert target.read_bytes() == whole and list(target.parent.iterdir()) == [target]
 
 
 def test_a_table_comes_back_exactly(tmp_path: Path) -> None:

@@ -54,6 +54,11 @@ def test_a_readme_without_markers_is_refused(run: Path, tmp_path: Path) -> None:
         update_readme(run, readme=readme)
 
 
+def test_pages_are_written_in_a_checkout_only(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"README\.md: cannot be read .* in a checkout"):
+        update_readme(run, readme=tmp_path / "README.md")
+
+
 def test_the_section_of_the_study_holds_its_answers_too(run: Path, tmp_path: Path) -> None:
     questions = {"question": ["Why?"], "configurations": ["a / b"], "answer": ["FID no worse"], "loss ratio": [1.0]}
     write_table(pd.DataFrame(questions), run, "questions")
@@ -91,10 +96,10 @@ def test_the_committed_run_is_the_only_one_with_a_summary(tmp_path: Path) -> Non
     with pytest.raises(InputError, match="none"):
         committed_run(directory=tmp_path)
     for name in ("local", "machine"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "summary.csv").touch()
-    assert committed_run(directory=tmp_path) == tmp_path / "machine"
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "summary.csv").touch()
-    with pytest.raises(InputError, match="machine, other"):
+        (tmp_path / name / "reproduce").mkdir(parents=True)
+        (tmp_path / name / "reproduce" / "summary.csv").touch()
+    assert committed_run(directory=tmp_path) == tmp_path / "machine" / "reproduce"
+    (tmp_path / "other" / "reproduce").mkdir(parents=True)
+    (tmp_path / "other" / "reproduce" / "summary.csv").touch()
+    with pytest.raises(InputError, match="machine/reproduce, other/reproduce"):
         committed_run(directory=tmp_path)

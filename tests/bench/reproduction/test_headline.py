@@ -30,7 +30,7 @@ def test_every_metric_of_every_model_gets_a_verdict_and_a_second_run_makes_nothi
     def never(*_: object) -> None:
         raise AssertionError("a finished unit was made again")
 
-    monkeypatch.setattr("bench.generation.run.make_unit", never)
+    monkeypatch.setattr("bench.generation.generate.make_unit", never)
     again = headline.measure_headline(tmp_path, "full", models=STUDY, protocol=SMALL)
     assert [row.measured for row in again] == [row.measured for row in rows]
 

@@ -13,14 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.data import shards
-from bench.generation import job
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.reproduction import rate, requirements
+from bench.reproduction.network import Network
 from bench.reproduction.plan import RunPlan, Scoring, make_plan
-from bench.reproduction.rate import Network, sample_of
+from bench.reproduction.rate import sample_of
 from bench.studies.samples import committed_file
 from dydit import DyDiT, InputError, model_config
+from dydit.ablations import find_ablation
 from dydit.checkpoint import formats
 from dydit.flops import MATMUL, macs, target_macs
 
@@ -103,6 +104,15 @@ def test_a_published_model_is_planned_at_its_printed_flops(tmp_path: Path) -> No
     assert cell(made, "multiply-adds of a pass") == pytest.approx(57.88, abs=0.1)
 
 
+def test_a_network_that_only_the_masked_engine_runs_is_planned_with_it(tmp_path: Path) -> None:
+    config = formats.load_model(DIGITS)[0].config
+    path = tmp_path / "layer-skip-only.safetensors"
+    formats.write_model(path, find_ablation("layer-skip-only").build(config))
+    made = make_plan(values(tmp_path, checkpoint=str(path)), Scoring(), rate=1.0)  # no --lambda is asked for
+    whole = macs(config, dynamic=True).total(MATMUL)
+    assert cell(made, "multiply-adds of a pass") == pytest.approx(whole / 1e9)
+
+
 def test_units_of_a_plan_are_those_of_a_run(tmp_path: Path) -> None:
     for images, unit in ((5, None), (200, None), (200, 7)):
         run = values(tmp_path / f"{images}-{unit}", images=images, unit=unit, steps=1)
@@ -130,7 +140,7 @@ def test_without_weights_the_network_is_timed_with_random_ones_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(job, "prepare_generation", lambda *_: pytest.fail("there are no weights"))
+    monkeypatch.setattr(rate, "prepare_generation", lambda *_: pytest.fail("there are no weights"))
     for name, engine, extra in (
         ("DyDiT-S/2-cifar10", None, ", synthetic routing"),
         ("DyDiT-S/2-cifar10", "masked", ", synthetic routing"),
@@ -294,10 +304,10 @@ def test_a_disk_or_a_memory_that_is_too_small_is_missing(tmp_path: Path, monkeyp
     assert requirements.disk_requirement(tmp_path / "not" / "yet", 1).present
     found = requirements.disk_requirement(tmp_path / "not" / "yet", 2**60)
     assert not found.present and found.where.startswith(str(tmp_path))
-    monkeypatch.setattr("bench.machine.devices.available", lambda _: 100)
+    monkeypatch.setattr(requirements, "available", lambda _: 100)
     cpu = torch.device("cpu")
     assert requirements.memory_requirement(cpu, 100).present and not requirements.memory_requirement(cpu, 101).present
-    monkeypatch.setattr("bench.machine.devices.available", lambda _: None)
+    monkeypatch.setattr(requirements, "available", lambda _: None)
     assert requirements.memory_requirement(cpu, 101).present
 
 

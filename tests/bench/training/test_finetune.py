@@ -14,7 +14,7 @@ import torch
 from bench import cli
 from bench.data.sets import digits
 from bench.training import finetune, log
-from bench.training.job import FinetuneOptions, build, plan_training
+from bench.training.job import FinetuneOptions, build_network, plan_training
 from dydit import DiT, DyDiT
 from dydit.ablations.registry import ABLATIONS
 from dydit.checkpoint import formats
@@ -61,7 +61,7 @@ def test_the_network_starts_from_the_static_weights_in_order_or_not(
     inputs = torch.randn(2, 1, 8, 8), torch.tensor([10, 900]), torch.tensor([1, 2])
     for ablation in ((), ("no-ordering",)):
         wanted = options(tmp_path, ablation=ablation)
-        model = build(wanted, plan_training(wanted)).eval()
+        model = build_network(wanted, plan_training(wanted)).eval()
         torch.testing.assert_close(model(*inputs), start(*inputs), rtol=1e-4, atol=1e-5)
         key = "blocks.0.attn.qkv.weight"
         assert torch.equal(model.state_dict()[key], start.state_dict()[key]) == bool(ablation)
@@ -70,7 +70,7 @@ def test_the_network_starts_from_the_static_weights_in_order_or_not(
 @pytest.mark.parametrize("name", [name for name in ABLATIONS if name not in ("both", "random", "soft-gated")])
 def test_ablations_are_networks_by_name(tmp_path: Path, options: Callable[..., FinetuneOptions], name: str) -> None:
     wanted = options(tmp_path, {"target": 0.8}, ablation=(name,))
-    model = build(wanted, plan_training(wanted))
+    model = build_network(wanted, plan_training(wanted))
     assert type(model) is ABLATIONS[name].kind
 
 

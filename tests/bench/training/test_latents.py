@@ -103,17 +103,20 @@ def test_a_broken_off_encoding_goes_on_and_mends_what_is_damaged(
     kept = (tmp_path / "000000.npy").stat().st_mtime_ns
     for name in ("latents.json", "labels.npy"):
         (tmp_path / name).unlink()
+    half = tmp_path / ".000001.0a1b2c3d.partial.npy"
+    half.touch()
     damaged = tmp_path / "000001.npy"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert encode(folder, vae, tmp_path).sha256 == whole.sha256
+    assert not half.exists()
     assert (tmp_path / "000000.npy").stat().st_mtime_ns == kept
     assert damaged.read_bytes() == (made / "000001.npy").read_bytes()
 
 
 def test_another_set_is_not_mixed_in(made: Path, folder: Path, vae: Path) -> None:
-    with pytest.raises(InputError, match="unit = 4, these have 3"):
+    with pytest.raises(InputError, match="holds a run with unit = 4, this one has 3"):
         encode(folder, vae, made, unit=3)
 
 

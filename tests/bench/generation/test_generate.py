@@ -14,10 +14,9 @@ from torch import Tensor
 
 from bench.data import shards
 from bench.data.sets import digits
-from bench.generation import job
-from bench.generation import run as generation_run
+from bench.generation import generate, job
+from bench.generation.generate import generate_images, make_unit
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images, make_unit
 from bench.machine import devices
 from bench.records import checksums
 from bench.studies.samples import committed_file
@@ -53,15 +52,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[int]:
     counted: collections.Counter[int] = collections.Counter()
     original = make_unit
 
-    def counting(wanted: GenerationOptions, job: Any, model: Any, manifest: Any, unit: int, *rest: Any) -> Any:
+    def counting(job: Any, model: Any, manifest: Any, unit: int, *rest: Any) -> Any:
         def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
             counted[unit] += 1
             assert len(x) == 2 * manifest.unit  # every batch is a whole unit, guided
             return model(x, t, y)
 
-        return original(wanted, job, network, manifest, unit, *rest)
+        return original(job, network, manifest, unit, *rest)
 
-    monkeypatch.setattr(generation_run, "make_unit", counting)
+    monkeypatch.setattr(generate, "make_unit", counting)
     return counted
 
 
@@ -198,7 +197,7 @@ def test_a_run_that_breaks_off_while_growing_leaves_no_old_samples(
 ) -> None:
     run(options(tmp_path))
     with monkeypatch.context() as patch:
-        patch.setattr(generation_run, "make_unit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(generate, "make_unit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             generate_images(options(tmp_path, images=37))
     assert not (tmp_path / "samples.npz").exists()

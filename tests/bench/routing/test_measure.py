@@ -15,18 +15,18 @@ from torch import Tensor
 
 from bench.commands.measure import routing
 from bench.generation import samplers
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.records import environment, run_record
 from bench.records.tables import read_table
-from bench.routing.figures import classes, positions, tokens, widths, write_figures
-from bench.routing.findings import between_images, class_effect, routing_findings
-from bench.routing.learned import Learned
-from bench.routing.observation import SHOWN, TokenWatch, observe, prepare_study
-from bench.routing.study import study_routing
-from bench.routing.tables import by_class, by_layer, by_position, by_timestep
+from bench.routing.description import between_images, class_effect, describe_routing
+from bench.routing.figures import class_figure, position_figure, token_figure, width_figure, write_figures
+from bench.routing.learned import LearnedRouting
+from bench.routing.measure import measure_routing
+from bench.routing.observation import SHOWN, observe, prepare_observation
+from bench.routing.tables import class_table, layer_table, position_table, timestep_table
 from bench.studies.samples import committed_file
-from dydit import DiT, DyDiT, InputError
+from dydit import DiT, DyDiT, InputError, ObservedSampling
 from dydit.ablations.networks import LayerSkipOnly, SdtOnly
 from dydit.checkpoint import formats
 from dydit.config import DiTConfig
@@ -61,12 +61,12 @@ def options(checkpoint_: str, out: Path, **changes: Any) -> GenerationOptions:
     return GenerationOptions(checkpoint=checkpoint_, out=out, **{"images": 10, "steps": 4, "unit": 4, **changes})
 
 
-def learn(wanted: GenerationOptions) -> Learned:
-    return observe(wanted, prepare_study(wanted))
+def learn(wanted: GenerationOptions) -> LearnedRouting:
+    return observe(wanted, prepare_observation(wanted))
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
+def learned(tmp_path_factory: pytest.TempPathFactory) -> LearnedRouting:
     directory = tmp_path_factory.mktemp("tiny")
     return learn(options(tiny(directory / "m.safetensors"), directory))
 
@@ -74,7 +74,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 # Widths
 
 
-def test_widths_are_the_routers_own_at_every_timestep(learned: Learned, tmp_path: Path) -> None:
+def test_widths_are_the_routers_own_at_every_timestep(learned: LearnedRouting, tmp_path: Path) -> None:
     model, _ = formats.load_model(tiny(tmp_path / "m.safetensors"))
     assert isinstance(model, DyDiT)
     plan = WidthPlan.from_routers(model, range(1000))
@@ -104,19 +104,19 @@ def test_token_maps_are_what_the_model_decides_on_the_states_of_the_run(
 ) -> None:
     wanted = options(tiny(tmp_path / "m.safetensors"), tmp_path, sampler=sampler, scale=scale)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
-    call = TokenWatch.__call__
+    call = ObservedSampling.__call__
 
     def recording(self: Any, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         seen.append((x.clone(), t.clone(), y.clone()))
         return call(self, x, t, y)
 
-    monkeypatch.setattr(TokenWatch, "__call__", recording)
-    found = learn(wanted)
+    monkeypatch.setattr(ObservedSampling, "__call__", recording)
+    observed = learn(wanted)
     model, _ = formats.load_model(wanted.checkpoint)
     assert isinstance(model, DyDiT)
     branches = 1 if scale == 1.0 else 2
-    assert found.branches == ("conditional", "unconditional")[:branches]
-    assert found.timesteps.tolist() == list(samplers.make_solver(sampler, 4).timesteps)
+    assert observed.branches == ("conditional", "unconditional")[:branches]
+    assert observed.timesteps.tolist() == list(samplers.make_solver(sampler, 4).timesteps)
 
     masks = np.zeros((10, branches, 4, 2, 3, 3), dtype=bool)
     ratio = np.zeros((10, branches, 4))
@@ -124,7 +124,7 @@ def test_token_maps_are_what_the_model_decides_on_the_states_of_the_run(
     for number, (x, t, y) in enumerate(seen):
         batch, step = divmod(number, 4)
         rows = range(4 * batch, min(4 * batch + 4, 10))
-        assert (t == found.timesteps[step]).all()
+        assert (t == observed.timesteps[step]).all()
         with torch.no_grad():
             _, routing = model.route(x, t, y)
         for row in range(len(x)):  # told apart by the label alone
@@ -132,29 +132,29 @@ def test_token_maps_are_what_the_model_decides_on_the_states_of_the_run(
             image = rows[row % len(rows)]
             masks[image, branch, step] = routing.tokens[row].bool().reshape(2, 3, 3).numpy()
             ratio[image, branch, step] = flops_ratio(routing, TINY)[row]
-            assert branch or y[row] == found.labels[image]
+            assert branch or y[row] == observed.labels[image]
     assert 0 < masks.mean() < 1
-    assert np.array_equal(found.shown_maps, masks[:SHOWN])
-    assert np.allclose(found.token_map, masks.mean(0), atol=1e-7)
-    assert np.allclose(found.token_rate, masks.mean((0, 4, 5)))
-    assert np.allclose(found.image_token_rate, masks.mean((2, 3, 4, 5)))
-    assert np.allclose(found.image_flops_ratio, ratio.mean(2), atol=1e-7)
-    assert np.allclose(found.flops_ratio, ratio.mean(0), atol=1e-7)
+    assert np.array_equal(observed.shown_maps, masks[:SHOWN])
+    assert np.allclose(observed.token_map, masks.mean(0), atol=1e-7)
+    assert np.allclose(observed.token_rate, masks.mean((0, 4, 5)))
+    assert np.allclose(observed.image_token_rate, masks.mean((2, 3, 4, 5)))
+    assert np.allclose(observed.image_flops_ratio, ratio.mean(2), atol=1e-7)
+    assert np.allclose(observed.flops_ratio, ratio.mean(0), atol=1e-7)
     differ = masks[:, 0] != masks[:, -1]
-    assert np.allclose(found.branches_differ, differ.mean((0, 3, 4))) and (differ.any() == (branches == 2))
+    assert np.allclose(observed.branches_differ, differ.mean((0, 3, 4))) and (differ.any() == (branches == 2))
 
 
 def test_the_images_shown_are_those_that_generate_makes(tmp_path: Path) -> None:
     wanted = options(DYNAMIC, tmp_path / "images", images=8, unit=8, engine="masked")
-    found = learn(dataclasses.replace(wanted, engine=None))
+    observed = learn(dataclasses.replace(wanted, engine=None))
     path = generate_images(wanted)
     assert path is not None
     with np.load(path) as file:
-        assert np.array_equal(found.shown_images, file["arr_0"][:SHOWN])
-        assert np.array_equal(found.labels, file["arr_1"])
+        assert np.array_equal(observed.shown_images, file["arr_0"][:SHOWN])
+        assert np.array_equal(observed.labels, file["arr_1"])
 
 
-def test_batches_do_not_change_the_counts(learned: Learned, tmp_path: Path) -> None:
+def test_batches_do_not_change_the_counts(learned: LearnedRouting, tmp_path: Path) -> None:
     other = learn(options(tiny(tmp_path / "m.safetensors"), tmp_path, unit=None))
     assert np.allclose(other.token_map, learned.token_map, atol=0.11)  # rounding may turn one image of ten
     assert np.allclose(other.image_flops_ratio, learned.image_flops_ratio, atol=0.01)
@@ -162,16 +162,16 @@ def test_batches_do_not_change_the_counts(learned: Learned, tmp_path: Path) -> N
 
 
 def test_fewer_images_than_are_shown(tmp_path: Path) -> None:
-    found = learn(options(tiny(tmp_path / "m.safetensors"), tmp_path, images=3, unit=2))
-    assert len(found.shown_images) == len(found.shown_maps) == 3
-    assert np.allclose(found.shown_maps.mean(0), found.token_map)
+    observed = learn(options(tiny(tmp_path / "m.safetensors"), tmp_path, images=3, unit=2))
+    assert len(observed.shown_images) == len(observed.shown_maps) == 3
+    assert np.allclose(observed.shown_maps.mean(0), observed.token_map)
 
 
 # Tables
 
 
-def test_classes_add_up_to_the_run(learned: Learned) -> None:
-    table = by_class(learned)
+def test_classes_add_up_to_the_run(learned: LearnedRouting) -> None:
+    table = class_table(learned)
     assert table["images"].sum() == 10 and table["label"].is_monotonic_increasing
     for column, whole in (
         ("token_rate_conditional", learned.token_rate[0].mean()),
@@ -185,9 +185,9 @@ def test_classes_add_up_to_the_run(learned: Learned) -> None:
     assert row["flops_ratio_stderr"] == pytest.approx(own.std(ddof=1) / len(own) ** 0.5)
 
 
-def test_layers_bins_and_positions_average_to_the_same_rates(learned: Learned) -> None:
-    layers, bins = by_layer(learned), by_timestep(learned)
-    positions = by_position(learned)
+def test_layers_bins_and_positions_average_to_the_same_rates(learned: LearnedRouting) -> None:
+    layers, bins = layer_table(learned), timestep_table(learned)
+    positions = position_table(learned)
     for name, rate in (("head", learned.head_rate), ("group", learned.channel_rate)):
         assert [table[f"{name}_rate"].mean() for table in (layers, bins)] == pytest.approx([rate.mean()] * 2)
     for branch, rate in zip(learned.branches, learned.token_rate, strict=True):
@@ -218,7 +218,7 @@ def test_the_class_effect_is_that_of_analysis_of_variance() -> None:
     assert class_effect(np.arange(30), values) is None
 
 
-def test_variance_between_images_tells_fixed_masks_from_free_ones(learned: Learned) -> None:
+def test_variance_between_images_tells_fixed_masks_from_free_ones(learned: LearnedRouting) -> None:
     def of(rate: np.ndarray) -> float | None:
         return between_images(dataclasses.replace(learned, token_map=rate.astype(np.float32)))
 
@@ -244,12 +244,12 @@ def test_findings_name_what_is_closed_most() -> None:
     heads[500:, 1, 1:] = False  # layer 1 keeps one head of four at noisy timesteps
     tokens = np.ones((2, 4, 2, 3, 3))
     tokens[0, 0, 0, 2, 1] = 0.5
-    found = dataclasses.replace(
+    observed = dataclasses.replace(
         made(), heads_open=heads, head_rate=heads.mean(-1), width_ratio=heads.mean((1, 2)), token_map=tokens
     )
-    ratio = np.full((2, 4), found.width_ratio[found.timesteps].mean() - 0.004)
-    found = dataclasses.replace(found, token_rate=tokens.mean((-2, -1)), flops_ratio=ratio)
-    text = routing_findings(found, record())
+    ratio = np.full((2, 4), observed.width_ratio[observed.timesteps].mean() - 0.004)
+    observed = dataclasses.replace(observed, token_rate=tokens.mean((-2, -1)), flops_ratio=ratio)
+    text = describe_routing(observed, record())
     assert text.startswith("# What routing learned: b\n\nOver 10 images, 4 steps of ddpm at guidance scale 1.5,")
     assert "81.2 % of the heads are open, fewest in layer 1 (62.5 %), most in layer 0 (100 %)" in text
     assert "of all 8, 5 never close, 0 never open and 3 go by the timestep" in text
@@ -262,15 +262,15 @@ def test_findings_name_what_is_closed_most() -> None:
 
 
 def test_findings_of_a_complete_model_say_that_nothing_is_used() -> None:
-    text = routing_findings(made(), record())
+    text = describe_routing(made(), record())
     said = ("All heads are open", "All channel groups are open", "hardly changes", "every token passes every MLP")
     assert all(sentence in text for sentence in said)
     assert "Classes" not in text and "variance" not in text
 
 
-def made() -> Learned:
+def made() -> LearnedRouting:
     """Everything open: 10 images, 2 layers, 4 heads, 4 steps, 9 tokens, 3 classes."""
-    return Learned(
+    return LearnedRouting(
         timesteps=np.array([999, 666, 333, 0]),
         heads_open=np.ones((1000, 2, 4), dtype=bool),
         channels_open=np.ones((1000, 2, 4), dtype=bool),
@@ -292,7 +292,7 @@ def made() -> Learned:
 # Figures
 
 
-def test_figures_are_the_same_bytes_again(learned: Learned, tmp_path: Path) -> None:
+def test_figures_are_the_same_bytes_again(learned: LearnedRouting, tmp_path: Path) -> None:
     few = dataclasses.replace(learned, shown_images=learned.shown_images[:2], shown_maps=learned.shown_maps[:2])
     first, again = (write_figures(few, tmp_path / name) for name in ("first", "again"))
     assert [path.name for path in first] == [path.name for path in again]
@@ -300,14 +300,14 @@ def test_figures_are_the_same_bytes_again(learned: Learned, tmp_path: Path) -> N
         assert one.read_bytes() == other.read_bytes() and b"Software" not in one.read_bytes()
 
 
-def test_figures_without_guidance_have_one_branch(learned: Learned) -> None:
+def test_figures_without_guidance_have_one_branch(learned: LearnedRouting) -> None:
     cut: dict[str, Any] = {name: getattr(learned, name)[:1] for name in ("token_map", "token_rate", "flops_ratio")}
     cut |= {name: getattr(learned, name)[:, :1] for name in ("image_token_rate", "image_flops_ratio", "shown_maps")}
     one = dataclasses.replace(learned, **cut)
-    titles = [ax.get_title() for ax in widths(one).axes]
+    titles = [ax.get_title() for ax in width_figure(one).axes]
     assert [title for title in titles if "tokens" in title] == ["tokens in the MLP, conditional (SDT)"]
-    assert len(tokens(one).axes) == 7 * (1 + 4) + 1  # 6 images and their mean, 4 steps, colour bar
-    assert list(by_class(one))[:4] == ["label", "images", "token_rate_conditional", "flops_ratio"]
+    assert len(token_figure(one).axes) == 7 * (1 + 4) + 1  # 6 images and their mean, 4 steps, colour bar
+    assert list(class_table(one))[:4] == ["label", "images", "token_rate_conditional", "flops_ratio"]
 
 
 def test_figures_take_colour_images_many_classes_and_many_layers(tmp_path: Path) -> None:
@@ -324,9 +324,9 @@ def test_figures_take_colour_images_many_classes_and_many_layers(tmp_path: Path)
         shown_images=np.zeros((6, 6, 6, 3), dtype=np.uint8),
         shown_maps=np.ones((6, 2, 4, layers, 3, 3), dtype=bool),
     )
-    tokens(many).savefig(tmp_path / "tokens.png", dpi=20)
-    assert classes(many).axes[0].get_xlabel() == "rank among 50 labels"
-    assert len(positions(many).axes) == 14 + 1  # two rows of seven, and the colour bar
+    token_figure(many).savefig(tmp_path / "tokens.png", dpi=20)
+    assert class_figure(many).axes[0].get_xlabel() == "rank among 50 labels"
+    assert len(position_figure(many).axes) == 14 + 1  # two rows of seven, and the colour bar
 
 
 # The whole
@@ -361,8 +361,8 @@ def test_a_run_on_a_committed_checkpoint_writes_whole_files(tmp_path: Path, caps
 
 
 def test_an_ablation_that_keeps_the_routers_is_studied(tmp_path: Path) -> None:
-    found = learn(options(tiny(tmp_path / "m.safetensors", SdtOnly), tmp_path))
-    assert found.heads_open.all() and 0 < found.token_rate.mean() < 1
+    observed = learn(options(tiny(tmp_path / "m.safetensors", SdtOnly), tmp_path))
+    assert observed.heads_open.all() and 0 < observed.token_rate.mean() < 1
 
 
 @pytest.mark.parametrize(
@@ -380,7 +380,7 @@ def test_an_ablation_that_keeps_the_routers_is_studied(tmp_path: Path) -> None:
 )
 def test_bad_input_is_one_line_before_any_work(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        study_routing(options(**{"checkpoint_": changes.pop("checkpoint", DYNAMIC), "out": tmp_path, **changes}))
+        measure_routing(options(**{"checkpoint_": changes.pop("checkpoint", DYNAMIC), "out": tmp_path, **changes}))
     assert len(str(caught.value).splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -388,12 +388,12 @@ def test_bad_input_is_one_line_before_any_work(tmp_path: Path, changes: dict[str
 def test_masks_that_are_not_dydits_are_refused(tmp_path: Path) -> None:
     source = tiny(tmp_path / "m.safetensors", LayerSkipOnly)
     with pytest.raises(InputError, match="holds a LayerSkipOnly, whose masks are not DyDiT's"):
-        study_routing(options(source, tmp_path / "out"))
+        measure_routing(options(source, tmp_path / "out"))
 
 
 def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
     taken = tmp_path / "taken"
     taken.write_text("mine")
     with pytest.raises(InputError, match="is a file"):
-        study_routing(options(DYNAMIC, taken))
+        measure_routing(options(DYNAMIC, taken))
     assert taken.read_text() == "mine"

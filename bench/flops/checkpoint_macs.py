@@ -18,20 +18,25 @@ from dydit import (
     DyDiT,
     InputError,
     Macs,
+    Observation,
+    ObservedSampling,
     check_lambda,
+    draw_in_batches,
     flops_ratio,
     generate,
+    guidance_branches,
     macs,
     model_config,
 )
 from dydit.checkpoint import formats
+from dydit.sampling import Track
 
 GUIDANCE = 1.5
 """Scale of the headline rows; both branches of every step are counted."""
 
 
 @dataclass(frozen=True)
-class ClaimedMacs:
+class CheckpointMacs:
     """Mean over images, steps and guidance branches of what the masks claim.
 
     `macs` are those of one image and branch; `ratio` is the share of the blocks' MACs that the masks leave, and
@@ -66,7 +71,7 @@ def measure_checkpoint(
     seed: int = 0,
     batch_size: int = 8,
     device: str = "cpu",
-) -> ClaimedMacs:
+) -> CheckpointMacs:
     """Load a trained DyDiT and average what its masks claim over a guided DDPM run.
 
     Args:
@@ -93,8 +98,8 @@ def measure_checkpoint(
         if number < 1:
             raise InputError(f"{field} = {number}; it must be at least 1")
     diffusion = Diffusion.linear().respaced(steps)
-    per_step = _run(_load(source, config, device), diffusion, images, seed, batch_size, device)
-    return ClaimedMacs(
+    per_step = _mean_by_step(_load(source, config, device), diffusion, images, seed, batch_size, device)
+    return CheckpointMacs(
         model=name,
         resolution=resolution if isinstance(model, str) else config.input_size * VAE_DOWNSAMPLING,
         config=config,
@@ -118,39 +123,34 @@ def _load(source: str | Path, config: DiTConfig, device: str) -> DyDiT:
     return network
 
 
-def _run(
+def _mean_by_step(
     network: DyDiT, diffusion: Diffusion, images: int, seed: int, batch_size: int, device: str
 ) -> list[tuple[Macs, float]]:
     """Claimed MACs and block ratio at every step taken, mean over images and guidance branches."""
-    config = network.config
-    steps = len(diffusion)
-    calls: list[tuple[int, Macs, float]] = []  # images, then their means, at every step of every batch
+    config, steps = network.config, len(diffusion)
+    by_step: list[list[tuple[float, Macs, float]]] = [[] for _ in range(steps)]  # share of the images, their means
 
-    def observed(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output, routing = network.route(x, t, y)
-        calls.append((len(x) // 2, macs(config, routing), flops_ratio(routing, config).mean().item()))
-        return output
+    def add(observed: Observation) -> None:
+        routing = observed.routing
+        share = len(observed.indices) / images
+        by_step[observed.step].append((share, macs(config, routing), flops_ratio(routing, config).mean().item()))
 
-    batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
-    shape = (config.in_channels, config.input_size, config.input_size)
-    for number, indices in enumerate(batches, start=1):
-        generate(
-            observed,
-            diffusion,
-            shape,
-            config.num_classes,
-            indices,
-            seed=seed,
-            scale=GUIDANCE,
-            device=device,
-            track=lambda taken, number=number: track(taken, f"sampling, batch {number} of {len(batches)}"),  # type: ignore[misc]
+    model = ObservedSampling(network.route, steps, guidance_branches(GUIDANCE), add)
+
+    def draw_batch(indices: range, steps: Track) -> tuple[Tensor, Tensor]:
+        shape = (config.in_channels, config.input_size, config.input_size)
+        return generate(
+            model, diffusion, shape, config.num_classes, indices, seed=seed, scale=GUIDANCE, device=device, track=steps
         )
+
+    label = f"sampling {images} images"
+    for _ in draw_in_batches(draw_batch, images, batch_size, steps, lambda steps: track(steps, label)):
+        pass  # the images are drawn for their masks alone
     means = []
-    for step in range(steps):
-        at_step = calls[step::steps]
-        weights = [count / images for count, _, _ in at_step]
-        ratio = sum(weight * ratio for weight, (_, _, ratio) in zip(weights, at_step, strict=True))
-        means.append((_mean([part for _, part, _ in at_step], weights), ratio))
+    for batches in by_step:
+        shares = [share for share, _, _ in batches]
+        ratio = sum(share * ratio for share, _, ratio in batches)
+        means.append((_mean([part for _, part, _ in batches], shares), ratio))
     return means
 
 

@@ -1,4 +1,4 @@
-"""What the arrays of a routing study say, in sentences with their numbers."""
+"""What the arrays of learned routing say, in sentences with their numbers."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from bench.routing.learned import Floats, Learned
-from bench.routing.tables import by_class, by_layer, by_timestep, position_rate
+from bench.routing.learned import Floats, LearnedRouting
+from bench.routing.tables import class_table, layer_table, timestep_table
 
 SMALL = 0.005
-"""Rates that differ by less are called equal in the findings, and work below it hardly anything."""
+"""Rates that differ by less are called equal in the text, and work below it hardly anything."""
 SIGNIFICANT = 0.01
 """Level of the test between classes."""
 
@@ -50,7 +50,7 @@ def class_effect(labels: NDArray[np.int64], values: Floats) -> ClassEffect | Non
     return ClassEffect(float(between / ((pooled - pooled.mean()) ** 2).sum()), (len(groups) - 1) / (len(pooled) - 1), p)
 
 
-def between_images(learned: Learned) -> float | None:
+def between_images(learned: LearnedRouting) -> float | None:
     """Share of the variance of token decisions that lies between images at one step, layer, position and branch.
 
     0: masks fixed ahead of time would decide alike. 1: step, layer and position say nothing. None: no token is closed,
@@ -61,7 +61,7 @@ def between_images(learned: Learned) -> float | None:
     return float((rate * (1 - rate)).mean() / whole) if whole > 0 else None
 
 
-def routing_findings(learned: Learned, record: Mapping[str, Any]) -> str:
+def describe_routing(learned: LearnedRouting, record: Mapping[str, Any]) -> str:
     """A heading and one paragraph in markdown; every number in it is computed from the arrays."""
     sampling = record["sampling"]
     guidance = "without guidance" if sampling["scale"] == 1.0 else f"at guidance scale {sampling['scale']:g}"
@@ -70,19 +70,19 @@ def routing_findings(learned: Learned, record: Mapping[str, Any]) -> str:
         f"Over {run}, the masks of this {sampling['model']} leave {_rate(learned.flops_ratio.mean())} of the blocks' "
         "multiply-adds (claimed, not executed)."
     )
-    parts = [opening, *_width_findings(learned), *_token_findings(learned), *_class_findings(learned)]
+    parts = [opening, *_width_sentences(learned), *_token_sentences(learned), *_class_sentences(learned)]
     return f"# What routing learned: {Path(record['checkpoint']).stem}\n\n{' '.join(parts)}\n"
 
 
-def _width_findings(learned: Learned) -> list[str]:
-    layers, bins = by_layer(learned), by_timestep(learned)
+def _width_sentences(learned: LearnedRouting) -> list[str]:
+    layers, bins = layer_table(learned), timestep_table(learned)
     parts = []
-    for name, rate, opened in (
+    for name, rate, is_open in (
         ("head", learned.head_rate, learned.heads_open),
         ("group", learned.channel_rate, learned.channels_open),
     ):
         what = {"head": "heads", "group": "channel groups"}[name]
-        if opened.all():
+        if is_open.all():
             parts.append(f"All {what} are open at every timestep: their routing is not used.")
             continue
         sentence = f"Over all {len(rate)} timesteps {_rate(rate.mean())} of the {what} are open"
@@ -90,8 +90,8 @@ def _width_findings(learned: Learned) -> list[str]:
         if mean.max() - mean.min() >= SMALL:
             least, most = mean.argmin(), mean.argmax()
             sentence += f", fewest in layer {least} ({_rate(mean[least])}), most in layer {most} ({_rate(mean[most])})"
-        always, never = int(opened.all(0).sum()), int((~opened).all(0).sum())
-        total = opened[0].size
+        always, never = int(is_open.all(0).sum()), int((~is_open).all(0).sum())
+        total = is_open[0].size
         parts.append(
             f"{sentence}; of all {total}, {always} never close, {never} never open and {total - always - never} "
             "go by the timestep."
@@ -120,7 +120,7 @@ def _spans(bins: pd.Series[str], chosen: NDArray[np.bool_]) -> str:
     return " and ".join("-".join(span) for span in spans)
 
 
-def _token_findings(learned: Learned) -> list[str]:
+def _token_sentences(learned: LearnedRouting) -> list[str]:
     rate = learned.token_rate
     if (rate == 1).all():
         return ["Token routing is not used: every token passes every MLP, so that all images cost the same."]
@@ -146,7 +146,7 @@ def _token_findings(learned: Learned) -> list[str]:
         )
     if len(learned.branches) == 2:
         parts.append(f"The two branches decide differently on {_rate(learned.branches_differ.mean())} of the tokens.")
-    where = position_rate(learned).mean(0)
+    where = learned.position_rate.mean(0)
     if np.ptp(where) >= SMALL:
         least, most = (np.unravel_index(index, where.shape) for index in (where.argmin(), where.argmax()))
         parts.append(
@@ -156,8 +156,8 @@ def _token_findings(learned: Learned) -> list[str]:
     return parts
 
 
-def _class_findings(learned: Learned) -> list[str]:
-    table = by_class(learned)
+def _class_sentences(learned: LearnedRouting) -> list[str]:
+    table = class_table(learned)
     effect = class_effect(learned.labels, learned.image_flops_ratio.mean(1))
     if effect is None:
         return []
@@ -172,7 +172,7 @@ def _class_findings(learned: Learned) -> list[str]:
 
 
 def _rate(value: float) -> str:
-    """A share as text: exactly 0 and 1 are said as 0 % and 100 %, and nothing else is rounded to them."""
+    """A share as text: exactly 0 and 1 are written as 0 % and 100 %, and nothing else is rounded to them."""
     percent = 100 * float(value)
     if percent in (0.0, 100.0):
         return f"{percent:.0f} %"

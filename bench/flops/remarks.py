@@ -6,47 +6,55 @@ from collections.abc import Sequence
 
 from bench.claims.published import PublishedValue, load_published
 from bench.claims.verdict import Tolerance
-from bench.flops.claims import PAPERS, _cut_note, _find, claim_subject, is_flops, published_macs
 from bench.flops.counts import GIGA, NetworkCount, implied_ratio
+from bench.flops.verdicts import (
+    PAPERS,
+    claim_subject,
+    cut_off_note,
+    find_count,
+    is_flops,
+    is_parameters,
+    published_macs,
+)
 from dydit import CONVENTIONS
 from dydit.flops import DYDIT_PAPER
 
 
-def flops_findings(measured: Sequence[NetworkCount]) -> list[str]:
+def flops_remarks(networks: Sequence[NetworkCount]) -> list[str]:
     """What the counts say beyond the verdicts, one plain sentence each, from the numbers."""
-    found = [_conventions_finding(name, measured) for name in PAPERS]
-    found += _unmet_findings(measured)
-    found += [_parameters_finding(measured), _ratio_finding(measured)]
-    for network in measured:
+    remarks = [_conventions_remark(name, networks) for name in PAPERS]
+    remarks += _unmet_remarks(networks)
+    remarks += [_parameters_remark(networks), _ratio_remark(networks)]
+    for network in networks:
         own = network.fvcore.total / GIGA
         label = f"{network.model} at {network.resolution}"
         if network.dynamic:
             static = _static_total(network) / GIGA
-            found.append(
+            remarks.append(
                 f"{label}: the masked forward executes {own:.2f} GMACs whatever the masks, "
                 f"{own / static:.1%} of the static model's {static:.2f}"
             )
         elif (network.model, network.resolution) == ("DiT-XL/2", 256):
-            blind = network.fvcore_as_it_comes.total / GIGA
-            found.append(
-                f"{label}: fvcore as it comes reports {blind:.2f} of {own:.2f} GMACs, blind to fused attention"
+            blind = network.fvcore_unmodified.total / GIGA
+            remarks.append(
+                f"{label}: fvcore unmodified reports {blind:.2f} of {own:.2f} GMACs, blind to fused attention"
             )
-    return [sentence for sentence in found if sentence]
+    return [sentence for sentence in remarks if sentence]
 
 
-def _printed(measured: Sequence[NetworkCount], metric_is_flops: bool) -> list[tuple[str, PublishedValue, NetworkCount]]:
+def _printed(networks: Sequence[NetworkCount], metric_is_flops: bool) -> list[tuple[str, PublishedValue, NetworkCount]]:
     """Printed values of counted static work (parameters of dynamic models too), with the paper's file name."""
-    found = []
+    rows = []
     for name in PAPERS:
         for value in load_published(name):
             about = claim_subject(value)
-            wanted = is_flops(value) if metric_is_flops else value.metric == "params"
+            wanted = is_flops(value) if metric_is_flops else is_parameters(value)
             if about is None or value.value is None or not wanted or (metric_is_flops and about.target is not None):
                 continue
-            network = _find(measured, about)
+            network = find_count(networks, about)
             if network is not None:
-                found.append((name, value, network))
-    return found
+                rows.append((name, value, network))
+    return rows
 
 
 def _meets(value: PublishedValue, result: float) -> bool:
@@ -57,8 +65,8 @@ def _totals(network: NetworkCount) -> dict[str, float]:
     return {convention.name: network.closed_form.total(convention) / GIGA for convention in CONVENTIONS}
 
 
-def _conventions_finding(name: str, measured: Sequence[NetworkCount]) -> str:
-    rows = [(value, network) for own, value, network in _printed(measured, True) if own == name]
+def _conventions_remark(name: str, networks: Sequence[NetworkCount]) -> str:
+    rows = [(value, network) for own, value, network in _printed(networks, True) if own == name]
     if not rows:
         return ""
     counts = {
@@ -73,24 +81,24 @@ def _conventions_finding(name: str, measured: Sequence[NetworkCount]) -> str:
     )
 
 
-def _unmet_findings(measured: Sequence[NetworkCount]) -> list[str]:
-    found = []
-    for name, value, network in _printed(measured, True):
+def _unmet_remarks(networks: Sequence[NetworkCount]) -> list[str]:
+    remarks = []
+    for name, value, network in _printed(networks, True):
         totals = _totals(network)
         if any(_meets(value, total) for total in totals.values()):
             continue
         digits = value.decimals + 2
         listed = ", ".join(f"{convention} {total:.{digits}f}" for convention, total in totals.items())
-        note = _cut_note(value, totals[PAPERS[name].name])
-        found.append(
+        note = cut_off_note(value, totals[PAPERS[name].name])
+        remarks.append(
             f"{value.paper_table}, {value.row}: {value.printed} G is met by no convention ({listed})"
             + (f"; {note}" if note else "")
         )
-    return found
+    return remarks
 
 
-def _parameters_finding(measured: Sequence[NetworkCount]) -> str:
-    rows = _printed(measured, False)
+def _parameters_remark(networks: Sequence[NetworkCount]) -> str:
+    rows = _printed(networks, False)
     if not rows:
         return ""
     trained = sum(_meets(value, network.parameters / 1e6) for _, value, network in rows)
@@ -101,11 +109,11 @@ def _parameters_finding(measured: Sequence[NetworkCount]) -> str:
     )
 
 
-def _ratio_finding(measured: Sequence[NetworkCount]) -> str:
+def _ratio_remark(networks: Sequence[NetworkCount]) -> str:
     """How far the printed GMACs of dynamic rows lie from what their lambda gives."""
     gaps = []
     for (convention, about), value in published_macs().items():
-        network = _find(measured, about)
+        network = find_count(networks, about)
         if about.target is not None and network is not None and value.value is not None:
             ratio = implied_ratio(network.config, value.value * GIGA, convention)
             gaps.append((abs(ratio - about.target), ratio, value))
