@@ -3,6 +3,7 @@
 Uses records and machine.
 """
 
+from bench.claims.facts import judge_facts
 from bench.claims.finding import (
     Activity,
     Finding,
@@ -48,6 +49,7 @@ __all__ = [
     "coverage",
     "find_published",
     "findings_overview",
+    "judge_facts",
     "load_published",
     "overview",
     "published_fid_ratio",

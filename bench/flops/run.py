@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bench.claims.summary import write_summary
+from bench.claims import write_summary
 from bench.claims.verdict import SummaryRow
 from bench.flops.checkpoint_macs import CheckpointMacs, measure_checkpoint
 from bench.flops.measure import count_and_judge

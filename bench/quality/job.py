@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
-from bench.claims.summary import write_summary
-from bench.claims.verdict import SummaryRow
+from bench.claims import SummaryRow, write_summary
 from bench.options import DataOptions, ExtractorOptions, OutputOptions, StrictOptions, option
-from bench.quality.features import extraction, extractors
-from bench.quality.measure import METRICS, Quality, measure_quality
+from bench.quality.features import BATCH_SIZE, extractor
+from bench.quality.measure import Quality, measure_quality
+from bench.quality.metrics.distances import EXACT
 from bench.quality.opening import open_reference, open_samples, reference_record, samples_record
 from bench.quality.presets import Preset, find_preset
+from bench.quality.settings import METRICS
 from bench.records import environment_record, portable, prepare_output, write_run, write_table
 from dydit import InputError
 
@@ -39,9 +40,14 @@ class QualityOptions(ExtractorOptions, StrictOptions, DataOptions, OutputOptions
     )
     extractor: str | None = option(None, metavar="NAME", help=f"{EXTRACTOR} (default) or inception-v3-compat")
     metrics: Sequence[str] | None = option(None, metavar="NAME", help=f"of {' '.join(METRICS)}; all by default")
-    batch: int = option(extraction.BATCH_SIZE, metavar="N", help="images per forward pass")
+    batch: int = option(BATCH_SIZE, metavar="N", help="images per forward pass")
     resamples: int | None = option(
         None, metavar="N", help="behind each interval, 0 for none; default 100 up to 128 features"
+    )
+    distances: str | None = option(
+        None,
+        metavar="NAME",
+        help=f"of precision and recall: {EXACT} (default), or adm-float16, rounded as in the ADM evaluator",
     )
     preset: str | None = option(None, metavar="NAME", help="a published evaluation and its verdict: adm-g-imagenet256")
 
@@ -54,6 +60,7 @@ class QualityJob:
     reference: str
     extractor: str
     metrics: tuple[str, ...]
+    distances: str
     data_root: Path | None
     preset: Preset | None
 
@@ -67,17 +74,29 @@ def plan_quality(options: QualityOptions) -> QualityJob:
     if options.preset is None:
         if options.samples is None or options.reference is None:
             raise InputError("quality: give both --samples and --reference, or a --preset")
-        metrics = tuple(options.metrics or METRICS)
         return QualityJob(
-            options.samples, options.reference, options.extractor or EXTRACTOR, metrics, options.data_root, None
+            samples=options.samples,
+            reference=options.reference,
+            extractor=options.extractor or EXTRACTOR,
+            metrics=tuple(options.metrics or METRICS),
+            distances=options.distances or EXACT,
+            data_root=options.data_root,
+            preset=None,
         )
     preset = find_preset(options.preset)
-    choices = ("samples", "reference", "extractor", "metrics")
+    choices = ("samples", "reference", "extractor", "metrics", "distances")
     if chosen := [name for name in choices if getattr(options, name) is not None]:
         raise InputError(f"--preset {preset.name} makes its own choice of {', '.join(chosen)}; leave them out")
     root = options.data_root or Path()
-    samples = str(preset.find(root))
-    return QualityJob(samples, preset.reference, preset.extractor, tuple(preset.metrics), root, preset)
+    return QualityJob(
+        samples=str(preset.find(root)),
+        reference=preset.reference,
+        extractor=preset.extractor,
+        metrics=tuple(preset.metrics),
+        distances=preset.distances,
+        data_root=root,
+        preset=preset,
+    )
 
 
 def run_quality(options: QualityOptions) -> tuple[pd.DataFrame, list[SummaryRow]]:
@@ -91,11 +110,16 @@ def run_quality(options: QualityOptions) -> tuple[pd.DataFrame, list[SummaryRow]
     """
     job = plan_quality(options)
     directory = prepare_output(options.out)
-    weights = extractors.extractor(job.extractor).weights(options.extractor_weights, options.weights_sha256)
+    weights = extractor(job.extractor).weights(options.extractor_weights, options.weights_sha256)
     samples = open_samples(job.samples, job.data_root)
     reference = open_reference(job.reference, job.data_root, samples.size)
     record = environment_record(samples=samples_record(job.samples, samples), reference=reference_record(reference))
-    settings: dict[str, Any] = {"extractor": job.extractor, "batch_size": options.batch, "resamples": options.resamples}
+    settings: dict[str, Any] = {
+        "extractor": job.extractor,
+        "batch_size": options.batch,
+        "resamples": options.resamples,
+        "distances": job.distances,
+    }
     measured = measure_quality(samples, reference, weights=weights, metrics=job.metrics, **settings)
     table = quality_table(measured)
     write_table(table, directory, "quality")

@@ -4,7 +4,7 @@ Uses machine.
 """
 
 from bench.records.checksums import file_sha256, tensors_sha256
-from bench.records.environment import environment_record, machine_name, portable, provenance
+from bench.records.environment import environment_record, machine_name, portable, provenance, tf32_flags
 from bench.records.places import ROOT, installed, shipped_data, user_data
 from bench.records.run_directory import (
     check_disk,
@@ -14,8 +14,9 @@ from bench.records.run_directory import (
     take_directory,
     whole_file,
 )
-from bench.records.run_record import read_run, read_toml, write_json, write_run
+from bench.records.run_record import read_run, write_json, write_run
 from bench.records.tables import read_table, to_markdown, write_table
+from bench.records.toml_tables import from_table, read_toml
 
 __all__ = [
     "ROOT",
@@ -24,6 +25,7 @@ __all__ = [
     "clear_write_errors",
     "environment_record",
     "file_sha256",
+    "from_table",
     "installed",
     "machine_name",
     "portable",
@@ -35,6 +37,7 @@ __all__ = [
     "shipped_data",
     "take_directory",
     "tensors_sha256",
+    "tf32_flags",
     "to_markdown",
     "user_data",
     "whole_file",

@@ -161,11 +161,19 @@ def _torch() -> dict[str, Any]:
             }
             for device in properties
         ],
-        "tf32": {
-            "matmul": _tf32(cuda.matmul, cuda.matmul),
-            "convolution": _tf32(getattr(torch.backends.cudnn, "conv", None), torch.backends.cudnn),
-        },
+        "tf32": tf32_flags(),
         "sdpa": {name: getattr(cuda, f"{name}_sdp_enabled")() for name in ("flash", "mem_efficient", "cudnn", "math")},
+    }
+
+
+def tf32_flags() -> dict[str, bool]:
+    """Whether float32 matrix products (`matmul`) and convolutions (`convolution`) on a GPU may take TF32 inputs."""
+    import torch
+
+    backends = torch.backends
+    return {
+        "matmul": _tf32(backends.cuda.matmul, backends.cuda.matmul),
+        "convolution": _tf32(getattr(backends.cudnn, "conv", None), backends.cudnn),
     }
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.claims import JUDGED_PAPERS, Finding, SummaryRow, unmeasured_rows, write_findings, write_summary
-from bench.claims.facts import judge_facts
+from bench.claims import JUDGED_PAPERS, Finding, SummaryRow, judge_facts, unmeasured_rows, write_findings, write_summary
 from bench.flops.checkpoint_macs import measure_released
 from bench.flops.measure import count_and_judge
 from bench.machine import status

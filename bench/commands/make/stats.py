@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 from bench.commands import Action
 from bench.options import option
-from bench.quality.references.making import BuildOptions, MergeOptions, RootOptions, make_statistics, merge_parts
+from bench.quality.references.making import make_statistics, merge_parts
+from bench.quality.references.options import BuildOptions, MergeOptions, RootOptions
 from bench.quality.references.tables import checks_table, references_table
 from bench.quality.references.verify import verify_references
 from bench.records import to_markdown

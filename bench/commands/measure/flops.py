@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.claims.summary import any_deviates, overview
+from bench.claims import any_deviates, overview
 from bench.flops.run import FlopsOptions, measure_flops
 
 OPTIONS = FlopsOptions

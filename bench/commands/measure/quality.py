@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.claims.summary import any_deviates, overview
+from bench.claims import any_deviates, overview
 from bench.quality.job import SHOWN, QualityOptions, run_quality
 from bench.records import to_markdown
 

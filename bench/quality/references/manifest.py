@@ -1,7 +1,7 @@
-"""The list of reference statistics in `reference_stats/manifest.toml`, and the checksums that pin them.
+"""The list of references in `reference_stats/manifest.toml`: what each is, and where its file may lie.
 
-Where the manifest knows no checksum of a file, its first use records one in `pins.json`; from then on another file
-under that name is refused. Nothing here opens statistics: see `bench.quality.references.reference`.
+Where the manifest has no checksum of a file, its first use records one (`bench.quality.references.pins`). Nothing here
+opens a reference: see `bench.quality.references.reference`.
 
 A `root` is the directory of pins and of `statistics/` that are written (see `chosen_root`). What the project ships in
 `ROOT` counts beside any other.
@@ -9,14 +9,12 @@ A `root` is the directory of pins and of `statistics/` that are written (see `ch
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import installed, portable, read_toml, shipped_data, user_data
+from bench.records import from_table, installed, portable, read_toml, shipped_data, user_data
 from dydit import InputError
 
 ROOT = shipped_data()
@@ -24,7 +22,7 @@ ROOT = shipped_data()
 SCHEMA_VERSION = 1
 """Of the manifest and of the pins; to be raised when a key changes its meaning."""
 KNOWN_PREPROCESSING = (NATIVE, PREPROCESSING)
-"""What may be done to the pixels: nothing, or `pictures.centre_crop` to the resolution."""
+"""What may be done to the pixels: nothing, or `bench.data.preprocessing.centre_crop` to the resolution."""
 ADM_KEYS = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
 """Arrays of an ADM evaluator's file that the suite reads."""
 
@@ -34,8 +32,8 @@ class Entry:
     """One reference of the manifest.
 
     `source` is the address of the ready-made file, or names the images that `bench stats build` makes it from.
-    `resolution` is the side in pixels (None: as the images come), `images` the count behind the statistics, `keys` the
-    arrays of a ready-made file, `sha256` the checksum of the .npz (None: pinned at first use).
+    `resolution` is the side in pixels (None: that of the images), `images` the number of images behind the statistics,
+    `keys` the arrays of a ready-made file, `sha256` the checksum of the .npz (None: recorded at first use).
     """
 
     name: str
@@ -97,41 +95,16 @@ def load_manifest(path: Path | None = None) -> dict[str, Entry]:
     version = tables.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
-    entries = {name: _entry(f"{path}, [{name}]", name, table) for name, table in tables.items()}
+    entries = {name: _entry(name, table, f"{path}, [{name}]") for name, table in tables.items()}
     files = [entry.file for entry in entries.values()]
     if repeated := sorted({file for file in files if files.count(file) > 1}):
         raise InputError(f"{path}: {repeated[0]} stands behind two references; keep one")
     return entries
 
 
-_TYPES: dict[str, type] = {
-    "title": str,
-    "dataset": str,
-    "split": str,
-    "source": str,
-    "preprocessing": str,
-    "images": int,
-    "extractor": str,
-    "resolution": int,
-    "keys": list,
-    "sha256": str,
-    "note": str,
-}
-
-
-def _entry(where: str, name: str, table: Any) -> Entry:
+def _entry(name: str, table: object, where: str) -> Entry:
     """A checked `Entry`; `where` opens the message of what is wrong."""
-    if not isinstance(table, dict):
-        raise InputError(f"{where}: {table!r} is no table; write the reference as [{name}]")
-    if unknown := sorted(table.keys() - _TYPES.keys()):
-        raise InputError(f"{where}: unknown key {unknown[0]}; a reference has {', '.join(_TYPES)}")
-    for key, value in table.items():
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise InputError(f"{where}: {key} = {value!r}; it must be of type {_TYPES[key].__name__}")
-    required = [field.name for field in dataclasses.fields(Entry) if field.default is dataclasses.MISSING][1:]
-    if missing := [key for key in required if not table.get(key)]:
-        raise InputError(f"{where}: {missing[0]} is missing or empty; every reference has {', '.join(required)}")
-    entry = Entry(name=name, **(table | {"keys": tuple(table.get("keys", ()))}))
+    entry = from_table(Entry, name, table, where)
     if entry.preprocessing not in KNOWN_PREPROCESSING:
         raise InputError(
             f"{where}: preprocessing = {entry.preprocessing!r}; known are {', '.join(KNOWN_PREPROCESSING)}"

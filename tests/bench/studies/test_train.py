@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import pickle
 import re
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from bench import cli
 from bench.data import preprocessing
@@ -199,15 +199,13 @@ def test_cifar10_is_trained_by_the_papers_recipe() -> None:
         assert stage.network.tokens == 256
 
 
-def cifar_archive(directory: Path, per_batch: int = 3) -> Path:
-    """The folder that CIFAR-10's own archive unpacks to, with a few random images in each batch."""
-    folder = directory / "cifar-10-batches-py"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    for name in (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch"):
-        pixels = rng.integers(0, 256, size=(per_batch, 3072), dtype=np.uint8)
-        batch = {b"data": pixels, b"labels": [int(label) for label in rng.integers(10, size=per_batch)]}
-        (folder / name).write_bytes(pickle.dumps(batch, protocol=3))
+def cifar_folders(directory: Path, count: int = 15) -> Path:
+    """A few random images as a copy of CIFAR-10 with one folder per class."""
+    pixels = np.random.default_rng(0).integers(0, 256, size=(count, 32, 32, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        folder = directory / "train" / f"{number % 10}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number}.png")
     return directory
 
 
@@ -234,7 +232,7 @@ def test_cifar10_is_trained_generated_and_scored_by_the_commands(
     inception_weights: extractors.Weights,
 ) -> None:
     tiny_cifar10(monkeypatch)
-    root, out, samples = cifar_archive(tmp_path / "data"), tmp_path / "study", tmp_path / "samples"
+    root, out, samples = cifar_folders(tmp_path / "data"), tmp_path / "study", tmp_path / "samples"
     models = ("--processes", 1, "--models", out, "--out", tmp_path / "tables")
     train = ("small-scale", "--dataset", "cifar10", "--data-root", root, "--shorten", 100_000, *models)
     bench(*train)
@@ -269,7 +267,7 @@ def sorted_stages() -> list[Stage]:
 def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tiny_cifar10(monkeypatch)
     study = find_study("cifar10")
-    first, second = cifar_archive(tmp_path / "a"), cifar_archive(tmp_path / "b", per_batch=4)
+    first, second = cifar_folders(tmp_path / "a"), cifar_folders(tmp_path / "b", count=20)
     train_all(study.shortened(10**6), tmp_path / "out", data_root=first)
     record = formats.read_checkpoint(tmp_path / "out" / "dit.safetensors").record
     train_all(study.shortened(10**6), tmp_path / "out", data_root=second)
@@ -281,7 +279,7 @@ def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="asks for a GPU")
 def test_a_gpu_trains_files_that_any_machine_reads(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     tiny_cifar10(monkeypatch)
-    data = cifar_archive(tmp_path / "data")
+    data = cifar_folders(tmp_path / "data")
     study = find_study("cifar10").shortened(100_000)
     train_all(study, tmp_path / "out", device="cuda", data_root=data)
     model, record = formats.load_model(tmp_path / "out" / "dydit-0.5.safetensors")
