@@ -199,4 +199,14 @@ def _is_made(path: Path, identity: dict[str, str]) -> bool:
     if not path.is_file():
         return False
     record = formats.read_checkpoint(path).record
-    return all(record.get(key) == value for key, value in identity.items())
+    if _completed(record.get("recipe", "{}")) != _completed(identity["recipe"]):
+        return False
+    return all(record.get(key) == value for key, value in identity.items() if key != "recipe")
+
+
+def _completed(recipe: str) -> dict[str, Any]:
+    """A recipe's record (JSON) with the defaults of fields that did not exist when it was written."""
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
+    }
+    return defaults | json.loads(recipe)

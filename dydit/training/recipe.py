@@ -71,8 +71,8 @@ class Recipe:
                 raise InputError(f"recipe: {name} = {value}; it must be at least 1")
         for name in ("learning_rate", "router_learning_rate"):
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise InputError(f"recipe: {name} = {value}; it must be a positive number")
+            if not 0 <= value < float("inf"):
+                raise InputError(f"recipe: {name} = {value}; it must be a finite number that is not negative")
         if self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"recipe: batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; "

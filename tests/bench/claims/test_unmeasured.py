@@ -24,7 +24,7 @@ from bench.claims.published import PublishedValue
 from bench.claims.subject import KINDS, quantity_kind
 from bench.claims.unmeasured import route_of
 from dydit.checkpoint import formats
-from dydit.training import RECIPES
+from dydit.training.published_recipes import RECIPES
 
 ROWS = unmeasured_rows(set(), "smoke")
 VALUES = {value.claim_id: value for name in JUDGED_PAPERS for value in load_published(name)}

@@ -27,7 +27,7 @@ OPTIONS = {
     """,
     "quality": """
         --out --samples --reference --extractor --weights --weights-sha256 --metrics --data-root --batch
-        --resamples --preset --strict
+        --resamples --distances --preset --strict
     """,
     "stats build": """
         NAME --name --split --resolution --extractor --weights --weights-sha256 --part --streaming --out
@@ -39,11 +39,11 @@ OPTIONS = {
     "latents": "--out --data --split --data-root --resolution --vae --unit --threads --device",
     "finetune": """
         --out --from --data --data-root --recipe --steps --batch --micro-batch --lambda --seed --learning-rate
-        --ema-decay --warmup --target-hold --target-reached --gradient-limit --flip --ablation --rates --model
+        --router-learning-rate --ema-decay --warmup --target-hold --target-reached --gradient-limit --flip --ablation --rates --model
         --resolution --weights --precision --tf32 --checkpointing --shard --device --threads --save-every
         --tensorboard --keep
     """,
-    "small-scale": "--out --dataset --data-root --device --models --stages --shorten --processes",
+    "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
         --threads --vae --images

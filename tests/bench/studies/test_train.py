@@ -157,7 +157,7 @@ def test_committed_checkpoints_belong_to_the_stages_of_this_code(name: str) -> N
     model, record = formats.load_model(DIRECTORY / f"{name}.safetensors")
     assert model.config == stage.network
     assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
-    assert json.loads(record["recipe"]) == dataclasses.asdict(stage.recipe)
+    assert Recipe(**json.loads(record["recipe"])) == stage.recipe
 
 
 def test_the_committed_files_are_recognised_and_not_trained_again(tmp_path: Path) -> None:
