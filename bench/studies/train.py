@@ -209,4 +209,5 @@ def _completed(recipe: str) -> dict[str, Any]:
     defaults = {
         field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
     }
-    return defaults | json.loads(recipe)
+    recorded: dict[str, Any] = json.loads(recipe)
+    return defaults | recorded

@@ -51,7 +51,7 @@ def test_every_number_has_a_row_that_says_what_it_waits_for() -> None:
 def test_every_command_that_a_row_names_exists_and_takes_these_options(line: str) -> None:
     python, flag, package, *arguments = shlex.split(line)
     assert (python, flag, package) == ("python", "-m", "bench")
-    options = vars(cli._parser().parse_args(arguments))
+    options = vars(cli._parser(arguments).parse_args(arguments))
     recipe = options.get("recipe")
     assert recipe is None or recipe in RECIPES
 

@@ -39,7 +39,8 @@ OPTIONS = {
     "latents": "--out --data --split --data-root --resolution --vae --unit --threads --device",
     "finetune": """
         --out --from --data --data-root --recipe --steps --batch --micro-batch --lambda --seed --learning-rate
-        --router-learning-rate --ema-decay --warmup --target-hold --target-reached --gradient-limit --flip --ablation --rates --model
+        --router-learning-rate --ema-decay --warmup --target-hold --target-reached --gradient-limit --flip
+        --ablation --rates --model
         --resolution --weights --precision --tf32 --checkpointing --shard --device --threads --save-every
         --tensorboard --keep
     """,

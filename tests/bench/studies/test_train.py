@@ -38,6 +38,7 @@ from bench.studies.train import CLASSIFIER, evaluated, train_all
 from dydit import DiTConfig, DyDiT, InputError
 from dydit.ablations.networks import RandomRouting
 from dydit.checkpoint import formats
+from dydit.training import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
