@@ -99,10 +99,13 @@ def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
 
 
 def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: LatencyOptions) -> dict[str, Case]:
-    """Static once; masked once a lambda (its cost is the same for all masks); realised once a lambda and profile."""
+    """Static and plain once; masked once per lambda (all masks cost the same); realised per lambda and profile."""
     config = static.config
     whole = macs(config).total(MATMUL)
-    found = {"static": Case("static", None, "", _engine(options, static), 1.0)}
+    found = {
+        "static": Case("static", None, "", _engine(options, static), 1.0),
+        "plain": Case("plain", None, "", _plain(static), 1.0),
+    }
     if options.diffusers:
         found["diffusers"] = Case("diffusers", None, "", _diffusers(static), 1.0)
     for row in published_speeds(name, config, options.lambdas):
@@ -157,6 +160,17 @@ def _diffusers(static: DiT) -> Forward:
     @torch.inference_mode()
     def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         output: Tensor = twin(x, timestep=t, class_labels=y).sample
+        return output
+
+    return forward
+
+
+def _plain(model: DiT) -> Forward:
+    """The static model through its own modules, without an engine: what `masked` is to be compared with."""
+
+    @torch.inference_mode()
+    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = model(x, t, y)
         return output
 
     return forward

@@ -1,9 +1,11 @@
-"""Latency harness: static, masked and realised inference side by side, in one process, in turns.
+"""Latency harness: static, plain, masked and realised inference side by side, in one process, in turns.
 
-`static` is the DiT in the realised engine's own code; `masked` is DyDiT as the authors' release runs it (masks
-multiply, nothing is skipped); `realised` skips. Without trained weights the routing is synthetic, drawn to meet the
-FLOPs that the paper prints for the row, and the row says so. On a GPU the kernels are compiled and the fastest chosen
-before the first call.
+`static` is the DiT in the realised engine's own code, and `plain` the DiT through its plain modules; `masked` is DyDiT
+as the authors' release runs it (plain modules, masks multiply, nothing is skipped); `realised` skips. So realised over
+static is what skipping brings, masked over plain what masks cost, and static over plain what the engine brings.
+
+Without trained weights the routing is synthetic, drawn to meet the FLOPs that the paper prints for the row, and the row
+says so. On a GPU the kernels are compiled and the fastest chosen before the first call.
 """
 
 from __future__ import annotations
@@ -142,7 +144,9 @@ def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[
         release(engines)
         extra = {key: measure_footprint(call, device) for key, call in calls.items()}
         rows = [
-            _table_row(name, case, batch, times[key], times["static"], per_step[key], extra[key], options)
+            _table_row(
+                name, case, batch, times[key], times["static"], times["plain"], per_step[key], extra[key], options
+            )
             for key, case in engines.items()
         ]
         samples = [

@@ -32,6 +32,7 @@ from bench.data.image_set import Images
 from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
 from bench.quality.measure import Quality, measure_quality
+from bench.quality.metrics.distances import ADM
 from bench.quality.opening import open_reference, open_samples
 from bench.records import portable, write_table
 from bench.reproduction.paired import paired_fid_ratio
@@ -172,7 +173,8 @@ def measure_headline(
         samples = open_samples(str(out / "samples" / model.folder))
         reference = open_reference(protocol.reference, data_root, samples.size)
         metrics = [name for name, _ in TOLERANCES.values()]
-        measured = measure_quality(samples, reference, extractor=protocol.extractor, metrics=metrics)
+        # The paper's numbers come from the ADM evaluator, which rounds distances to half precision.
+        measured = measure_quality(samples, reference, extractor=protocol.extractor, metrics=metrics, distances=ADM)
         table += [{"model": model.row} | row for row in measured.rows()]
         write_table(_portable(pd.DataFrame(table)), out, "headline")
         rows += _judged(model, measured, tier, protocol)

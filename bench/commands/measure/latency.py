@@ -1,4 +1,4 @@
-"""`python -m bench latency`: static, masked and realised inference in turns."""
+"""`python -m bench latency`: static, plain, masked and realised inference in turns."""
 
 from __future__ import annotations
 

@@ -24,7 +24,8 @@ from dydit.inference.spans import span
 QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
 COLUMNS = {
     *("model", "lambda", "batch", "device", "dtype", "engine", "ms_median", "ms_q25", "ms_q75", "images_per_s"),
-    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "limit", "efficiency", "published_speedup", "routing"),
+    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "macs_ratio", "efficiency"),
+    *("over_plain", "over_plain_low", "over_plain_high", "published_speedup", "routing"),
 }
 
 
@@ -44,13 +45,16 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
     assert (table["model"] == "DiT-S/2").all()
     counts = table.groupby(["batch", "engine"]).size()
     for batch in (1, 2):
-        assert counts[batch].to_dict() == {"static": 1, "masked": 2, "realised": 2}
+        assert counts[batch].to_dict() == {"static": 1, "plain": 1, "masked": 2, "realised": 2}
     half = table[(table["engine"] == "realised") & (table["lambda"] == 0.5)]
     assert half["flops_ratio"].to_numpy() == pytest.approx(3.16 / 6.07, abs=0.01)
     assert (half["published_speedup"] == 1.54).all()
     assert half["routing"].str.startswith("synthetic routing").all()
-    np.testing.assert_allclose(table["limit"], 1 / table["flops_ratio"])
-    np.testing.assert_allclose(table["efficiency"], table["speedup"] / table["limit"])
+    np.testing.assert_allclose(table["macs_ratio"], 1 / table["flops_ratio"])
+    np.testing.assert_allclose(table["efficiency"], table["speedup"] / table["macs_ratio"])
+    plain = table[table["engine"] == "plain"]
+    assert (plain["over_plain"] == 1).all() and (plain["flops_ratio"] == 1).all()
+    assert table["over_plain"].between(table["over_plain_low"], table["over_plain_high"]).all()
     np.testing.assert_allclose(table["images_per_s"], table["batch"] / table["ms_median"] * 1e3)
     assert (table.loc[table["engine"] == "masked", "flops_ratio"] > 1).all()
     assert (table["s_per_image_basis"] == "from 1 steps").all()
@@ -61,10 +65,10 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
 
 def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
     samples = run_record.read_run(ran)["samples"]
-    assert len(samples) == 2 * 5
+    assert len(samples) == 2 * 6
     assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
     best = read_table(ran, "latency_best")
-    assert len(best) == 4
+    assert len(best) == 5
     np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
 
 

@@ -85,20 +85,21 @@ def test_the_section_of_the_study_holds_its_answers_too(run: Path, tmp_path: Pat
 
 
 def test_the_section_of_speed_shows_what_skipping_is_worth(tmp_path: Path) -> None:
-    columns = "model lambda batch profile engine speedup speedup_low speedup_high limit efficiency published_speedup"
+    columns = "model lambda batch profile engine speedup speedup_low speedup_high over_plain flops_ratio efficiency"
     rows = [
-        ("DiT-S/2", 1.0, 2, "", "static", 1.0, 1.0, 1.0, 1.0, 1.0, None),
-        ("DiT-S/2", 0.5, 2, "even", "masked", 0.9, 0.8, 1.0, 1.0, 0.9, 1.54),
-        ("DiT-S/2", 0.5, 2, "even", "realised", 1.8, 1.7, 1.9, 2.0, 0.9, 1.54),
+        ("DiT-S/2", 1.0, 2, "", "static", 1.0, 1.0, 1.0, 1.25, 1.0, 1.0),
+        ("DiT-S/2", 0.5, 2, "even", "masked", 0.7, 0.6, 0.8, 0.875, 1.0, 0.7),
+        ("DiT-S/2", 0.5, 2, "even", "realised", 1.8, 1.7, 1.9, 2.25, 0.5, 0.9),
     ]
     frame = pd.DataFrame(rows, columns=pd.Index(columns.split())).assign(device="cpu", dtype="fp32", resolution=256)
+    frame["published_speedup"] = 1.54
     write_table(frame, tmp_path, "latency")
     run_record.write_run(environment.environment_record(), tmp_path)
     readme = tmp_path / "README.md"
     readme.write_text("<!-- speed: begin -->\n<!-- speed: end -->\n")
     update_readme(tmp_path, "speed", readme=readme)
     text = readme.read_text()
-    assert "| DiT-S/2 | 0.5 | 2 | even | 1.54 | 0.9 | 1.8 | 1.70 to 1.90 | 2 | 0.9 |" in text
+    assert "| DiT-S/2 | 0.5 | 2 | even | 1.54 | 0.875 | 1.8 | 1.70 to 1.90 | 2 | 0.9 |" in text
     assert "cpu, fp32, 256 pixels" in text and "latency.csv" in text
 
 
