@@ -294,10 +294,10 @@ def test_a_disk_or_a_memory_that_is_too_small_is_missing(tmp_path: Path, monkeyp
     assert requirements.disk_requirement(tmp_path / "not" / "yet", 1).present
     found = requirements.disk_requirement(tmp_path / "not" / "yet", 2**60)
     assert not found.present and found.where.startswith(str(tmp_path))
-    monkeypatch.setattr("bench.machine.devices.available", lambda _: 100)
+    monkeypatch.setattr("bench.reproduction.requirements.available", lambda _: 100)
     cpu = torch.device("cpu")
     assert requirements.memory_requirement(cpu, 100).present and not requirements.memory_requirement(cpu, 101).present
-    monkeypatch.setattr("bench.machine.devices.available", lambda _: None)
+    monkeypatch.setattr("bench.reproduction.requirements.available", lambda _: None)
     assert requirements.memory_requirement(cpu, 101).present
 
 
