@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.claims.rows import optional_float, read_rows, write_rows
-from bench.claims.subject import KINDS, quantity_kind
+from bench.claims.subject import FACTS, KINDS, quantity_kind
 from bench.claims.verdict import NOT_RUN, VERDICTS, SummaryRow
 from bench.records import to_markdown
 
@@ -38,10 +38,13 @@ def read_summary(directory: Path) -> tuple[SummaryRow, ...]:
 
 def coverage(rows: Sequence[SummaryRow]) -> str:
     """How many published numbers were measured, and what the others wait for, in a sentence; then the verdicts."""
-    measured = Counter(quantity_kind(row.metric) for row in rows if row.verdict != NOT_RUN)
-    kinds = ", ".join(f"{measured[kind]} of {kind}" for kind in KINDS)
+    judged = Counter(quantity_kind(row.metric) for row in rows if row.verdict != NOT_RUN)
+    kinds = ", ".join(f"{judged[kind]} of {kind}" for kind in KINDS if kind != FACTS)
     waiting = [row for row in rows if row.verdict == NOT_RUN and row.confidence != _NOT_TRANSCRIBED]
-    parts = [f"{measured.total()} of {len(rows)} published numbers were measured in this run ({kinds})"]
+    measured = judged.total() - judged[FACTS]
+    parts = [f"{measured} of {len(rows)} published numbers were measured in this run ({kinds})"]
+    if judged[FACTS]:
+        parts.append(f"{judged[FACTS]} {FACTS} were compared with the networks and recipes of this project")
     if waiting:
         parts.append(f"{len(waiting)} wait: {_waits(waiting)}")
     if missing := sum(row.confidence == _NOT_TRANSCRIBED for row in rows):
@@ -70,7 +73,9 @@ def any_deviates(rows: Iterable[SummaryRow]) -> bool:
 
 
 def overview(rows: Sequence[SummaryRow]) -> str:
-    """The coverage, and the judged rows as a markdown table."""
+    """The coverage, and the judged rows as a markdown table; facts that agree are counted, and not listed."""
+    judged = [row for row in rows if row.verdict != NOT_RUN]
+    listed = [row for row in judged if row.verdict == "deviates" or quantity_kind(row.metric) != FACTS]
     frame = pd.DataFrame(
         [
             {
@@ -84,11 +89,13 @@ def overview(rows: Sequence[SummaryRow]) -> str:
                 "verdict": row.verdict,
                 "evidence": row.evidence,
             }
-            for row in rows
-            if row.verdict != NOT_RUN
+            for row in listed
         ]
     )
-    return f"{coverage(rows)}\n\n{to_markdown(frame)}"
+    parts = [coverage(rows), to_markdown(frame)]
+    if left_out := len(judged) - len(listed):
+        parts.append(f"Not shown: {left_out} {FACTS} that are reproduced.")
+    return "\n\n".join(parts)
 
 
 def _short(value: float | None) -> float | None:

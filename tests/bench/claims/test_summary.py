@@ -55,8 +55,8 @@ def test_a_damaged_summary_is_refused(tmp_path: Path, old: str, new: str, messag
 def test_only_judged_rows_are_shown_and_all_are_counted() -> None:
     text = overview(ROWS)
     assert text.startswith(
-        "1 of 2 published numbers were measured in this run (0 of FLOPs, 0 of parameters, 0 of facts of networks and "
-        "recipes, 0 of speed, 1 of quality); 1 wait: 1 for a GPU. Verdicts: 0 reproduced, 1 deviates, 1 not run."
+        "1 of 2 published numbers were measured in this run (0 of FLOPs, 0 of parameters, 0 of speed, "
+        "1 of quality); 1 wait: 1 for a GPU. Verdicts: 0 reproduced, 1 deviates, 1 not run."
     )
     assert "| 17 | one-source | 17.333 | -1/+0.1 | deviates | quality.csv |" in text
     assert "acceleration" not in text
@@ -64,3 +64,18 @@ def test_only_judged_rows_are_shown_and_all_are_counted() -> None:
 
 def test_nothing_waits_where_all_was_measured() -> None:
     assert coverage(ROWS[:1]).endswith("1 of quality). Verdicts: 0 reproduced, 1 deviates, 0 not run.")
+
+
+def test_facts_are_compared_and_not_measured() -> None:
+    def fact(name: str, measured: float) -> SummaryRow:
+        claim = Claim(name, "DyDiT, Table 7", "DiT-S", "layers", "", 12.0, "one-source")
+        return SummaryRow.judged(
+            claim, measured, Tolerance.symmetric(0.0, "a whole number"), "smoke", "dydit.config", ""
+        )
+
+    rows = [*ROWS, fact("agrees", 12.0), fact("differs", 13.0)]
+    text = overview(rows)
+    assert text.startswith("1 of 4 published numbers were measured in this run (0 of FLOPs, ")
+    assert "1 of quality); 2 facts of networks and recipes were compared with the networks and recipes" in text
+    assert text.count("| layers |") == 1
+    assert text.endswith("Not shown: 1 facts of networks and recipes that are reproduced.")
