@@ -1,4 +1,4 @@
-"""Progress on standard error; results own standard output."""
+"""Progress on standard error; standard output is for results alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 def track(iterable: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
-    """The same items, with a bar, items/s and the time left while they are consumed.
+    """The same items; while they are consumed, a bar shows their number per second and the time left.
 
     `total` is needed where `iterable` has no length. Nothing is shown unless standard error is a terminal.
     """
@@ -28,12 +28,12 @@ def track(iterable: Iterable[T], description: str, total: float | None = None) -
 
 
 def status(message: str) -> None:
-    """One line on standard error, flushed; above the bar while one is shown."""
+    """Print one line on standard error, above the bar if one is shown."""
     print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
 
 
 def _progress() -> Progress:
-    # Imported here: a bare machine that only times has no rich, and shows no bar.
+    # Imported here: a bare machine that only runs timings has no rich, and shows no bar.
     from rich import progress
     from rich.text import Text
 
@@ -53,7 +53,7 @@ def _progress() -> Progress:
 
 @functools.cache
 def _console() -> Console:
-    # One console for all bars, so that a bar inside another stands below it.
+    # One console for all bars, so that the bar of an inner loop stands below that of the outer one.
     from rich.console import Console
 
     return Console(stderr=True)

@@ -19,7 +19,7 @@ from bench.data.sets import digits, fashion
 from bench.machine import track
 from dydit import DiTConfig, InputError, model_config, nearest
 from dydit.ablations import ABLATIONS
-from dydit.training import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, Recipe, modified
+from dydit.training import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, Recipe, apply_modifier
 
 STATIC, CONTROL, SCRATCH = "static", "control", "from-scratch"
 """Names of runs besides the ablations and the modifiers of recipes: the model that all others start from, the same
@@ -123,6 +123,7 @@ def _shortened(recipe: Recipe, by: int) -> Recipe:
         complete_warmup=recipe.complete_warmup // by,
         target_hold=hold,
         target_reached=max(recipe.target_reached // by, hold + 1),
+        double_steps=recipe.double_steps // by,
     )
 
 
@@ -201,7 +202,7 @@ def _digits_stages() -> Iterator[Stage]:
             yield _digits_stage(MIDDLE, "sdt-only", target, seed, _DYNAMIC)
         yield _digits_stage(MIDDLE, "soft-gated", 1.0, seed, _DYNAMIC)
         for run in TRAININGS:
-            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, modified(_DYNAMIC, run)[0])
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, apply_modifier(_DYNAMIC, run)[0])
 
 
 def _digits_stage(size: str, run: str, target: float | None, seed: int, recipe: Recipe) -> Stage:

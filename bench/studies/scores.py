@@ -28,7 +28,7 @@ METRICS = ("FID", "IS", "precision", "recall")
 
 
 def score_all(study: Study, directory: Path, *, processes: int = 1, images: int = IMAGES) -> pd.DataFrame:
-    """Score every trained stage in `directory`; a row a stage and number of sampling steps, in the study's order.
+    """Score every trained stage in `directory`; one row per stage and number of sampling steps, in the study's order.
 
     `scores/STAGE.json` keeps the rows, and is made anew only when the weights, the classifier or the sampling changed.
     Image k of every model of one seed has the same label and noise.

@@ -19,7 +19,7 @@ from torch import Tensor
 from bench.data import preprocessing
 from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
 from bench.quality.features import digits_cnn
-from bench.records import environment_record, file_sha256
+from bench.records import file_sha256, provenance
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
 from bench.training.checkpoints import read_training, write_training
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
@@ -121,15 +121,6 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
         )
 
 
-def provenance(device: str = "cpu") -> dict[str, str]:
-    """Command, commit and versions that a trained file records, and the GPU where one trained it."""
-    record = environment_record()
-    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
-    made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
-    gpu = torch.device(device).type == "cuda"
-    return made_by | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
-
-
 def _train_classifier(path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:
     identity = _record_of(data, {"epochs": epochs, "seed": 0}) | {"parent_sha256": ""}
     if _is_made(path, identity):
@@ -164,7 +155,7 @@ def _train_stage(
         learned = formats.load_model(directory / f"{stage.rates_of}.safetensors")[0]
         routing = evaluated(learned, x.cpu(), labels.cpu()).routing
         assert routing is not None, f"{stage.rates_of}: a static model has no rates"
-        model.meet(routing.rates, stage.recipe.seed)
+        model.set_rates(routing.rates, stage.recipe.seed)
     return _trained(stage, model.to(x.device), InMemory(x, labels), directory / f".{stage.name}.partial.pt", identity)
 
 
@@ -230,7 +221,8 @@ def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evalu
     """
     config, diffusion = model.config, Diffusion.linear()
     shape = (config.in_channels, config.input_size, config.input_size)
-    rows, _, t, noise = Draws.of(Recipe(steps=1, batch_size=draws, seed=0), 0, len(x), shape, len(diffusion))
+    recipe = Recipe(steps=1, batch_size=draws, seed=0)
+    rows, _, t, noise = Draws.of_step(recipe, 0, rows=len(x), shape=shape, timesteps=len(diffusion))
     x_t, y = diffusion.add_noise(x[rows], t, noise), labels[rows]
     output, routing = model.route(x_t, t, y) if isinstance(model, DyDiT) else (model(x_t, t, y), None)
     return Evaluated(diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item(), routing)
@@ -259,4 +251,15 @@ def _is_made(path: Path, identity: dict[str, str]) -> bool:
     if not path.is_file():
         return False
     record = formats.read_checkpoint(path).record
-    return all(record.get(key) == value for key, value in identity.items())
+    if _completed(record.get("recipe", "{}")) != _completed(identity["recipe"]):
+        return False
+    return all(record.get(key) == value for key, value in identity.items() if key != "recipe")
+
+
+def _completed(recipe: str) -> dict[str, Any]:
+    """A recipe's record (JSON) with the defaults of fields that did not exist when it was written."""
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
+    }
+    recorded: dict[str, Any] = json.loads(recipe)
+    return defaults | recorded

@@ -1,7 +1,7 @@
-"""Safe checkpoint files: published PyTorch layouts and training checkpoints in, safetensors in and out.
+"""Checkpoint files: PyTorch files in the published layouts are read, safetensors files are read and written.
 
-PyTorch files are read with `weights_only`, so that no code in them runs; `argparse.Namespace`, which the authors'
-training checkpoints hold, is the one class admitted beside tensors and plain containers.
+PyTorch files are read with `weights_only`, so that no code in them runs. Beside tensors and plain containers they may
+hold `argparse.Namespace`, which the authors' training checkpoints contain, and no other class.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ _KINDS = {network.__name__: network for network in _NETWORKS}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A state dict with the text record of its file (empty for files that carry none)."""
+    """A state dict and the text record of its file (empty where the file has none)."""
 
     state: dict[str, Tensor]
     record: dict[str, str] = field(default_factory=dict)
@@ -53,7 +53,7 @@ def read_checkpoint(source: str | Path, weights: str = "ema") -> Checkpoint:
         weights: which weights of a training checkpoint to take, `ema` or `model`; ignored where the file holds one set.
 
     Raises:
-        InputError: no such file, truncated, holding code, or holding no weights.
+        InputError: the file does not exist, is truncated, or holds code or no weights.
     """
     if weights not in ("ema", "model"):
         raise InputError(f"weights {weights!r}: choose ema or model")
@@ -93,9 +93,9 @@ def load_into(model: DiT, checkpoint: Checkpoint, where: str = "checkpoint") -> 
         if key not in state:
             raise InputError(f"{where}: key {key} is missing; this is no checkpoint of a {type(model).__name__}")
         if state[key].shape != own[key].shape:
-            given, wanted = tuple(state[key].shape), tuple(own[key].shape)
+            shape, wanted = tuple(state[key].shape), tuple(own[key].shape)
             raise InputError(
-                f"{where}: {key} has shape {given}, the model needs {wanted}; choose the model it was made for"
+                f"{where}: {key} has shape {shape}, the model needs {wanted}; choose the model it was made for"
             )
     for key in state:
         if key not in own:
@@ -126,12 +126,12 @@ def write_tensors(path: Path, state: Mapping[str, Tensor], record: Mapping[str, 
     with atomic_path(path) as partial:
         try:
             save_file({key: value.contiguous() for key, value in state.items()}, partial, metadata)
-        except SafetensorError as error:  # its word for a full disk, too
+        except SafetensorError as error:  # safetensors raises it for a full disk, too
             raise OSError(first_line(error)) from None
 
 
 def load_model(source: str | Path) -> tuple[DiT, dict[str, str]]:
-    """Rebuild a model in evaluation mode from a file that `write` made, with its record.
+    """Rebuild a model in evaluation mode from a file that `write_model` made, with its record.
 
     Raises:
         InputError: the file does not say which model it holds, or does not fit it.
@@ -169,10 +169,10 @@ def _locate(source: str | Path) -> Path:
 def _read_pytorch(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([argparse.Namespace]):
-            warnings.simplefilter("ignore")  # advice about unsafe loading, which nobody should follow
+            warnings.simplefilter("ignore")  # torch advises to load such files unsafely
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        if "Unsupported operand" not in str(error):  # that is what bytes of no pickle look like
+        if "Unsupported operand" not in str(error):  # torch says so of bytes that are no pickle
             raise InputError(
                 f"{path}: refused, it holds pickled code beside tensors and nothing of it was run; "
                 "use a file of plain tensors or safetensors"

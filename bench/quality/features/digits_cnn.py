@@ -1,4 +1,4 @@
-"""A small classifier of handwritten digits, the feature extractor `digits-cnn`: trained here, works offline."""
+"""The feature extractor `digits-cnn`: a small classifier of handwritten digits, trained in this project."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from torch import Tensor, nn
 
 from bench.data import preprocessing
 from bench.machine import cpu_threads
-from bench.quality.features.inception import SPATIAL, check_finite, spatial
+from bench.quality.features.layers import LOGITS, SPATIAL, LayerNames, check_finite, spatial_features
+from bench.records import shipped_data
 from dydit import InputError
 from dydit.checkpoint import formats
 
-DIGITS_WEIGHTS = Path(__file__).resolve().parents[3] / "reference_stats" / "digits" / "digits_cnn.safetensors"
-"""Where the repository keeps the trained `DigitsClassifier`."""
+DIGITS_WEIGHTS = shipped_data() / "digits" / "digits_cnn.safetensors"
+"""Where the project keeps the trained `DigitsClassifier`."""
 BATCH_SIZE = 64
 """Of the training."""
-POOLED = 5
-"""Modules of the body up to its pooling, where the spatial layer is taken."""
+UP_TO_POOLING = 5
+"""Modules of the body that the spatial layer follows."""
 
 
 class DigitsClassifier(nn.Module):
@@ -69,15 +70,15 @@ def train_digits_classifier(
 ) -> DigitsClassifier:
     """Train with AdamW under a one-cycle rate on images shifted by up to one pixel; returned in evaluation mode.
 
-    The result is a function of (data, seed, epochs): one CPU thread sums in one order, and so small a network gains
-    nothing from more. The global generator and thread count are left as they were.
+    The result is a function of (data, seed, epochs), because one CPU thread always sums in the same order; a network
+    as small as this gains nothing from more threads. The global generator and thread count are left as they were.
 
     Args:
         images: uint8 (N, 1, 8, 8).
         labels: int64 (N,) in 0..9.
         seed: of the weights, the order and the shifts.
         epochs: passes over the data, about 0.2 s each on one core.
-        progress: wraps the range of epochs, for a progress bar.
+        progress: wraps the range of epochs to show a progress bar.
 
     Raises:
         InputError: no epoch, or images and labels that do not fit together.
@@ -87,7 +88,7 @@ def train_digits_classifier(
             f"digits classifier: {epochs} epochs, images {tuple(images.shape)}, labels {tuple(labels.shape)}; "
             "it needs at least one epoch and (N, 1, 8, 8) images with N labels"
         )
-    with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+    with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
         torch.manual_seed(seed)
         model = DigitsClassifier()
     generator = torch.Generator().manual_seed(seed)
@@ -107,14 +108,14 @@ def train_digits_classifier(
 
 
 def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Each image moved by -1, 0 or 1 pixel along both axes; black (-1) comes in at the edge."""
+    """Each image moved by -1, 0 or 1 pixel along both axes and filled up with black (-1)."""
     down, right = torch.randint(0, 3, (2, len(x)), generator=generator)
     windows = F.pad(x, (1, 1, 1, 1), value=-1.0).unfold(2, x.shape[2], 1).unfold(3, x.shape[3], 1)
     return windows[torch.arange(len(x)), :, down, right]
 
 
 def save_digits_classifier(model: DigitsClassifier, path: Path, metadata: Mapping[str, str]) -> None:
-    """Write the weights as safetensors with how they were made as metadata; the file appears whole or not at all."""
+    """Write the weights as safetensors, with a record of their training as metadata; no half-written file is left."""
     formats.write_tensors(path, model.state_dict(), metadata)
 
 
@@ -127,7 +128,7 @@ def load_digits_classifier(path: Path) -> DigitsClassifier:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    with torch.device("meta"):  # no first weights are drawn, so the global generator stays untouched
+    with torch.device("meta"):  # draws no initial weights, so the global generator stays untouched
         model = DigitsClassifier()
     try:
         state = load_file(path)
@@ -141,16 +142,18 @@ def load_digits_classifier(path: Path) -> DigitsClassifier:
 
 @functools.cache
 def network_class() -> type[nn.Module]:
-    """The extractor as torch-fidelity takes it; made on first use, because torch-fidelity is imported late."""
+    """The network as torch-fidelity wants it; defined on first use, because torch-fidelity is slow to import."""
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-    class DigitsCNN(FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
+    class DigitsCNN(LayerNames, FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
         """`DigitsClassifier` on uint8 (N, 3, 8, 8), read as grey by the mean of the channels.
 
-        It computes and returns float64 throughout: torch-fidelity then takes its means in float64 as well, and batch
-        size or thread count move a metric by rounding in the last digits only. The spatial layer mirrors InceptionV3's:
-        the first 7 channels where both convolutions and the pooling are done, (N, 4 * 4 * 7), channels last.
+        It computes in float64 throughout: torch-fidelity then takes its means in float64 as well, and the batch size or
+        the number of threads changes a metric only by rounding in the last digits. The spatial layer resembles that of
+        InceptionV3: the first 7 channels after two convolutions and the pooling, (N, 4 * 4 * 7), channels last.
         """
+
+        POOLED = "64"
 
         def __init__(
             self, name: str, features_list: list[str], feature_extractor_weights_path: str, **options: Any
@@ -159,29 +162,17 @@ def network_class() -> type[nn.Module]:
             self.classifier = load_digits_classifier(Path(feature_extractor_weights_path)).double()
 
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            grey = images.to(torch.float64).mean(dim=1, keepdim=True) / 127.5 - 1.0  # as digits.to_model
-            maps = self.classifier.body[:POOLED](grey)  # (N, 64, 4, 4)
-            features = self.classifier.body[POOLED:](maps)  # (N, 64)
+            grey = images.to(torch.float64).mean(dim=1, keepdim=True) / 127.5 - 1.0  # as preprocessing.to_model
+            maps = self.classifier.body[:UP_TO_POOLING](grey)  # (N, 64, 4, 4)
+            features = self.classifier.body[UP_TO_POOLING:](maps)  # (N, 64)
             head = self.classifier.head
-            unbiased = F.linear(features, head.weight)  # (N, 10): the Inception Score leaves the last bias out
+            unbiased = F.linear(features, head.weight)  # (N, 10)
             values = {
-                "64": features,
-                SPATIAL: spatial(maps),
-                "logits_unbiased": unbiased,
+                self.POOLED: features,
+                SPATIAL: spatial_features(maps),
+                LOGITS: unbiased,
                 "logits": unbiased + head.bias,
             }
             return tuple(values[name] for name in self.features_list)
-
-        @staticmethod
-        def get_provided_features_list() -> tuple[str, ...]:
-            return "64", SPATIAL, "logits_unbiased", "logits"
-
-        @staticmethod
-        def get_default_feature_layer_for_metric(metric: str) -> str:
-            return "logits_unbiased" if metric == "isc" else "64"
-
-        @staticmethod
-        def can_be_compiled() -> bool:
-            return False
 
     return DigitsCNN

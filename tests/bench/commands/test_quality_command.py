@@ -95,7 +95,8 @@ def test_every_kind_of_input_gives_the_same_table(measured: Quality, tmp_path: P
         assert record["samples"]["count"] == 60 and record["quality"]["resamples"] == 0
         assert ("manifest" in record["samples"]) == (kind == "shards")
     assert record["samples"]["manifest"]["identity"] == {"model": "none", "seed": 3}
-    columns = "samples reference metric value low high std n_samples n_reference splits extractor weights_sha256 note"
+    columns = "samples reference metric value low high std n_samples n_reference splits extractor weights_sha256"
+    columns += " arithmetic note"
     assert all(list(table.columns) == columns.split() for table in tables.values())
     for kind in ("folder", "shards"):
         assert list(tables[kind]["metric"]) == list(tables["npz"]["metric"])
@@ -112,7 +113,7 @@ def test_intervals_and_counts_are_in_the_table(measured: Quality, tmp_path: Path
     assert fid["low"] < fid["value"] < fid["high"] and fid["n_reference"] == 80 and fid["n_samples"] == 60
     assert table.loc["IS[digits-cnn]", "splits"] == 10 and np.isnan(table.loc["IS[digits-cnn]", "n_reference"])
     assert list(table.index) == [
-        f"{name}[digits-cnn]" for name in ("FID", "FID-infinity", "images_for_0.1", "IS", "IS_std")
+        f"{name}[digits-cnn]" for name in ("FID", "FID-infinity", "images_for_0.1", "IS", "IS_std", "IS_all")
     ]
     assert ",80," in (tmp_path / "out" / "quality.csv").read_text()  # counts are whole numbers
 

@@ -15,7 +15,6 @@ import torch
 from PIL import Image
 
 from bench import cli
-from bench.commands.make import stats as stats_command
 from bench.data import image_set, preprocessing
 from bench.data.sets import digits
 from bench.quality.features import digits_cnn
@@ -67,9 +66,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def stats(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Stats:
+def stats(root: Path, capsys: pytest.CaptureFixture[str]) -> Stats:
     """Run `bench stats` with these arguments: exit status, standard output, standard error."""
-    monkeypatch.setattr(cli, "COMMANDS", (stats_command,))
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as done:

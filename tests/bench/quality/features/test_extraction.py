@@ -101,6 +101,37 @@ def test_default_layers_follow_the_adm_protocol() -> None:
     assert extractors.EXTRACTORS["inception-v3-compat"].features_layer == "2048"
 
 
+def test_networks_compute_in_the_dtype_that_is_declared(inception_weights: extractors.Weights) -> None:
+    for name, weights in (("digits-cnn", None), ("inception-v3-compat", inception_weights)):
+        spec = extractors.extractor(name)
+        network = extraction.open_network(name, weights, [spec.features_layer], "cpu")
+        floating = [value for value in network.state_dict().values() if value.is_floating_point()]
+        assert floating and {value.dtype for value in floating} == {spec.dtype}
+
+
+@pytest.mark.parametrize(
+    ("capability", "convolution", "matmul", "text"),
+    [
+        (9, True, False, "float32 on cuda, TF32 in convolutions, not in matrix products"),
+        (9, False, True, "float32 on cuda, TF32 in matrix products, not in convolutions"),
+        (8, True, True, "float32 on cuda, TF32 in convolutions and matrix products"),
+        (8, False, False, "float32 on cuda, no TF32 in convolutions and matrix products"),
+        (7, True, True, "float32 on cuda"),
+    ],
+)
+def test_the_arithmetic_names_tf32_where_it_acts(
+    monkeypatch: pytest.MonkeyPatch, capability: int, convolution: bool, matmul: bool, text: str
+) -> None:
+    digits_cnn_, inception_ = extractors.EXTRACTORS.values()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert extraction.describe_arithmetic(inception_) == "float32 on cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
+    monkeypatch.setattr(extraction, "tf32_flags", lambda: {"convolution": convolution, "matmul": matmul})
+    assert extraction.describe_arithmetic(inception_) == text
+    assert extraction.describe_arithmetic(digits_cnn_) == "float64 on cuda"  # TF32 is for float32 alone
+
+
 def test_metric_names_carry_the_extractor() -> None:
     assert [spec.metric("FID") for spec in extractors.EXTRACTORS.values()] == [
         "FID[digits-cnn]",
@@ -155,7 +186,7 @@ class Broken(Dataset[Tensor]):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_one_line_from_a_worker_too(workers: int) -> None:
     with pytest.raises(InputError) as caught:
-        list(extraction._loaded(DataLoader(Broken(), num_workers=workers)))
+        list(extraction._batches(DataLoader(Broken(), num_workers=workers)))
     assert str(caught.value) == "0.png: not a whole picture; write it again"
 
 

@@ -115,7 +115,7 @@ def test_statistics_are_those_of_the_features(close: Callable[..., None]) -> Non
 def test_batch_size_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, batch_size: int, close: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(build_module, "ROWS", 20)
+    monkeypatch.setattr(build_module, "KEPT_ROWS", 20)
     one, other = build(60, batch_size=60), build(60, batch_size=batch_size)
     close(other.pool, one.pool, 1e-11)
     assert one.rows is not None and other.rows is not None and len(other.rows) == 20
@@ -124,7 +124,7 @@ def test_batch_size_changes_nothing(
 
 def test_rows_beyond_the_limit_are_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     every = build(60).rows
-    monkeypatch.setattr(build_module, "ROWS", 7)
+    monkeypatch.setattr(build_module, "KEPT_ROWS", 7)
     kept = build(60, batch_size=9).rows
     assert every is not None and kept is not None
     np.testing.assert_allclose(kept, every[[0, 8, 17, 25, 34, 42, 51]], rtol=1e-6, atol=1e-6)

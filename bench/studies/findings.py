@@ -1,0 +1,244 @@
+"""The paper's claims, tried on the study on digits (DyDiT paper, Section 3; Tables 3 and 8).
+
+The rule that decides each of them stands here with its reason, which comes from the paper and not from the numbers: a
+claim of better quality is one of direction, a claim of kept quality has a margin on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from bench.claims import (
+    RELEASED_LAMBDAS,
+    Activity,
+    Finding,
+    Rule,
+    StatedClaim,
+    published_fid_ratio,
+    write_findings,
+)
+from bench.records import environment_record, read_run, read_table, write_run, write_table
+from bench.studies.answers import questions
+from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, DIGITS, LAMBDAS, LARGEST, MIDDLE, SMALLEST, STATIC
+from bench.studies.scores import STEPS
+from bench.studies.spread import CONVERGED, FID, METHOD, SDT, TDW, Runs, Spread, means, rates_text, run_name
+from dydit import InputError
+
+EVIDENCE = "runs.csv"
+BETTER = Rule.below(
+    1.0, "the claim is a lower FID, by however little: other networks and data say nothing about how much"
+)
+_LEAST_GAIN = 1 - max(published_fid_ratio(f"DyDiT-XL lambda={target}") for target in RELEASED_LAMBDAS)
+KEPT = Rule.within(
+    1.0, 0.05, f"less than the {_LEAST_GAIN:.1%} that the paper's DyDiT-XL gains on its DiT-XL: no change of that size"
+)
+_SEEDS_NOTE = "interval over seeds, Student's t on logarithms"
+
+
+def on_target(target: float) -> Rule:
+    """How near to lambda the FLOPs of a run must end."""
+    return Rule.within(target, CONVERGED, "a tenth of the step from one printed lambda to the next")
+
+
+def judge_study(frame: pd.DataFrame, directory: Path) -> list[Finding]:
+    """Write what only the whole study can say, from the table of `scores.score_all`: means, questions and findings."""
+    write_table(means(frame), directory, "means")
+    write_table(questions(frame), directory, "questions")
+    findings = study_findings(frame)
+    write_findings(findings, directory)
+    return findings
+
+
+def judge_again(directory: Path) -> list[Finding]:
+    """Judge a finished run from its `runs.csv`, without training or sampling; `run.json` says what judged it.
+
+    Raises:
+        InputError: the directory has no `runs.csv` or `run.json`, or not every model of the study.
+    """
+    frame, record = read_table(directory, "runs"), read_run(directory)
+    missing = {stage.name for stage in DIGITS.stages} - set(frame["stage"])
+    if missing:
+        raise InputError(
+            f"{directory}/runs.csv: {len(missing)} models of the study are missing, such as {min(missing)}"
+        )
+    findings = judge_study(frame, directory)
+    judged = environment_record()
+    write_run(record | {"judged": {key: judged[key] for key in ("command", "started", "commit", "dirty")}}, directory)
+    return findings
+
+
+def study_findings(frame: pd.DataFrame) -> list[Finding]:
+    """A finding for each claim of the paper that the study can try, from the table of `scores.score_all`."""
+    runs = Runs(frame)
+    return [*_targets(runs), *_larger_loses_less(runs), *_against_start(runs), *_quality_kept(runs), *_ablated(runs)]
+
+
+def _targets(runs: Runs) -> list[Finding]:
+    frame = runs.frame[(runs.frame["run"] == "both") & (runs.frame["steps"] == STEPS)]
+    return [_target(frame[frame["lambda"] == target], target) for target in sorted(frame["lambda"].unique())]
+
+
+def _target(group: pd.DataFrame, target: float) -> Finding:
+    """Whether one more run would end at its lambda, as the FLOPs loss wants."""
+    claim = StatedClaim(
+        f"study-ratio-{target}",
+        "The FLOPs loss brings a training to its lambda",
+        "DyDiT, Section 3.4",
+        f"FLOPs ratio of the blocks at lambda {target}",
+        on_target(target),
+    )
+    ratios = group["ratio"]
+    spread = Spread.of_one_more(list(ratios))
+    distance = (ratios - target).abs()
+    worst = group.iloc[int(distance.to_numpy().argmax())]
+    guided = group["sampled_ratio"]
+    note = (
+        f"interval in which the next training lies; sizes: {group['size'].nunique()}; over all 1000 timesteps; "
+        f"{int((distance <= CONVERGED).sum())} of {len(group)} runs within {CONVERGED} of lambda, the "
+        f"farthest {worst['stage']} at {worst['ratio']:.4f}; over the {STEPS} steps of a guided run {guided.min():.3f} "
+        f"to {guided.max():.3f}"
+    )
+    rates = rates_text("DyDiT", *(float(group[column].mean()) for column in ("heads", "groups", "tokens", "ratio")))
+    activity = Activity("FLOPs of the blocks skipped by DyDiT", 1 - spread.mean, rates)
+    return claim.judge(spread.mean, spread.interval, activity, seeds=len(group), evidence=EVIDENCE, note=note)
+
+
+def _larger_loses_less(runs: Runs) -> list[Finding]:
+    """The largest size against the smallest, each over its own control."""
+    rows = []
+    for target in LAMBDAS:
+        losses = {size: runs.against_control("both", target, size) for size in (SMALLEST, LARGEST)}
+        quotient = [a / b for a, b in zip(losses[LARGEST], losses[SMALLEST], strict=True)]
+        sides = "; ".join(f"size {size}: {Spread.of(values)} of its control" for size, values in losses.items())
+        claim = StatedClaim(
+            f"study-larger-{target}",
+            "Larger models lose less quality at the same lambda",
+            "DyDiT, Table 8",
+            f"loss of quality ({FID} over that of the control), largest / smallest size, lambda {target}",
+            BETTER,
+        )
+        rows.append(_judged(claim, quotient, _least_active(runs, target, (SMALLEST, LARGEST)), sides))
+    return rows
+
+
+def _least_active(runs: Runs, target: float, sizes: Sequence[str]) -> Activity:
+    return min((runs.activity({"both": METHOD}, target, size) for size in sizes), key=lambda activity: activity.share)
+
+
+def _against_start(runs: Runs) -> list[Finding]:
+    """What Table 8 compares: the largest DyDiT with the static model that it was made from."""
+    rows = []
+    for target in (0.7, 0.5):
+        claim = StatedClaim(
+            f"study-start-{target}",
+            f"The largest DyDiT at lambda {target} is better than the static model that it was made from",
+            "DyDiT, Table 8",
+            f"{FID}, largest size: DyDiT lambda {target} / static model without further training",
+            BETTER,
+        )
+        extra = Spread.of(runs.over(CONTROL, None, STATIC, None, LARGEST))
+        note = f"the static model trained as long without routers: {extra}"
+        ratios = runs.over("both", target, STATIC, None, LARGEST)
+        rows.append(_judged(claim, ratios, runs.activity({"both": METHOD}, target, LARGEST), note))
+    return rows
+
+
+def _quality_kept(runs: Runs) -> list[Finding]:
+    """The same model against the static one that was trained as long: the comparison that isolates routing."""
+    rows = []
+    for target in (0.7, 0.5):
+        claim = StatedClaim(
+            f"study-kept-{target}",
+            f"The largest DyDiT at lambda {target} keeps the quality of a static model trained as long",
+            "DyDiT, Table 8",
+            f"{FID}, largest size: DyDiT lambda {target} / static model trained as long",
+            KEPT,
+        )
+        ratios = runs.against_control("both", target, LARGEST)
+        loss = Spread.of(runs.against_control("both", target, LARGEST, "loss"))
+        rows.append(_judged(claim, ratios, runs.activity({"both": METHOD}, target, LARGEST), f"loss {loss}"))
+    return rows
+
+
+@dataclass(frozen=True)
+class _Ablation:
+    """DyDiT over a network or training that lacks something, and the mechanisms that must act on either side."""
+
+    run: str
+    sizes: tuple[str, ...]
+    claim: str
+    needed: Mapping[str, Sequence[str]]
+    paper_table: str = "DyDiT, Table 3"
+
+
+_ABLATIONS = (
+    _Ablation(
+        "tdw-only",
+        (MIDDLE, LARGEST),
+        "Dynamic width with dynamic tokens beats dynamic width alone",
+        {"both": (*TDW, *SDT), "tdw-only": TDW},
+    ),
+    _Ablation(
+        "sdt-only",
+        (MIDDLE, LARGEST),
+        "Dynamic width with dynamic tokens beats dynamic tokens alone",
+        {"both": (*TDW, *SDT), "sdt-only": SDT},
+    ),
+    _Ablation("random", (MIDDLE,), "Learned widths beat random ones of the same rates", {"both": TDW, "random": TDW}),
+    _Ablation("layer-skip", (MIDDLE,), "Skipping tokens beats skipping layers", {"both": SDT, "layer-skip": SDT}),
+    _Ablation(
+        "no-ordering",
+        (MIDDLE,),
+        "Ordering heads and channels by importance helps",
+        {"both": TDW, "no-ordering": TDW},
+        "DyDiT, Section 3",
+    ),
+    _Ablation(
+        "no-warmup",
+        (MIDDLE,),
+        "The loss of the complete model during warm-up helps",
+        {"both": METHOD, "no-warmup": METHOD},
+        "DyDiT, Section 3",
+    ),
+)
+
+
+def _ablated(runs: Runs) -> list[Finding]:
+    target, rows = ABLATION_LAMBDA, []
+    for ablation in _ABLATIONS:
+        for size in ablation.sizes:
+            claim = StatedClaim(
+                f"study-{ablation.run}-{size}",
+                ablation.claim,
+                ablation.paper_table,
+                f"{FID}, size {size}, lambda {target}: DyDiT / {ablation.run}",
+                BETTER,
+            )
+            loss = Spread.of(runs.over("both", target, ablation.run, target, size, "loss"))
+            note = f"loss {loss}" + "".join(_missed(runs, run, target, size) for run in ("both", ablation.run))
+            ratios = runs.over("both", target, ablation.run, target, size)
+            rows.append(_judged(claim, ratios, runs.activity(ablation.needed, target, size), note))
+    return rows
+
+
+def _missed(runs: Runs, run: str, target: float, size: str) -> str:
+    """Words for runs that did not reach their FLOPs target, so that both sides do not cost the same."""
+    ratio = float(np.mean(runs.values(run, target, size, "ratio")))
+    return f"; {run_name(run)} missed lambda: FLOPs ratio {ratio:.3f}" if abs(ratio - target) > CONVERGED else ""
+
+
+def _judged(claim: StatedClaim, ratios: Sequence[float], activity: Activity, note: str) -> Finding:
+    spread = Spread.of(ratios)
+    return claim.judge(
+        spread.mean,
+        spread.interval,
+        activity,
+        seeds=len(ratios),
+        evidence=EVIDENCE,
+        note=f"{_SEEDS_NOTE}; {note}",
+    )
