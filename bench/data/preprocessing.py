@@ -107,6 +107,13 @@ def centre_crop(image: Image, size: int) -> Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def pad(image: Image, pixels: int) -> Image:
+    """A picture with so many black pixels added on each side."""
+    from PIL import ImageOps
+
+    return ImageOps.expand(image, border=pixels, fill=0) if pixels else image
+
+
 def to_tensor(pixels: Image | NDArray[np.uint8]) -> Tensor:
     """An RGB picture, or uint8 (H, W, C), as uint8 (C, H, W); always a copy."""
     # Copied in the order of the new axes: torch stacks contiguous images several times faster than strided views.

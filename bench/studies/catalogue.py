@@ -263,8 +263,12 @@ _FASHION_STATIC = Recipe(steps=16_000, batch_size=64, seed=0, learning_rate=1e-3
 
 
 def _fashion(data_root: Path | None) -> TrainingSet:
-    images, labels = fashion.load_fashion("train", data_root)
-    return TrainingSet(images, labels, "fashion_mnist train", fashion.checksum("train"))
+    from bench.data.sets.opening import open_dataset
+
+    data = open_dataset(fashion.NAME, "train", data_root=data_root)
+    images = torch.stack([data[index][:1] for index in track(range(len(data)), "reading fashion")])
+    fashion.check_published(images, data.labels, "train", data.name)
+    return TrainingSet(images, data.labels, "fashion_mnist train", fashion.checksum("train"))
 
 
 def _fashion_stages() -> Iterator[Stage]:

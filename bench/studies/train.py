@@ -21,7 +21,7 @@ from bench.machine import Task, arithmetic, check_device, run_tasks, status, tra
 from bench.quality.features import digits_cnn
 from bench.records import file_sha256, provenance
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
-from bench.training.checkpoints import read_training, write_training
+from bench.training.checkpoints import SCHEMA_VERSION, read_whole, write_tensors
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
@@ -174,12 +174,12 @@ def _trained(
         outcomes.append(StepOutcome(log.loss, log.ratio, log.skipped))
         if (step + 1) % SAVE_EVERY == 0 and step + 1 < stage.recipe.steps:
             content = {
-                "schema_version": 1,
+                "schema_version": SCHEMA_VERSION,
                 "identity": identity,
                 "training": training.state(),
                 "outcomes": [tuple(outcome) for outcome in outcomes],
             }
-            write_training(partial, content)
+            write_tensors(content, partial)
             recent = outcomes[-SAVE_EVERY:]
             loss = sum(outcome.loss for outcome in recent) / len(recent)
             status(f"{stage.name}: step {step + 1} of {stage.recipe.steps}, loss {loss:.5f}")
@@ -191,7 +191,7 @@ def _partly_trained(partial: Path, identity: dict[str, str]) -> dict[str, Any] |
     if not partial.is_file():
         return None
     try:
-        content = read_training(partial)
+        content = read_whole(partial)
     except InputError:
         return None
     return content if content["identity"] == identity else None

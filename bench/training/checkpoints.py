@@ -33,7 +33,7 @@ def newest_checkpoint(out: Path) -> Path | None:
     """The whole checkpoint with the most steps; a later one that is cut short is passed over, which a message says."""
     for path in _newest_first(out):
         try:
-            _load(path)
+            read_whole(path)
         except InputError as error:
             status(f"passed over: {error}")
         else:
@@ -47,7 +47,7 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: it is not whole, is of a newer schema than this code knows, or is of a run of another identity.
     """
-    content = _load(path)
+    content = read_whole(path)
     if (version := content["schema_version"]) > SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}; update the project")
     check_same_run(path.parents[1], content["identity"], identity)
@@ -70,7 +70,12 @@ def _newest_first(out: Path) -> list[Path]:
     return sorted((out / "checkpoints").glob("[0-9]*.pt"), reverse=True)
 
 
-def _load(path: Path) -> dict[str, Any]:
+def read_whole(path: Path) -> dict[str, Any]:
+    """All that `write_tensors` wrote of a training: `schema_version`, `identity`, `training` and what else there is.
+
+    Raises:
+        InputError: the file is missing, cut short or of another kind.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         int(content["schema_version"]), content["identity"], content["training"]["step"]

@@ -19,7 +19,8 @@ class DataSet:
     the hub (None: it is not from there); splits in `local_splits` are not in the hub's copy, and the hub asks for
     consent to terms where the set is `gated`. `label_column` is None, and `classes` 0, where images have no class.
     `resolution` is the default side in pixels: of the images themselves (`native`), or of the DiT models that the
-    papers train on the set.
+    papers train on the set. `padding` black pixels are added on each side of a stored image, and `resolution`
+    is the side with them.
     """
 
     name: str
@@ -34,7 +35,13 @@ class DataSet:
     native: bool = False
     local_splits: tuple[str, ...] = ()
     gated: bool = False
+    padding: int = 0
     note: str = ""
+
+    @property
+    def stored_side(self) -> int:
+        """Side in pixels of the stored images of a native set."""
+        return self.resolution - 2 * self.padding
 
     def preprocessing(self, resolution: int | None = None) -> str:
         """Name of what is done to the images for a resolution (None: the default one), as statistics record it."""
@@ -93,6 +100,8 @@ def _dataset(name: str, table: object, where: str) -> DataSet:
         raise InputError(
             f"{where}: resolution = {entry.resolution}, splits = {dict(entry.splits)}; they are at least 1"
         )
+    if entry.padding < 0 or (entry.padding and not (entry.native and entry.stored_side > 0)):
+        raise InputError(f"{where}: padding = {entry.padding}; whole pixels, fewer than half of a native resolution")
     default, *others = entry.splits
     if not set(entry.local_splits) <= set(others):
         raise InputError(f"{where}: local_splits = {list(entry.local_splits)}; splits after {default}, the default one")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import struct
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from dydit import InputError
 
-NAME = "fashion_mnist"
+NAME = "fashion"
 CLASSES = (
     "T-shirt/top",
     "Trouser",
@@ -56,7 +57,7 @@ def locate_fashion(data_root: Path | None = None) -> Path | None:
     """The directory that holds the IDX files; None where there is none.
 
     Args:
-        data_root: looked through before Debian's place: itself, its folders `fashion_mnist` and `FashionMNIST/raw`.
+        data_root: looked through before Debian's place: itself, its folders `fashion` and `FashionMNIST/raw`.
     """
     places = [DEBIAN]
     if data_root is not None:
@@ -86,6 +87,29 @@ def load_fashion(split: str = "train", data_root: Path | None = None) -> tuple[T
     pixels = torch.frombuffer(bytearray(images[16:]), dtype=torch.uint8).reshape(COUNTS[split], 1, _SIDE, _SIDE)
     classes = torch.frombuffer(bytearray(labels[8:]), dtype=torch.uint8).to(torch.int64)
     return F.pad(pixels, (_PADDING,) * 4), classes
+
+
+def check_published(images: Tensor, labels: Tensor, split: str, where: str) -> None:
+    """Refuse images from elsewhere that are not those of the published files, in their order.
+
+    Args:
+        images: uint8 (N, 1, 32, 32).
+        labels: int64 (N,).
+        split: `train` or `test`.
+        where: what an error calls them.
+
+    Raises:
+        InputError: another number, order or content.
+    """
+    inner = slice(_PADDING, _PADDING + _SIDE)
+    count = len(images)
+    contents = (
+        struct.pack(">4B3i", 0, 0, 8, 3, count, _SIDE, _SIDE) + images[:, 0, inner, inner].numpy().tobytes(),
+        struct.pack(">4Bi", 0, 0, 8, 1, count) + labels.to(torch.uint8).numpy().tobytes(),
+    )
+    for content, (name, sha256) in zip(contents, _FILES[split], strict=True):
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise InputError(f"{where}: not the published images and labels of {name}; get another copy")
 
 
 def checksum(split: str = "train") -> str:

@@ -216,9 +216,10 @@ class _Rows:
         if source is None:
             raise InputError(f"{where}: no picture is stored there; download the data set again")
         image = preprocessing.decode(source if isinstance(source, bytes) else Path(source), where)
-        native = self.entry.resolution
-        if self.entry.native and image.size != (native, native):
-            raise InputError(f"{where}: {image.height}x{image.width} pixels; {self.entry.title} has {native}x{native}")
+        side = self.entry.stored_side
+        if self.entry.native and image.size != (side, side):
+            raise InputError(f"{where}: {image.height}x{image.width} pixels; {self.entry.title} has {side}x{side}")
+        image = preprocessing.pad(image, self.entry.padding)
         return preprocessing.to_tensor(preprocessing.centre_crop(image, self.resolution))
 
     def _check_label(self, label: int) -> None:

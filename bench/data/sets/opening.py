@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -14,10 +15,13 @@ from torch import Tensor
 from bench.data import image_set
 from bench.data.files import open_folder
 from bench.data.image_set import Images, StreamedImages
-from bench.data.preprocessing import centre_crop, to_tensor
-from bench.data.sets import cifar, digits, hub
+from bench.data.preprocessing import centre_crop, pad, to_tensor
+from bench.data.sets import cifar, digits, fashion, hub
 from bench.data.sets.catalogue import DataSet, find_dataset
 from dydit import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def open_dataset(
@@ -30,9 +34,11 @@ def open_dataset(
 
     - parquet files, as the hub has them: `data/SPLIT-*.parquet`, `CONFIG/SPLIT-*.parquet` or `CONFIG/SPLIT/*.parquet`;
     - CIFAR's own archive, `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, or the folder unpacked from it;
+    - Fashion-MNIST's four IDX files, compressed or not, there or in `FashionMNIST/raw`;
     - folders of pictures, `SPLIT/CLASS/FILE`, or `SPLIT/FILE` for a set without classes; class k is the k-th by name.
 
-    They may hold fewer images than the split has. Without `data_root`, the hub's copy is used, and must be whole.
+    Folders and parquet files may hold fewer images than the split has. Without `data_root`, the hub's copy is used, and
+    must be whole; Fashion-MNIST is looked for before that where Debian's package `dataset-fashion-mnist` puts it.
     Parquet is converted to Arrow in the cache of `datasets` (HF_DATASETS_CACHE), and mapped from there.
 
     Args:
@@ -52,6 +58,8 @@ def open_dataset(
         data = digits.load_digits()
         return _cropped(image_set.of_tensor(data.images, f"{name}/{split}", data.labels), entry, resolution)
     if data_root is None:
+        if name == fashion.NAME and fashion.locate_fashion() is not None:
+            return _from_idx(entry, split, fashion.DEBIAN, resolution)
         return hub.from_hub(entry, split, resolution)
     directory = _directory(entry, data_root)
     if files := hub.parquet_files(entry, split, directory):
@@ -94,6 +102,8 @@ def locate(name: str, split: str | None, data_root: Path) -> Path | None:
     directory = _directory(entry, data_root)
     if files := hub.parquet_files(entry, split, directory):
         return files[0].parent
+    if name == fashion.NAME and (found := fashion.locate_fashion(directory)) is not None:
+        return found
     places = [*(cifar.archive_and_folder(name) or ()), split]
     return next((directory / place for place in places if (directory / place).exists()), None)
 
@@ -108,8 +118,15 @@ def _directory(entry: DataSet, data_root: Path) -> Path:
     return own if own.is_dir() else data_root
 
 
+def _from_idx(entry: DataSet, split: str, directory: Path, resolution: int) -> Images:
+    images, labels = fashion.load_fashion(split, directory)
+    return _cropped(image_set.of_tensor(images, f"{entry.name}/{split}", labels), entry, resolution)
+
+
 def _from_archive_or_folder(entry: DataSet, split: str, directory: Path, resolution: int) -> Images:
     title = f"{entry.name}/{split}"
+    if entry.name == fashion.NAME and fashion.locate_fashion(directory) is not None:
+        return _from_idx(entry, split, directory, resolution)
     archive = cifar.read_archive(entry.name, directory, split)
     if archive is not None:
         images, labels = archive
@@ -117,13 +134,21 @@ def _from_archive_or_folder(entry: DataSet, split: str, directory: Path, resolut
     folder = directory / split
     if not folder.is_dir():
         names = cifar.archive_and_folder(entry.name)
-        own = "" if names is None else f", {names[0]}"
+        own = f", {names[0]}" if names else ", the four IDX files" if entry.name == fashion.NAME else ""
         raise InputError(
             f"{directory}: no split {split} of {entry.name}; looked for data/{split}-*.parquet, "
             f"{entry.config}/{split}-*.parquet, {entry.config}/{split}/*.parquet{own} and the folder {split}"
         )
     opened = open_folder(folder, title, None if entry.native else resolution, entry.classes or None)
-    return _cropped(opened, entry, resolution) if entry.native else opened
+    return _cropped(_padded(opened, entry), entry, resolution) if entry.native else opened
+
+
+def _padded(opened: Images, entry: DataSet) -> Images:
+    """Images of the stored side with the padding of the data set; others as they are."""
+    if not entry.padding or opened.size != (entry.stored_side, entry.stored_side):
+        return opened
+    reader = _Padded(opened, entry.padding)
+    return Images(opened.name, (entry.resolution, entry.resolution), len(opened), reader.read, opened.labels)
 
 
 def _cropped(opened: Images, entry: DataSet, resolution: int) -> Images:
@@ -147,7 +172,21 @@ class _Cropped:
     resolution: int
 
     def read(self, index: int) -> Tensor:
-        from PIL import Image
+        return to_tensor(centre_crop(_picture(self.images[index]), self.resolution))
 
-        image = Image.fromarray(np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy()))
-        return to_tensor(centre_crop(image, self.resolution))
+
+@dataclass(frozen=True)
+class _Padded:
+    """Reader of images that are padded from others."""
+
+    images: Images
+    pixels: int
+
+    def read(self, index: int) -> Tensor:
+        return to_tensor(pad(_picture(self.images[index]), self.pixels))
+
+
+def _picture(image: Tensor) -> Image:
+    from PIL import Image as Pillow
+
+    return Pillow.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))
