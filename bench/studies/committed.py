@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bench.data.sets import digits
 from bench.machine import track
-from bench.quality.features import digits_cnn, extractors
+from bench.quality.features import classifiers, extractors
 from bench.quality.measure import Quality, evaluate, extract
 from bench.quality.metrics.intervals import bootstrap_fid, bootstrap_fid_ratio
 from bench.studies.samples import (
@@ -66,7 +66,7 @@ def score_committed(sampling: Sampling, directory: Path = DIRECTORY) -> Committe
     Raises:
         InputError: a checkpoint or the extractor's weights are missing.
     """
-    weights = directory / digits_cnn.DIGITS_WEIGHTS.name
+    weights = directory / classifiers.DIGITS.weights.name
     extractors.extractor(EXTRACTOR).weights(weights)
     real = digits.load_digits().images
     reference = _features(real, weights)

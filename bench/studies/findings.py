@@ -1,4 +1,4 @@
-"""The paper's claims, tried on the study on digits (DyDiT paper, Section 3; Tables 3 and 8).
+"""The paper's claims, tried on the studies on digits and on clothes (DyDiT paper, Section 3; Tables 3 and 8).
 
 The rule that decides each of them stands here with its reason, which comes from the paper and not from the numbers: a
 claim of better quality is one of direction, a claim of kept quality has a margin on both sides.
@@ -24,9 +24,21 @@ from bench.claims import (
 )
 from bench.records import environment_record, read_run, read_table, write_run, write_table
 from bench.studies.answers import questions
-from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, DIGITS, LAMBDAS, LARGEST, MIDDLE, SMALLEST, STATIC
+from bench.studies.catalogue import (
+    ABLATION_LAMBDA,
+    CONTROL,
+    DIGITS,
+    FASHION,
+    FASHION_SIZE,
+    LAMBDAS,
+    LARGEST,
+    MIDDLE,
+    SMALLEST,
+    STATIC,
+    Study,
+)
 from bench.studies.scores import STEPS
-from bench.studies.spread import CONVERGED, FID, METHOD, SDT, TDW, Runs, Spread, means, rates_text, run_name
+from bench.studies.spread import CONVERGED, METHOD, SDT, TDW, Runs, Spread, fid_name, means, rates_text, run_name
 from dydit import InputError
 
 EVIDENCE = "runs.csv"
@@ -45,11 +57,12 @@ def on_target(target: float) -> Rule:
     return Rule.within(target, CONVERGED, "a tenth of the step from one printed lambda to the next")
 
 
-def judge_study(frame: pd.DataFrame, directory: Path) -> list[Finding]:
+def judge_study(study: Study, frame: pd.DataFrame, directory: Path) -> list[Finding]:
     """Write what only the whole study can say, from the table of `scores.score_all`: means, questions and findings."""
-    write_table(means(frame), directory, "means")
-    write_table(questions(frame), directory, "questions")
-    findings = study_findings(frame)
+    write_table(means(frame, fid_name(study)), directory, "means")
+    if study.name == DIGITS.name:
+        write_table(questions(frame), directory, "questions")
+    findings = study_findings(study, frame)
     write_findings(findings, directory)
     return findings
 
@@ -58,35 +71,68 @@ def judge_again(directory: Path) -> list[Finding]:
     """Judge a finished run from its `runs.csv`, without training or sampling; `run.json` says what judged it.
 
     Raises:
-        InputError: the directory has no `runs.csv` or `run.json`, or not every model of the study.
+        InputError: the directory has no `runs.csv` or `run.json`, or not every model of a study.
     """
     frame, record = read_table(directory, "runs"), read_run(directory)
-    missing = {stage.name for stage in DIGITS.stages} - set(frame["stage"])
-    if missing:
-        raise InputError(
-            f"{directory}/runs.csv: {len(missing)} models of the study are missing, such as {min(missing)}"
-        )
-    findings = judge_study(frame, directory)
+    study = _study_of(frame, directory)
+    findings = judge_study(study, frame, directory)
     judged = environment_record()
     write_run(record | {"judged": {key: judged[key] for key in ("command", "started", "commit", "dirty")}}, directory)
     return findings
 
 
-def study_findings(frame: pd.DataFrame) -> list[Finding]:
-    """A finding for each claim of the paper that the study can try, from the table of `scores.score_all`."""
+def _study_of(frame: pd.DataFrame, directory: Path) -> Study:
+    """The study that a table of scores is of: the one that has its stages."""
+    there = set(frame["stage"])
+    study = next((study for study in (DIGITS, FASHION) if there <= {stage.name for stage in study.stages}), DIGITS)
+    if missing := {stage.name for stage in study.stages} - there:
+        raise InputError(
+            f"{directory}/runs.csv: {len(missing)} models of the study {study.name} are missing, such as {min(missing)}"
+        )
+    return study
+
+
+def study_findings(study: Study, frame: pd.DataFrame) -> list[Finding]:
+    """A finding for each claim of the paper that a study can try, from the table of `scores.score_all`."""
     runs = Runs(frame)
-    return [*_targets(runs), *_larger_loses_less(runs), *_against_start(runs), *_quality_kept(runs), *_ablated(runs)]
+    if study.name == FASHION.name:
+        scope = _Scope("fashion", fid_name(study), FASHION_SIZE, "DyDiT", "")
+        return [
+            *_targets(runs, scope),
+            *_against_start(runs, scope),
+            *_quality_kept(runs, scope),
+            *_ablated(runs, scope, _FASHION_ABLATIONS),
+        ]
+    scope = _Scope("study", fid_name(study), LARGEST, "The largest DyDiT", ", largest size")
+    return [
+        *_targets(runs, scope),
+        *_larger_loses_less(runs, scope),
+        *_against_start(runs, scope),
+        *_quality_kept(runs, scope),
+        *_ablated(runs, scope, _ABLATIONS),
+    ]
 
 
-def _targets(runs: Runs) -> list[Finding]:
+@dataclass(frozen=True)
+class _Scope:
+    """What findings of a study say of themselves: `prefix` of their ids, the FID, and the size they are about."""
+
+    prefix: str
+    fid: str
+    size: str
+    subject: str
+    of_size: str
+
+
+def _targets(runs: Runs, scope: _Scope) -> list[Finding]:
     frame = runs.frame[(runs.frame["run"] == "both") & (runs.frame["steps"] == STEPS)]
-    return [_target(frame[frame["lambda"] == target], target) for target in sorted(frame["lambda"].unique())]
+    return [_target(scope, frame[frame["lambda"] == target], target) for target in sorted(frame["lambda"].unique())]
 
 
-def _target(group: pd.DataFrame, target: float) -> Finding:
+def _target(scope: _Scope, group: pd.DataFrame, target: float) -> Finding:
     """Whether one more run would end at its lambda, as the FLOPs loss wants."""
     claim = StatedClaim(
-        f"study-ratio-{target}",
+        f"{scope.prefix}-ratio-{target}",
         "The FLOPs loss brings a training to its lambda",
         "DyDiT, Section 3.4",
         f"FLOPs ratio of the blocks at lambda {target}",
@@ -108,7 +154,7 @@ def _target(group: pd.DataFrame, target: float) -> Finding:
     return claim.judge(spread.mean, spread.interval, activity, seeds=len(group), evidence=EVIDENCE, note=note)
 
 
-def _larger_loses_less(runs: Runs) -> list[Finding]:
+def _larger_loses_less(runs: Runs, scope: _Scope) -> list[Finding]:
     """The largest size against the smallest, each over its own control."""
     rows = []
     for target in LAMBDAS:
@@ -116,10 +162,10 @@ def _larger_loses_less(runs: Runs) -> list[Finding]:
         quotient = [a / b for a, b in zip(losses[LARGEST], losses[SMALLEST], strict=True)]
         sides = "; ".join(f"size {size}: {Spread.of(values)} of its control" for size, values in losses.items())
         claim = StatedClaim(
-            f"study-larger-{target}",
+            f"{scope.prefix}-larger-{target}",
             "Larger models lose less quality at the same lambda",
             "DyDiT, Table 8",
-            f"loss of quality ({FID} over that of the control), largest / smallest size, lambda {target}",
+            f"loss of quality ({scope.fid} over that of the control), largest / smallest size, lambda {target}",
             BETTER,
         )
         rows.append(_judged(claim, quotient, _least_active(runs, target, (SMALLEST, LARGEST)), sides))
@@ -130,38 +176,38 @@ def _least_active(runs: Runs, target: float, sizes: Sequence[str]) -> Activity:
     return min((runs.activity({"both": METHOD}, target, size) for size in sizes), key=lambda activity: activity.share)
 
 
-def _against_start(runs: Runs) -> list[Finding]:
+def _against_start(runs: Runs, scope: _Scope) -> list[Finding]:
     """What Table 8 compares: the largest DyDiT with the static model that it was made from."""
     rows = []
     for target in (0.7, 0.5):
         claim = StatedClaim(
-            f"study-start-{target}",
-            f"The largest DyDiT at lambda {target} is better than the static model that it was made from",
+            f"{scope.prefix}-start-{target}",
+            f"{scope.subject} at lambda {target} is better than the static model that it was made from",
             "DyDiT, Table 8",
-            f"{FID}, largest size: DyDiT lambda {target} / static model without further training",
+            f"{scope.fid}{scope.of_size}: DyDiT lambda {target} / static model without further training",
             BETTER,
         )
-        extra = Spread.of(runs.over(CONTROL, None, STATIC, None, LARGEST))
+        extra = Spread.of(runs.over(CONTROL, None, STATIC, None, scope.size))
         note = f"the static model trained as long without routers: {extra}"
-        ratios = runs.over("both", target, STATIC, None, LARGEST)
-        rows.append(_judged(claim, ratios, runs.activity({"both": METHOD}, target, LARGEST), note))
+        ratios = runs.over("both", target, STATIC, None, scope.size)
+        rows.append(_judged(claim, ratios, runs.activity({"both": METHOD}, target, scope.size), note))
     return rows
 
 
-def _quality_kept(runs: Runs) -> list[Finding]:
+def _quality_kept(runs: Runs, scope: _Scope) -> list[Finding]:
     """The same model against the static one that was trained as long: the comparison that isolates routing."""
     rows = []
     for target in (0.7, 0.5):
         claim = StatedClaim(
-            f"study-kept-{target}",
-            f"The largest DyDiT at lambda {target} keeps the quality of a static model trained as long",
+            f"{scope.prefix}-kept-{target}",
+            f"{scope.subject} at lambda {target} keeps the quality of a static model trained as long",
             "DyDiT, Table 8",
-            f"{FID}, largest size: DyDiT lambda {target} / static model trained as long",
+            f"{scope.fid}{scope.of_size}: DyDiT lambda {target} / static model trained as long",
             KEPT,
         )
-        ratios = runs.against_control("both", target, LARGEST)
-        loss = Spread.of(runs.against_control("both", target, LARGEST, "loss"))
-        rows.append(_judged(claim, ratios, runs.activity({"both": METHOD}, target, LARGEST), f"loss {loss}"))
+        ratios = runs.against_control("both", target, scope.size)
+        loss = Spread.of(runs.against_control("both", target, scope.size, "loss"))
+        rows.append(_judged(claim, ratios, runs.activity({"both": METHOD}, target, scope.size), f"loss {loss}"))
     return rows
 
 
@@ -174,6 +220,7 @@ class _Ablation:
     claim: str
     needed: Mapping[str, Sequence[str]]
     paper_table: str = "DyDiT, Table 3"
+    target: float = ABLATION_LAMBDA
 
 
 _ABLATIONS = (
@@ -208,15 +255,45 @@ _ABLATIONS = (
 )
 
 
-def _ablated(runs: Runs) -> list[Finding]:
-    target, rows = ABLATION_LAMBDA, []
-    for ablation in _ABLATIONS:
+_ALONE = (FASHION_SIZE,)
+_FASHION_ABLATIONS = (
+    _Ablation(
+        "tdw-only",
+        _ALONE,
+        "Dynamic width with dynamic tokens beats dynamic width alone",
+        {"both": (*TDW, *SDT), "tdw-only": TDW},
+    ),
+    _Ablation(
+        "sdt-only",
+        _ALONE,
+        "Dynamic width with dynamic tokens beats dynamic tokens alone",
+        {"both": (*TDW, *SDT), "sdt-only": SDT},
+        target=0.7,
+    ),
+    _Ablation(
+        "random", _ALONE, "Learned routing beats random routing of the same rates", {"both": METHOD, "random": METHOD}
+    ),
+    _Ablation("layer-skip", _ALONE, "Skipping tokens beats skipping layers", {"both": SDT, "layer-skip": SDT}),
+    _Ablation(
+        "token-skip-attention",
+        _ALONE,
+        "Skipping tokens in the MLP alone beats skipping them in attention, too",
+        {"both": SDT, "token-skip-attention": SDT},
+        "DyDiT, Section 3",
+    ),
+)
+
+
+def _ablated(runs: Runs, scope: _Scope, ablations: Sequence[_Ablation]) -> list[Finding]:
+    rows = []
+    for ablation in ablations:
+        target = ablation.target
         for size in ablation.sizes:
             claim = StatedClaim(
-                f"study-{ablation.run}-{size}",
+                f"{scope.prefix}-{ablation.run}-{size}",
                 ablation.claim,
                 ablation.paper_table,
-                f"{FID}, size {size}, lambda {target}: DyDiT / {ablation.run}",
+                f"{scope.fid}, size {size}, lambda {target}: DyDiT / {ablation.run}",
                 BETTER,
             )
             loss = Spread.of(runs.over("both", target, ablation.run, target, size, "loss"))

@@ -24,7 +24,7 @@ class StudyOptions(DeviceOptions, DataOptions, OutputOptions):
     """Which study to train, and how much of it."""
 
     out: Path = Path("results/local/small-scale")
-    dataset: str = option("digits", metavar="NAME", help="digits or cifar10")
+    dataset: str = option("digits", metavar="NAME", help="digits, fashion or cifar10")
     models: Path | None = option(None, metavar="DIR", help="of the trained files (default: OUT/models)")
     stages: Sequence[str] | None = option(
         None, metavar="NAME", help="only these and what they start from, such as dydit-m-0.5-s1"
@@ -47,20 +47,22 @@ class StudyJob:
     out: Path
     models: Path
     processes: int
+    data_root: Path | None
     record: dict[str, Any]
 
     @property
     def scored(self) -> bool:
-        """Whether the study's own models are scored and judged here."""
-        return self.study.name == DIGITS.name
+        """Whether the study has an extractor of its own, and its models are scored and judged here."""
+        return self.study.classifier is not None
 
     @property
     def next_command(self) -> str:
         """What to do with the trained files."""
-        if self.scored:
+        if self.study.name == DIGITS.name:
             return f"judge them with: python -m bench reproduce --checkpoints {self.models}"
+        last = self.stages.stages[-1].name
         return (
-            f"draw from one with: python -m bench generate --checkpoint {self.models}/dydit-0.5.safetensors "
+            f"draw from one with: python -m bench generate --checkpoint {self.models}/{last}.safetensors "
             f"--images 50000 --out SAMPLES\nand score it with: python -m bench quality --samples SAMPLES "
             f"--reference {self.study.name} --extractor {self.study.extractor}"
         )
@@ -89,7 +91,7 @@ def prepare_study(options: StudyOptions) -> StudyJob:
     models = prepare_output(options.models or out / "models")
     processes = options.processes or (_cores() if options.device == "cpu" else 1)
     record = environment_record(processes=processes, stages=len(chosen.stages), images=IMAGES)
-    return StudyJob(study, chosen, out, models, processes, record)
+    return StudyJob(study, chosen, out, models, processes, options.data_root, record)
 
 
 def train_study(job: StudyJob, options: StudyOptions) -> Trained:
@@ -111,10 +113,10 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
         The findings, see `judge_study`; none where stages were left out.
     """
     began = time.monotonic()
-    frame = score_all(job.stages, job.models, processes=job.processes)
+    frame = score_all(job.stages, job.models, processes=job.processes, data_root=job.data_root)
     seconds = {"training": round(trained.seconds), "scoring": round(time.monotonic() - began)}
     write_table(frame, job.out, "runs")
-    findings = list(judge_study(frame, job.out)) if job.stages is job.study else []
+    findings = judge_study(job.study, frame, job.out) if job.stages is job.study else []
     write_run(job.record | {"trained": trained.stages, "seconds": seconds}, job.out)
     return findings
 

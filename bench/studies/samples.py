@@ -12,7 +12,7 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.machine import track
-from bench.quality.features import digits_cnn
+from bench.quality.features import classifiers
 from bench.studies.catalogue import CONTROL, MIDDLE, SEEDS, stage_stem
 from dydit import (
     Diffusion,
@@ -36,7 +36,7 @@ from dydit.sampling import Track
 
 LAMBDAS = (0.7, 0.5)
 SEED = SEEDS[0]
-DIRECTORY = digits_cnn.DIGITS_WEIGHTS.parent
+DIRECTORY = classifiers.DIGITS.weights.parent
 """The committed checkpoints of the digits: of the middle size, seed 1."""
 GUIDANCE_SCALE = 1.5
 

@@ -10,24 +10,25 @@ from pathlib import Path
 import pandas as pd
 
 from bench.data import preprocessing
-from bench.data.sets import digits
 from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.measure import evaluate
 from bench.records import file_sha256, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
-from bench.studies.train import CLASSIFIER, THREADS, evaluated
+from bench.studies.train import THREADS, evaluated
 from dydit import DiTConfig, Routing, flops_ratio
 
-EXTRACTOR = "digits-cnn"
 IMAGES = 1000
+"""Drawn from every model of a study, unless the study says otherwise."""
 STEPS = 25
 SAMPLER_STEPS = (250, 50, 20, 10, 4)
 """Step counts at which DyDiT at lambda 0.5 and the control are sampled besides: does routing fit other samplers?"""
 METRICS = ("FID", "IS", "precision", "recall")
 
 
-def score_all(study: Study, directory: Path, *, processes: int = 1, images: int = IMAGES) -> pd.DataFrame:
+def score_all(
+    study: Study, directory: Path, *, processes: int = 1, images: int = IMAGES, data_root: Path | None = None
+) -> pd.DataFrame:
     """Score every trained stage in `directory`; one row per stage and number of sampling steps, in the study's order.
 
     `scores/STAGE.json` keeps the rows, and is made anew only when the weights, the classifier or the sampling changed.
@@ -43,7 +44,7 @@ def score_all(study: Study, directory: Path, *, processes: int = 1, images: int 
     scores = directory / "scores"
     scores.mkdir(exist_ok=True)
     tasks = [
-        Task(stage.name, functools.partial(_score, stage, directory, scores / f"{stage.name}.json", images))
+        Task(stage.name, functools.partial(_score, study, stage, directory, images, data_root))
         for stage in study.stages
     ]
     run_tasks(tasks, processes, f"scoring {study.name}")
@@ -60,9 +61,11 @@ def sampler_steps(stage: Stage) -> tuple[int, ...]:
     return (STEPS, *SAMPLER_STEPS) if asked else (STEPS,)
 
 
-def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
+def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: Path | None) -> str:
+    assert study.classifier is not None, f"{study.name}: a study without a classifier is not scored here"
+    path = directory / "scores" / f"{stage.name}.json"
     model = load_stage(stage.name, directory)
-    weights = directory / CLASSIFIER
+    weights = directory / study.classifier.weights.name
     # One static model stands beside every seed: it is drawn with the noise of each.
     seeds = SEEDS if stage.run == STATIC else (stage.recipe.seed,)
     identity = {
@@ -74,14 +77,15 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
     }
     if path.is_file() and json.loads(path.read_text()).get("identity") == identity:
         return ""
-    data = digits.load_digits()
+    data = study.load(data_root)
+    real = data.images if study.reference is None else study.reference(data_root)
     with arithmetic(THREADS, tf32=False):
         loss, routing = evaluated(model, preprocessing.to_model(data.images), data.labels)
         rows = []
         for seed, steps in itertools.product(seeds, sampler_steps(stage)):
             sampling = Sampling(images, steps, seed=seed)
             drawn = draw_samples(Variant(stage.name, stage.name), sampling, directory)
-            measured = evaluate(drawn.images, data.images, extractor=EXTRACTOR, weights=weights)
+            measured = evaluate(drawn.images, real, extractor=study.extractor, weights=weights)
             rows.append(
                 {"stage": stage.name, "size": stage.size, "run": stage.run, "lambda": stage.recipe.target, "seed": seed}
                 | {"steps": steps, "images": images, "loss": loss}
@@ -90,7 +94,7 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
                 | {metric: measured[metric].value for metric in METRICS}
             )
     write_json({"identity": identity, "rows": rows}, path)
-    return f"{stage.name}: FID[{EXTRACTOR}] {rows[0]['FID']:.2f}"
+    return f"{stage.name}: FID[{study.extractor}] {rows[0]['FID']:.2f}"
 
 
 def _routed(routing: Routing | None, config: DiTConfig) -> dict[str, float | None]:

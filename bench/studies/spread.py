@@ -17,13 +17,12 @@ import pandas as pd
 
 from bench.claims import Activity
 from bench.quality.features import extractors
-from bench.studies.catalogue import CONTROL, MIDDLE
+from bench.studies.catalogue import CONTROL, DIGITS, MIDDLE, Study
 from bench.studies.samples import GUIDANCE_SCALE
-from bench.studies.scores import EXTRACTOR, STEPS
+from bench.studies.scores import STEPS
 
 CONVERGED = 0.01
 """How far the achieved FLOPs ratio may lie from lambda: a tenth of the step from one printed lambda to the next."""
-FID = extractors.extractor(EXTRACTOR).metric("FID")
 MECHANISMS = {
     "heads": "heads closed",
     "groups": "channel groups closed",
@@ -33,6 +32,14 @@ MECHANISMS = {
 """Column of open shares -> what the rest of it is called; the last stands for the method as a whole."""
 TDW, SDT, METHOD = ("heads", "groups"), ("tokens",), ("ratio",)
 """Columns in which dynamic width, dynamic tokens, and the method as a whole act."""
+
+
+def fid_name(study: Study) -> str:
+    """What the FID of a study is called, such as `FID[digits-cnn]`."""
+    return extractors.extractor(study.extractor).metric("FID")
+
+
+FID = fid_name(DIGITS)
 
 
 @dataclass(frozen=True)
@@ -152,10 +159,11 @@ def rates_text(name: str, heads: float, groups: float, tokens: float, ratio: flo
     return f"{name}: open heads {heads:.3f}, channel groups {groups:.3f}, tokens {tokens:.4f}; FLOPs ratio {ratio:.3f}"
 
 
-def means(frame: pd.DataFrame) -> pd.DataFrame:
+def means(frame: pd.DataFrame, fid: str = FID) -> pd.DataFrame:
     """One row per configuration and number of sampling steps: means, deviations, quotients over the control.
 
-    `converged` counts the seeds whose achieved ratio lies within `CONVERGED` of lambda.
+    `fid` is what the FID is called; `converged` counts the seeds whose achieved ratio lies within `CONVERGED` of
+    lambda.
     """
     runs, rows = Runs(frame), []
     for key, group in frame.groupby(["size", "run", "lambda", "steps"], dropna=False, sort=False):
@@ -174,5 +182,5 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
                 name = f"{column}_over_control"
                 row |= {name: spread.mean, f"{name}_low": spread.low, f"{name}_high": spread.high}
         rows.append(row)
-    table = pd.DataFrame(rows).rename(columns={"FID": FID, "FID_std": f"{FID}_std"})
+    table = pd.DataFrame(rows).rename(columns={"FID": fid, "FID_std": f"{fid}_std"})
     return table.assign(guidance_scale=GUIDANCE_SCALE)

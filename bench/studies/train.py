@@ -18,7 +18,8 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
-from bench.quality.features import digits_cnn
+from bench.quality.features import classifiers
+from bench.quality.features.classifiers import ClassifierKind
 from bench.records import file_sha256, provenance
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
 from bench.training.checkpoints import SCHEMA_VERSION, read_whole, write_tensors
@@ -27,7 +28,6 @@ from dydit.ablations import RandomRouting, find_ablation
 from dydit.checkpoint import formats
 from dydit.training import Draws, InMemory, Recipe, Training
 
-CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
 THREADS = 1
 """Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
 
@@ -67,9 +67,9 @@ def train_all(
     data = study.load(data_root)
     for stage in study.stages:
         _check_fits(study, stage, data)
-    if study.classifier_epochs:
+    if study.classifier is not None:
         with arithmetic(THREADS, tf32=False):
-            _train_classifier(directory / CLASSIFIER, data, study.classifier_epochs, made_by)
+            _train_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
     load = functools.partial(study.load, data_root)
     tasks = [
         Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
@@ -121,14 +121,13 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
         )
 
 
-def _train_classifier(path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:
-    identity = _record_of(data, {"epochs": epochs, "seed": 0}) | {"parent_sha256": ""}
+def _train_classifier(kind: ClassifierKind, path: Path, data: TrainingSet, made_by: dict[str, str]) -> None:
+    identity = _record_of(data, {"epochs": kind.epochs, "seed": 0}) | {"parent_sha256": ""}
     if _is_made(path, identity):
         return
-    status(f"{path.name}: training for {epochs} epochs")
-    bar: Callable[[range], Iterable[int]] = lambda epochs: track(epochs, "digits classifier")  # noqa: E731
-    model = digits_cnn.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
-    digits_cnn.save_digits_classifier(model, path, identity | made_by)
+    bar: Callable[[range], Iterable[int]] = lambda steps: track(steps, f"training {kind.name}")  # noqa: E731
+    model = classifiers.train_classifier(kind, data.images, data.labels, seed=0, epochs=kind.epochs, progress=bar)
+    classifiers.save_classifier(model, path, identity | made_by)
 
 
 class StepOutcome(NamedTuple):

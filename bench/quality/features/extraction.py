@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from bench.machine import track
-from bench.quality.features import digits_cnn, inception
 from bench.quality.features.extractors import EXTRACTORS, ExtractorSpec, Weights, extractor
 from bench.records import tf32_flags
 from dydit import InputError
@@ -50,7 +49,7 @@ def stream_features(
         label: of the progress bar.
 
     Returns:
-        One dict per batch: layer to (n, D), float32 from InceptionV3, float64 from digits-cnn.
+        One dict per batch: layer to (n, D), float32 from InceptionV3, float64 from the project's classifiers.
 
     Raises:
         InputError: an unknown extractor, or weights, images or a batch size that cannot be used, before any work; and,
@@ -166,8 +165,8 @@ def _batches(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
 
 @functools.cache
 def register() -> None:
-    """Make both networks known to torch-fidelity, on their first use, because torch-fidelity is slow to import."""
+    """Make all networks known to torch-fidelity, on their first use, because torch-fidelity is slow to import."""
     import torch_fidelity
 
-    for spec, network in zip(EXTRACTORS.values(), (digits_cnn.network_class(), inception.network_class()), strict=True):
-        torch_fidelity.register_feature_extractor(spec.registered, network)
+    for spec in EXTRACTORS.values():
+        torch_fidelity.register_feature_extractor(spec.registered, spec.network())

@@ -1,20 +1,22 @@
 """The feature extractors by name, and their weights files, checked before use.
 
-`digits-cnn` is a small classifier of handwritten digits, in the repository; `inception-v3-compat` is torch-fidelity's
+`digits-cnn` and `fashion-cnn` are small classifiers trained in this project; `inception-v3-compat` is torch-fidelity's
 InceptionV3 with weights from a file. A metric means nothing without its extractor, so every metric name carries it.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from bench.quality.features import inception
-from bench.quality.features.digits_cnn import DIGITS_WEIGHTS, load_digits_classifier
+from bench.quality.features import classifiers, inception
+from bench.quality.features.classifiers import ClassifierKind
 from bench.quality.features.layers import LOGITS, SPATIAL, SPATIAL_CHANNELS
 from bench.records import file_sha256
 from dydit import InputError
@@ -36,6 +38,7 @@ class ExtractorSpec:
         name: on the command line.
         label: in metric names.
         registered: in torch-fidelity's registry.
+        network: gives the class that is registered there.
         features_layer: of FID, precision, recall and KID.
         spatial_layer: of sFID.
         logits_layer: of the Inception Score.
@@ -51,6 +54,7 @@ class ExtractorSpec:
     name: str
     label: str
     registered: str
+    network: Callable[[], type[nn.Module]]
     features_layer: str
     spatial_layer: str
     logits_layer: str
@@ -106,28 +110,45 @@ class ExtractorSpec:
         return Weights(path, own)
 
 
+def _of_classifier(kind: ClassifierKind, command: str) -> ExtractorSpec:
+    """The extractor that a classifier of this project makes; `command` trains it."""
+    return ExtractorSpec(
+        name=kind.name,
+        label=kind.name,
+        registered=kind.name,
+        network=functools.partial(classifiers.network_class, kind),
+        features_layer=str(classifiers.FEATURES),
+        spatial_layer=SPATIAL,
+        logits_layer=LOGITS,
+        dimensions={
+            str(classifiers.FEATURES): classifiers.FEATURES,
+            SPATIAL: kind.map_side**2 * SPATIAL_CHANNELS,
+            LOGITS: classifiers.CLASSES,
+        },
+        dtype=torch.float64,
+        image_size=kind.side,
+        default_weights=lambda: kind.weights,
+        sha256=None,
+        check=functools.partial(classifiers.load_classifier, kind),
+        remedy=f"restore it from the repository or train it again with `{command}`",
+    )
+
+
 EXTRACTORS: dict[str, ExtractorSpec] = {
     spec.name: spec
     for spec in (
-        ExtractorSpec(
-            name="digits-cnn",
-            label="digits-cnn",
-            registered="digits-cnn",
-            features_layer="64",
-            spatial_layer=SPATIAL,
-            logits_layer=LOGITS,
-            dimensions={"64": 64, SPATIAL: 4 * 4 * SPATIAL_CHANNELS, LOGITS: 10},
-            dtype=torch.float64,
-            image_size=8,
-            default_weights=lambda: DIGITS_WEIGHTS,
-            sha256=None,
-            check=load_digits_classifier,
-            remedy="restore it from the repository or train it again with `nox -s small_scale`",
+        _of_classifier(
+            classifiers.DIGITS, "restore it from the repository or train it again with `nox -s small_scale`"
+        ),
+        _of_classifier(
+            classifiers.FASHION,
+            "restore it from the repository or train it again with `nox -s small_scale -- --dataset fashion`",
         ),
         ExtractorSpec(
             name=inception.NAME,
             label=inception.NAME,
             registered=f"{inception.NAME}-spatial",
+            network=inception.network_class,
             features_layer="2048",
             spatial_layer=SPATIAL,
             logits_layer=LOGITS,

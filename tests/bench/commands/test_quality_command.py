@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import cli
 from bench.data import image_set, shards
 from bench.data.sets import digits
-from bench.quality.features import digits_cnn, inception
+from bench.quality.features import classifiers, inception
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import write_reference
 from bench.records import checksums, run_record
@@ -178,7 +178,7 @@ def test_references_that_cannot_be_used(measured: Quality, tmp_path: Path) -> No
     for change, both in (
         ({"extractor": "inception-v3-compat"}, ("inception-v3-compat", "digits-cnn")),
         ({"resolution": [32, 32]}, ("8x8 pixels", "32x32 pixels")),
-        ({"weights_sha256": "0" * 64}, ("0" * 64, checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS))),
+        ({"weights_sha256": "0" * 64}, ("0" * 64, checksums.file_sha256(classifiers.DIGITS.weights))),
         ({"sha256": "f" * 64}, ("f" * 64, checksums.file_sha256(path))),
     ):
         path.with_suffix(".json").write_text(json.dumps(sidecar | change))

@@ -14,7 +14,7 @@ from bench.data import image_set
 from bench.data.image_set import Images
 from bench.data.sets import digits
 from bench.quality import settings
-from bench.quality.features import digits_cnn, extraction
+from bench.quality.features import classifiers, extraction
 from bench.quality.measure import Quality, evaluate, extract, measure_quality
 from bench.quality.metrics import inception_score, moments
 from bench.quality.opening import open_reference
@@ -59,7 +59,7 @@ def test_torch_fidelity_measures_the_same(real: Reference, by_torch_fidelity: Ca
     """Its own extraction and metrics, from images to numbers."""
     extraction.register()
     theirs = by_torch_fidelity(
-        named(MADE), named(REAL), "digits-cnn", digits_cnn.DIGITS_WEIGHTS, fid=True, isc_splits=10, kid_subset_size=150
+        named(MADE), named(REAL), "digits-cnn", classifiers.DIGITS.weights, fid=True, isc_splits=10, kid_subset_size=150
     )
     ours = measure_quality(named(MADE), real, resamples=0)
     assert list(values(ours)) == VALUES
@@ -253,7 +253,7 @@ def test_rows_name_the_extractor_and_carry_evidence(real: Reference) -> None:
         assert (row["samples"], row["reference"], row["n_samples"]) == ("made", "real digits", 150)
         assert row["n_reference"] == (None if metric.startswith("IS") else 200)
         assert row["extractor"] == "digits-cnn" and row["arithmetic"].startswith("float64 on ")
-        assert row["weights_sha256"] == checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS)
+        assert row["weights_sha256"] == checksums.file_sha256(classifiers.DIGITS.weights)
 
 
 # What does not belong together
@@ -268,7 +268,7 @@ def test_a_reference_by_another_extractor_is_refused(real: Reference) -> None:
     with pytest.raises(InputError, match="another extractor than digits-cnn: it has 5 features where that has 64"):
         measure_quality(named(MADE), short)
     with pytest.raises(
-        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{digits_cnn.DIGITS_WEIGHTS}"
+        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{classifiers.DIGITS.weights}"
     ):
         measure_quality(named(MADE), dataclasses.replace(real, record={"weights_sha256": "0" * 64}))
 

@@ -15,7 +15,7 @@ from bench.claims import RELEASED_LAMBDAS, published_fid_ratio, read_findings
 from bench.records import environment_record, read_run, read_table, write_run, write_table
 from bench.report.readme import committed_run
 from bench.studies import answers, scores
-from bench.studies.catalogue import DIGITS, MIDDLE, SEEDS, STATIC
+from bench.studies.catalogue import DIGITS, FASHION, MIDDLE, SEEDS, STATIC, Study
 from bench.studies.findings import EVIDENCE, KEPT, judge_again, study_findings
 from bench.studies.samples import DIRECTORY, load_stage
 from bench.studies.scores import STEPS, sampler_steps, score_all
@@ -28,10 +28,12 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FID = "FID[digits-cnn]"
 
 
-def runs(fid: dict[str, float] | None = None, noise: float = 0.0, ratio_off: float = 0.0) -> pd.DataFrame:
+def runs(
+    fid: dict[str, float] | None = None, noise: float = 0.0, ratio_off: float = 0.0, study: Study = DIGITS
+) -> pd.DataFrame:
     """Scores of every stage: an FID by run (20 else), times a factor of its seed that all runs share, and noise."""
     source, rows = np.random.default_rng(0), []
-    for stage in DIGITS.stages:
+    for stage in study.stages:
         target = stage.recipe.target
         named = (fid or {}).get(f"{stage.size} {stage.run}", (fid or {}).get(stage.run, 20.0))
         seeds = SEEDS if stage.run == STATIC else [stage.recipe.seed]
@@ -55,7 +57,7 @@ def runs(fid: dict[str, float] | None = None, noise: float = 0.0, ratio_off: flo
 
 
 def verdicts(frame: pd.DataFrame) -> dict[str, str]:
-    return {row.finding_id: row.verdict for row in study_findings(frame)}
+    return {row.finding_id: row.verdict for row in study_findings(DIGITS, frame)}
 
 
 def test_the_interval_is_students_on_the_logarithms() -> None:
@@ -95,7 +97,7 @@ def test_every_claim_is_supported_where_it_holds_in_every_seed() -> None:
 
 
 def test_claims_within_the_seeds_spread_are_inconclusive() -> None:
-    rows = [row for row in study_findings(runs(noise=0.1)) if "-ratio-" not in row.finding_id]
+    rows = [row for row in study_findings(DIGITS, runs(noise=0.1)) if "-ratio-" not in row.finding_id]
     assert {row.verdict for row in rows} == {"inconclusive"}
     assert all(row.low < 1 < row.high for row in rows)
 
@@ -115,7 +117,7 @@ def test_quality_kept_needs_both_sides_of_its_margin() -> None:
 
 
 def test_runs_scattered_about_their_target_do_not_support_that_training_meets_it() -> None:
-    rows = {row.finding_id: row for row in study_findings(runs(ratio_off=0.02))}
+    rows = {row.finding_id: row for row in study_findings(DIGITS, runs(ratio_off=0.02))}
     assert rows["study-ratio-0.7"].verdict == "inconclusive" and rows["study-ratio-0.5"].verdict == "supported"
     assert "8 of 9 runs within 0.01 of lambda, the farthest dydit-l-0.7-s2 at 0.7200" in rows["study-ratio-0.7"].note
 
@@ -125,7 +127,7 @@ def test_ablations_of_a_mechanism_that_slept_are_not_exercised(skipped: float, e
     """Whatever the intervals: nothing can be said of tokens that were never skipped."""
     frame = runs({"both": 20.0, "tdw-only": 30.0, "layer-skip": 30.0, "sdt-only": 30.0, "random": 30.0}, noise=1e-4)
     frame.loc[frame["run"] == "both", "tokens"] = 1 - skipped
-    rows = {row.finding_id: row for row in study_findings(frame)}
+    rows = {row.finding_id: row for row in study_findings(DIGITS, frame)}
     about_tokens = {
         "study-tdw-only-m",
         "study-tdw-only-l",
@@ -145,7 +147,7 @@ def test_ablations_of_a_mechanism_that_slept_are_not_exercised(skipped: float, e
 
 def test_the_committed_study_says_what_its_numbers_say() -> None:
     """The cases that an earlier version judged by tolerances that decided nothing."""
-    rows = {row.finding_id: row for row in study_findings(read_table(committed_run("study"), "runs"))}
+    rows = {row.finding_id: row for row in study_findings(DIGITS, read_table(committed_run("study"), "runs"))}
     assert rows["study-random-m"].verdict == "supported"
     assert rows["study-kept-0.5"].verdict == "inconclusive" and rows["study-kept-0.7"].verdict == "supported"
     start = rows["study-start-0.5"]
@@ -164,7 +166,9 @@ def test_a_finished_run_is_judged_again_from_its_table(tmp_path: Path) -> None:
     assert (tmp_path / "questions.csv").is_file() and (tmp_path / "means.csv").is_file()
     assert set(read_run(tmp_path)["judged"]) == {"command", "started", "commit", "dirty"}
     write_table(read_table(tmp_path, "runs").query("stage != 'dydit-m-0.5-s1'"), tmp_path, "runs")
-    with pytest.raises(InputError, match=r"runs\.csv: 1 models of the study are missing, such as dydit-m-0\.5-s1"):
+    with pytest.raises(
+        InputError, match=r"runs\.csv: 1 models of the study digits are missing, such as dydit-m-0\.5-s1"
+    ):
         judge_again(tmp_path)
 
 
@@ -229,3 +233,17 @@ def test_the_ratio_of_the_scores_is_that_of_all_timesteps() -> None:
     found = routing.head_rate.mean().item()
     assert found == pytest.approx(exact.head_rate.mean().item(), abs=0.01)
     assert flops_ratio(routing, model.config).mean().item() == pytest.approx(0.5, abs=CONVERGED)
+
+
+def test_the_study_on_clothes_is_judged_by_its_own_extractor_and_size(tmp_path: Path) -> None:
+    frame = runs({"both": 18.0}, study=FASHION)
+    rows = {row.finding_id: row for row in study_findings(FASHION, frame)}
+    assert {name for name, row in rows.items() if row.verdict == "supported"} == {
+        *("fashion-start-0.7", "fashion-start-0.5", "fashion-ratio-0.7", "fashion-ratio-0.5"),
+        *(f"fashion-{run}-f" for run in ("tdw-only", "sdt-only", "random", "layer-skip", "token-skip-attention")),
+    }
+    assert all("FID[fashion-cnn]" in row.quantity for name, row in rows.items() if "ratio" not in name)
+    write_table(frame, tmp_path, "runs")
+    write_run(environment_record(), tmp_path)
+    assert [row.finding_id for row in judge_again(tmp_path)] == list(rows)
+    assert read_table(tmp_path, "means")["FID[fashion-cnn]"].notna().all()

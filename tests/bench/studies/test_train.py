@@ -17,7 +17,7 @@ from PIL import Image
 from bench import cli
 from bench.data import preprocessing
 from bench.data.sets import digits
-from bench.quality.features import extractors
+from bench.quality.features import classifiers, extractors
 from bench.records.tables import read_table
 from bench.studies.catalogue import (
     CIFAR10,
@@ -34,7 +34,7 @@ from bench.studies.catalogue import (
     stage_stem,
 )
 from bench.studies.samples import DIRECTORY, Sampling, Variant, compared_variants, draw_samples, load_stage
-from bench.studies.train import CLASSIFIER, evaluated, train_all
+from bench.studies.train import evaluated, train_all
 from dydit import DiTConfig, DyDiT, InputError
 from dydit.ablations.networks import RandomRouting
 from dydit.checkpoint import formats
@@ -57,7 +57,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_two_processes_train_the_same_bytes_as_one(trained: Path, tmp_path: Path) -> None:
     torch.manual_seed(123)  # the global generator must not matter
-    shutil.copy(trained / CLASSIFIER, tmp_path)
+    shutil.copy(trained / classifiers.DIGITS.weights.name, tmp_path)
     train_all(TRIAL, tmp_path, processes=2)
     names = sorted(path.name for path in trained.glob("*.safetensors"))
     assert names == sorted(path.name for path in tmp_path.iterdir())
@@ -142,7 +142,7 @@ COMMITTED = [variant.stage for variant in compared_variants() if variant.routing
 
 def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
     files = sorted(DIRECTORY.glob("*.safetensors"))
-    assert {path.stem for path in files} == {*COMMITTED, Path(CLASSIFIER).stem}
+    assert {path.stem for path in files} == {*COMMITTED, classifiers.DIGITS.weights.stem}
     assert sum(path.stat().st_size for path in files) < 8_000_000
     for path in files:
         record = formats.read_checkpoint(path).record

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench.data import image_set
 from bench.data.image_set import Images
 from bench.data.sets import digits
-from bench.quality.features import digits_cnn, extraction, extractors, inception
+from bench.quality.features import classifiers, extraction, extractors, inception
 from bench.records import checksums
 from dydit.errors import InputError
 
@@ -122,7 +122,7 @@ def test_networks_compute_in_the_dtype_that_is_declared(inception_weights: extra
 def test_the_arithmetic_names_tf32_where_it_acts(
     monkeypatch: pytest.MonkeyPatch, capability: int, convolution: bool, matmul: bool, text: str
 ) -> None:
-    digits_cnn_, inception_ = extractors.EXTRACTORS.values()
+    digits_cnn_, _, inception_ = extractors.EXTRACTORS.values()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert extraction.describe_arithmetic(inception_) == "float32 on cpu"
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -135,9 +135,10 @@ def test_the_arithmetic_names_tf32_where_it_acts(
 def test_metric_names_carry_the_extractor() -> None:
     assert [spec.metric("FID") for spec in extractors.EXTRACTORS.values()] == [
         "FID[digits-cnn]",
+        "FID[fashion-cnn]",
         "FID[inception-v3-compat]",
     ]
-    with pytest.raises(InputError, match="'vgg16'; choose one of digits-cnn, inception-v3-compat"):
+    with pytest.raises(InputError, match="'vgg16'; choose one of digits-cnn, fashion-cnn, inception-v3-compat"):
         extractors.extractor("vgg16")
 
 
@@ -236,7 +237,7 @@ def test_another_checksum_is_refused_and_both_are_shown(tmp_path: Path) -> None:
 def test_weights_of_the_repository_carry_their_checksum() -> None:
     weights = extractors.extractor("digits-cnn").weights()
     assert weights == extractors.Weights(
-        digits_cnn.DIGITS_WEIGHTS, hashlib.sha256(digits_cnn.DIGITS_WEIGHTS.read_bytes()).hexdigest()
+        classifiers.DIGITS.weights, hashlib.sha256(classifiers.DIGITS.weights.read_bytes()).hexdigest()
     )
 
 
