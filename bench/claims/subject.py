@@ -24,8 +24,12 @@ _KIND_OF = {
     "FID": QUALITY,
     "sFID": QUALITY,
     "IS": QUALITY,
+    "KID": QUALITY,
     "Precision": QUALITY,
     "Recall": QUALITY,
+    # As quality.csv writes them, with their extractor.
+    "precision": QUALITY,
+    "recall": QUALITY,
 }
 
 

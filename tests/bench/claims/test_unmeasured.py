@@ -104,6 +104,9 @@ def test_the_headline_rows_are_printed_and_their_checkpoints_released() -> None:
         ("FID-50K no guidance", "quality"),
         ("FID[digits-cnn]", "quality"),
         ("Recall", "quality"),
+        ("precision[digits-cnn]", "quality"),
+        ("recall[inception-v3-compat]", "quality"),
+        ("KID[digits-cnn]", "quality"),
         ("warm-up iterations DiT-XL (0 for S and B)", "facts of networks and recipes"),
     ],
 )
