@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -13,18 +14,34 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+LOG_SECONDS = 30.0
+"""Between two lines of progress in a log."""
 
 
 def track(iterable: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
     """The same items; while they are consumed, a bar shows their number per second and the time left.
 
-    `total` is needed where `iterable` has no length. Nothing is shown unless standard error is a terminal.
+    `total` is needed where `iterable` has no length. Where standard error is no terminal, a line says the same every
+    `LOG_SECONDS`.
     """
     if not sys.stderr.isatty():
-        yield from iterable
+        yield from _logged(iterable, description, total)
         return
     with _progress() as progress:
         yield from progress.track(iterable, total=total, description=description)
+
+
+def _logged(iterable: Iterable[T], description: str, total: float | None) -> Iterator[T]:
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    began = last = time.monotonic()
+    for count, item in enumerate(iterable, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS:
+            last, rate = now, count / (now - began)
+            left = "" if total is None else f" of {total:g}, {(total - count) / rate / 60:.1f} minutes left"
+            status(f"{description}: {count}{left}; {rate:.3g} items/s")
 
 
 def status(message: str) -> None:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
+from bench.machine import Task, arithmetic, check_device, run_tasks, track
 from bench.quality.features import classifiers
 from bench.quality.features.classifiers import ClassifierKind
 from bench.records import file_sha256, provenance
@@ -179,9 +179,6 @@ def _trained(
                 "outcomes": [tuple(outcome) for outcome in outcomes],
             }
             write_tensors(content, partial)
-            recent = outcomes[-SAVE_EVERY:]
-            loss = sum(outcome.loss for outcome in recent) / len(recent)
-            status(f"{stage.name}: step {step + 1} of {stage.recipe.steps}, loss {loss:.5f}")
     return training.averaged.cpu(), outcomes
 
 
