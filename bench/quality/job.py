@@ -49,6 +49,11 @@ class QualityOptions(ExtractorOptions, StrictOptions, DataOptions, OutputOptions
         metavar="NAME",
         help=f"of precision and recall: {EXACT} (default), or adm-float16, rounded as in the ADM evaluator",
     )
+    paired: Path | None = option(
+        None,
+        metavar="DIR",
+        help="instead of a reference: compare image by image with this run of `generate` of the same seed",
+    )
     preset: str | None = option(None, metavar="NAME", help="a published evaluation and its verdict: adm-g-imagenet256")
 
 
@@ -73,7 +78,7 @@ def plan_quality(options: QualityOptions) -> QualityJob:
     """
     if options.preset is None:
         if options.samples is None or options.reference is None:
-            raise InputError("quality: give both --samples and --reference, or a --preset")
+            raise InputError("quality: give --samples with --reference or --paired, or a --preset")
         return QualityJob(
             samples=options.samples,
             reference=options.reference,

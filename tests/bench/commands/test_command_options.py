@@ -27,7 +27,7 @@ OPTIONS = {
     """,
     "quality": """
         --out --samples --reference --extractor --weights --weights-sha256 --metrics --data-root --batch
-        --resamples --distances --preset --strict
+        --resamples --distances --paired --preset --strict
     """,
     "stats build": """
         NAME --name --split --resolution --extractor --weights --weights-sha256 --part --streaming --out
