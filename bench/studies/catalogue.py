@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from bench.data import preprocessing
 from bench.data.sets import digits, fashion
 from bench.machine import track
 from bench.quality.features import classifiers
@@ -38,6 +39,11 @@ class TrainingSet:
     labels: Tensor
     name: str
     sha256: str
+
+    @property
+    def x(self) -> Tensor:
+        """The images as models take them, float32 in [-1, 1]."""
+        return preprocessing.to_model(self.images)
 
 
 @dataclass(frozen=True)

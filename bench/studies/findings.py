@@ -29,6 +29,7 @@ from bench.studies.catalogue import (
     CONTROL,
     DIGITS,
     FASHION,
+    FASHION_LAMBDAS,
     FASHION_SIZE,
     LAMBDAS,
     LARGEST,
@@ -45,6 +46,7 @@ EVIDENCE = "runs.csv"
 BETTER = Rule.below(
     1.0, "the claim is a lower FID, by however little: other networks and data say nothing about how much"
 )
+SMALLER = Rule.below(1.0, "the claim is one of direction")
 _LEAST_GAIN = 1 - max(published_fid_ratio(f"DyDiT-XL lambda={target}") for target in RELEASED_LAMBDAS)
 KEPT = Rule.within(
     1.0, 0.05, f"less than the {_LEAST_GAIN:.1%} that the paper's DyDiT-XL gains on its DiT-XL: no change of that size"
@@ -102,6 +104,8 @@ def study_findings(study: Study, frame: pd.DataFrame) -> list[Finding]:
             *_against_start(runs, scope),
             *_quality_kept(runs, scope),
             *_ablated(runs, scope, _FASHION_ABLATIONS),
+            _drifts_more(runs, scope),
+            *_follows_objects(runs, scope),
         ]
     scope = _Scope("study", fid_name(study), LARGEST, "The largest DyDiT", ", largest size")
     return [
@@ -300,6 +304,42 @@ def _ablated(runs: Runs, scope: _Scope, ablations: Sequence[_Ablation]) -> list[
             note = f"loss {loss}" + "".join(_missed(runs, run, target, size) for run in ("both", ablation.run))
             ratios = runs.over("both", target, ablation.run, target, size)
             rows.append(_judged(claim, ratios, runs.activity(ablation.needed, target, size), note))
+    return rows
+
+
+def _drifts_more(runs: Runs, scope: _Scope) -> Finding:
+    """Whether fewer FLOPs move the images farther from those that the static model draws from the same noise."""
+    near, far = max(FASHION_LAMBDAS), min(FASHION_LAMBDAS)
+    claim = StatedClaim(
+        f"{scope.prefix}-drift",
+        "The lower lambda, the farther images drift from those of the static model",
+        "DyDiT, Section 3.4",
+        f"mean squared error against the static model's images of the same noise, lambda {near} / lambda {far}",
+        SMALLER,
+    )
+    ratios = runs.over("both", near, "both", far, scope.size, "drift_mse")
+    psnr = {target: Spread.of(runs.values("both", target, scope.size, "drift_psnr")) for target in (near, far)}
+    control = Spread.of(runs.values(CONTROL, None, scope.size, "drift_psnr"))
+    note = "median PSNR in dB: " + ", ".join(f"lambda {target} {spread}" for target, spread in psnr.items())
+    activity = runs.activity({"both": METHOD}, near, scope.size)
+    return _judged(claim, ratios, activity, f"{note}, the static model trained as long {control}")
+
+
+def _follows_objects(runs: Runs, scope: _Scope) -> list[Finding]:
+    """Whether tokens of the object bypass the MLP less often than those of the background."""
+    rows = []
+    for target in FASHION_LAMBDAS:
+        claim = StatedClaim(
+            f"{scope.prefix}-objects-{target}",
+            "Token routing follows the object: it spends its computation there and not on the background",
+            "DyDiT, Section 3.3",
+            f"share of tokens that bypass the MLP, lambda {target}: object / background of the clean image",
+            SMALLER,
+        )
+        objects, background = (runs.values("both", target, scope.size, name) for name in ("objects", "background"))
+        ratios = [a / max(b, 1e-6) for a, b in zip(objects, background, strict=True)]
+        note = f"shares {np.mean(objects):.3f} and {np.mean(background):.3f}, mean over seeds"
+        rows.append(_judged(claim, ratios, runs.activity({"both": SDT}, target, scope.size), note))
     return rows
 
 

@@ -14,7 +14,7 @@ from bench.options import DataOptions, DeviceOptions, OutputOptions, option
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.studies.catalogue import DIGITS, Study, find_study
 from bench.studies.findings import judge_study
-from bench.studies.scores import IMAGES, score_all
+from bench.studies.scores import IMAGES, quarters_table, score_all
 from bench.studies.train import train_all
 from dydit import InputError
 
@@ -116,6 +116,7 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     frame = score_all(job.stages, job.models, processes=job.processes, data_root=job.data_root)
     seconds = {"training": round(trained.seconds), "scoring": round(time.monotonic() - began)}
     write_table(frame, job.out, "runs")
+    write_table(quarters_table(job.stages, job.models), job.out, "quarters")
     findings = judge_study(job.study, frame, job.out) if job.stages is job.study else []
     write_run(job.record | {"trained": trained.stages, "seconds": seconds}, job.out)
     return findings

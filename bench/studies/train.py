@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import preprocessing
 from bench.machine import Task, arithmetic, check_device, run_tasks, track
 from bench.quality.features import classifiers
 from bench.quality.features.classifiers import ClassifierKind
@@ -32,6 +32,8 @@ THREADS = 1
 """Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
 
 
+BACKGROUND = -0.9
+"""Pixels up to this value, a twentieth of the way from black to white, belong to the background."""
 SAVE_EVERY = 500
 """Steps between two saved states of a stage, from which a broken-off training goes on to the same bits."""
 
@@ -92,7 +94,7 @@ def _make(
     if _is_made(path, identity):
         return ""
     with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
-        x, labels = preprocessing.to_model(data.images).to(device), data.labels.to(device)
+        x, labels = data.x.to(device), data.labels.to(device)
         model, log = _train_stage(stage, directory, x, labels, identity)
     tail = log[-max(len(log) // 10, 1) :]
     outcome = {
@@ -203,10 +205,17 @@ def _built(stage: Stage) -> DiT:
 
 
 class Evaluated(NamedTuple):
-    """Loss of the images (that of training, without its FLOPs term), and the routing (None in a static model)."""
+    """What a model makes of N draws of training.
+
+    `loss` is that of training without its FLOPs term; `routing` is None in a static model. `timesteps` (N,) and
+    `objects` (N, T) say of each draw its timestep, and which tokens hold more than the black background in the clean
+    image.
+    """
 
     loss: float
     routing: Routing | None
+    timesteps: Tensor
+    objects: Tensor
 
 
 @torch.no_grad()
@@ -221,7 +230,14 @@ def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evalu
     rows, _, t, noise = Draws.of_step(recipe, 0, rows=len(x), shape=shape, timesteps=len(diffusion))
     x_t, y = diffusion.add_noise(x[rows], t, noise), labels[rows]
     output, routing = model.route(x_t, t, y) if isinstance(model, DyDiT) else (model(x_t, t, y), None)
-    return Evaluated(diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item(), routing)
+    loss = diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item()
+    return Evaluated(loss, routing, t, object_tokens(x[rows], config.patch_size))
+
+
+def object_tokens(x: Tensor, patch: int) -> Tensor:
+    """Tokens (N, T) of images (N, C, S, S) in [-1, 1] with a pixel above `BACKGROUND`."""
+    brightest = F.max_pool2d(x.amax(dim=1, keepdim=True), patch)
+    return brightest.flatten(1) > BACKGROUND
 
 
 def _record_of(data: TrainingSet, recipe: dict[str, Any]) -> dict[str, str]:

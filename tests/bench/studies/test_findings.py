@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy import stats
 
 from bench.claims import RELEASED_LAMBDAS, published_fid_ratio, read_findings
@@ -20,7 +22,7 @@ from bench.studies.findings import EVIDENCE, KEPT, judge_again, study_findings
 from bench.studies.samples import DIRECTORY, load_stage
 from bench.studies.scores import STEPS, sampler_steps, score_all
 from bench.studies.spread import CONVERGED, Runs, Spread, means
-from bench.studies.train import evaluated
+from bench.studies.train import evaluated, object_tokens
 from dydit import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -50,6 +52,7 @@ def runs(
                     "sampled_ratio": target,
                     **dict.fromkeys(("heads", "groups", "tokens"), target),
                     "loss": 0.09,
+                    **{"objects": 0.1, "background": 0.2, "drift_psnr": 20.0, "drift_mse": 100 * (1 - (target or 0))},
                     "FID": named * (1 + 0.1 * seed) * np.exp(noise * source.standard_normal()),
                 }
             )
@@ -202,6 +205,13 @@ def test_scores_are_kept_and_made_again_for_other_weights(tmp_path: Path, monkey
     assert last["ratio"] == pytest.approx(0.5, abs=CONVERGED) and 0.15 < last["sampled_ratio"] < 0.9
     assert (frame[["loss", "FID"]] > 0).all(axis=None) and pd.isna(frame["ratio"].iloc[0])
 
+    dynamic = frame[frame["stage"] == "dydit-m-0.5-s1"]
+    assert dynamic["drift_mse"].notna().tolist() == [True, False] and dynamic["drift_psnr"].iloc[0] < 60
+    assert dynamic[["objects", "background"]].ge(0).all(axis=None) and frame["drift_mse"].isna()[:3].all()
+    quarters = scores.quarters_table(study, tmp_path)
+    assert quarters["quarter"].tolist() == [1, 2, 3, 4] and (quarters["stage"] == "dydit-m-0.5-s1").all()
+    assert quarters[["heads", "groups"]].mean().mean() == pytest.approx(last[["heads", "groups"]].mean(), abs=0.01)
+
     kept = tmp_path / "scores" / "dydit-m-0.5-s1.json"
     before = kept.stat().st_mtime_ns
     again = score_all(study, tmp_path, images=32)
@@ -216,15 +226,13 @@ def test_scores_are_kept_and_made_again_for_other_weights(tmp_path: Path, monkey
 
 def test_the_ratio_of_the_scores_is_that_of_all_timesteps() -> None:
     """The masks of widths are a function of the timestep alone: the exact mean over all 1000 agrees."""
-    import torch
-
     from bench.data import preprocessing
     from bench.data.sets import digits
     from dydit.flops import flops_ratio
 
     model = load_stage("dydit-m-0.5-s1")
     data = digits.load_digits()
-    loss, routing = evaluated(model, preprocessing.to_model(data.images), data.labels)
+    loss, routing, _, _ = evaluated(model, preprocessing.to_model(data.images), data.labels)
     assert routing is not None and 0.05 < loss < 0.15
     t = torch.arange(1000)
     x = torch.zeros(1000, 1, 8, 8)
@@ -239,11 +247,22 @@ def test_the_study_on_clothes_is_judged_by_its_own_extractor_and_size(tmp_path: 
     frame = runs({"both": 18.0}, study=FASHION)
     rows = {row.finding_id: row for row in study_findings(FASHION, frame)}
     assert {name for name, row in rows.items() if row.verdict == "supported"} == {
+        *("fashion-drift", "fashion-objects-0.7", "fashion-objects-0.5"),
         *("fashion-start-0.7", "fashion-start-0.5", "fashion-ratio-0.7", "fashion-ratio-0.5"),
         *(f"fashion-{run}-f" for run in ("tdw-only", "sdt-only", "random", "layer-skip", "token-skip-attention")),
     }
-    assert all("FID[fashion-cnn]" in row.quantity for name, row in rows.items() if "ratio" not in name)
+    assert all(
+        "FID[fashion-cnn]" in row.quantity for name, row in rows.items() if not re.search("ratio|drift|objects", name)
+    )
     write_table(frame, tmp_path, "runs")
     write_run(environment_record(), tmp_path)
     assert [row.finding_id for row in judge_again(tmp_path)] == list(rows)
     assert read_table(tmp_path, "means")["FID[fashion-cnn]"].notna().all()
+
+
+def test_tokens_of_the_object_hold_more_than_background() -> None:
+    x = torch.full((2, 1, 8, 8), -1.0)
+    x[0, 0, 5, 2] = 0.3  # row 2, column 1 of the tokens of 2 x 2 pixels
+    x[1, 0, 0, 7] = -0.95
+    objects = object_tokens(x, 2)
+    assert objects.nonzero().tolist() == [[0, 2 * 4 + 1]]
