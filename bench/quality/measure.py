@@ -133,13 +133,13 @@ def measure_quality(
 
 
 def evaluate(
-    samples: Tensor, reference: Tensor, *, extractor: str = "digits-cnn", weights: Path | None = None
+    samples: Tensor, reference: Tensor | Reference, *, extractor: str = "digits-cnn", weights: Path | None = None
 ) -> Quality:
     """FID, Inception Score, precision and recall of images in memory, without intervals; see `measure_quality`.
 
     Args:
         samples: uint8 (N, C, H, W) with C = 1 or 3, in the order in which they were generated.
-        reference: uint8 (M, C, H, W) of the same resolution.
+        reference: uint8 (M, C, H, W) of the same resolution, or statistics.
         extractor: name in `bench.quality.features.extractors.EXTRACTORS`.
         weights: its weights file; by default where the extractor looks.
 
@@ -148,7 +148,7 @@ def evaluate(
     """
     return measure_quality(
         image_set.of_tensor(samples, "samples"),
-        image_set.of_tensor(reference, "reference"),
+        image_set.of_tensor(reference, "reference") if isinstance(reference, Tensor) else reference,
         extractor=extractor,
         weights=weights,
         metrics=("FID", "IS", "precision", "recall"),

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+
+import pandas as pd
 
 from bench.claims import JUDGED_PAPERS, Finding, SummaryRow, judge_facts, unmeasured_rows, write_findings, write_summary
 from bench.flops.checkpoint_macs import measure_released
@@ -13,19 +15,20 @@ from bench.records import environment_record, prepare_output, write_run, write_t
 from bench.reproduction import headline
 from bench.studies.committed import quality_table, score_committed
 from bench.studies.committed_findings import committed_findings
-from bench.studies.samples import DIRECTORY, Sampling, compared_variants, load_stage
+from bench.studies.samples import DIRECTORY, SHIPPED_DIGITS, SHIPPED_FASHION, Sampling, load_stage
 from dydit import InputError
 
 TIERS = {
-    "smoke": Sampling(images=300, steps=25),
-    "default": Sampling(images=1797, steps=50),
-    "full": Sampling(images=1797, steps=250),
+    "smoke": {"digits": Sampling(images=300, steps=25), "fashion": Sampling(images=100, steps=25, batch_size=100)},
+    "default": {"digits": Sampling(images=1797, steps=50), "fashion": Sampling(images=500, steps=25, batch_size=100)},
+    "full": {"digits": Sampling(images=1797, steps=250), "fashion": Sampling(images=2000, steps=250, batch_size=100)},
 }
+"""How the models of each study that come with the project are sampled."""
 
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a run says: one row per published number, and the paper's claims tried on the digits."""
+    """What a run says: one row per published number, and the paper's claims tried on digits and clothes."""
 
     rows: tuple[SummaryRow, ...]
     findings: tuple[Finding, ...]
@@ -47,18 +50,20 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
     directory = prepare_output(out)
-    for variant in compared_variants():
-        load_stage(variant.stage, checkpoints)
+    shipped = {SHIPPED_DIGITS: checkpoints, SHIPPED_FASHION: SHIPPED_FASHION.directory}
+    for study, place in shipped.items():
+        for variant in study.variants():
+            load_stage(variant.stage, place)
     if tier == "full":
         headline.check_headline("tier full", data_root)
     released = measure_released() if tier == "full" else []
     sampling = TIERS[tier]
-    record = environment_record(tier=tier, seed=sampling.seed, images=sampling.images, steps=sampling.steps)
+    record = environment_record(tier=tier, sampling={name: asdict(drawn) for name, drawn in sampling.items()})
     status("FLOPs: closed form, fvcore and torch at true scale")
     rows = count_and_judge(directory, tier, checkpoints=released) + judge_facts(JUDGED_PAPERS, tier)
-    study = score_committed(sampling, checkpoints)
-    write_table(quality_table(study), directory, "quality")
-    findings = committed_findings(study)
+    scores = [score_committed(sampling[study.study.name], place, study) for study, place in shipped.items()]
+    write_table(pd.concat([quality_table(score) for score in scores], ignore_index=True), directory, "quality")
+    findings = [finding for score in scores for finding in committed_findings(score)]
     write_findings(findings, directory)
     if tier == "full":
         rows += headline.measure_headline(directory, tier, data_root)

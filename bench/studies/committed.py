@@ -1,4 +1,4 @@
-"""Scores of the committed models of the study on digits: one training each, of the middle size."""
+"""Scores of the models of a study that come with the project: one training each."""
 
 from __future__ import annotations
 
@@ -13,21 +13,16 @@ from torch import Tensor
 
 from bench.data.sets import digits
 from bench.machine import track
-from bench.quality.features import classifiers, extractors
+from bench.quality.features import extractor
 from bench.quality.measure import Quality, evaluate, extract
+from bench.quality.metrics.frechet import FidReference
 from bench.quality.metrics.intervals import bootstrap_fid, bootstrap_fid_ratio
-from bench.studies.samples import (
-    DIRECTORY,
-    GUIDANCE_SCALE,
-    Rates,
-    Sampling,
-    Variant,
-    compared_variants,
-    draw_samples,
-)
+from bench.quality.metrics.moments import of_features
+from bench.quality.references.reference import Reference
+from bench.quality.references.resolve import resolve_reference
+from bench.studies.samples import GUIDANCE_SCALE, SHIPPED_DIGITS, Rates, Sampling, Shipped, draw_samples
 
-EXTRACTOR = "digits-cnn"
-STATIC, CONTROL = (variant.name for variant in compared_variants()[:2])
+STATIC, CONTROL = (variant.name for variant in SHIPPED_DIGITS.variants()[:2])
 RESAMPLES = 100
 
 
@@ -47,58 +42,80 @@ class Score:
 
 @dataclass(frozen=True)
 class CommittedScores:
-    """Scores of every variant, features of the real digits, and how the samples were drawn."""
+    """Scores of every variant, statistics of the real images, and how the samples were drawn.
 
+    `floor` compares two halves of the real images; None where only their statistics are at hand.
+    """
+
+    shipped: Shipped
     scores: Mapping[str, Score]
-    reference: Tensor
-    floor: Quality
+    reference: FidReference
+    floor: Quality | None
     sampling: Sampling
 
     def fid_ratio(self, name: str, baseline: str) -> tuple[float, float, float]:
         """FID(name) / FID(baseline) with a 95 % interval; images of equal index are resampled together."""
         pair = (self.scores[name].features.numpy(), self.scores[baseline].features.numpy())
-        return bootstrap_fid_ratio(*pair, self.reference.numpy(), resamples=RESAMPLES)
+        return bootstrap_fid_ratio(*pair, self.reference, resamples=RESAMPLES)
 
 
-def score_committed(sampling: Sampling, directory: Path = DIRECTORY) -> CommittedScores:
-    """Sample and score every variant.
+def score_committed(
+    sampling: Sampling, directory: Path | None = None, shipped: Shipped = SHIPPED_DIGITS
+) -> CommittedScores:
+    """Sample and score every variant of `shipped`, from its own directory or a copy.
 
     Raises:
-        InputError: a checkpoint or the extractor's weights are missing.
+        InputError: a checkpoint, the extractor's weights or the statistics are missing.
     """
-    weights = directory / classifiers.DIGITS.weights.name
-    extractors.extractor(EXTRACTOR).weights(weights)
-    real = digits.load_digits().images
-    reference = _features(real, weights)
+    directory = directory or shipped.directory
+    name = shipped.study.extractor
+    assert shipped.study.classifier is not None
+    weights = extractor(name).weights(directory / shipped.study.classifier.weights.name).path
+    real: Tensor | Reference
+    floor = None
+    if shipped is SHIPPED_DIGITS:
+        real = digits.load_digits().images
+        reference = FidReference(of_features(_features(real, name, weights)))
+        halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(sampling.seed))].chunk(2)
+        floor = evaluate(halves[0], halves[1], extractor=name, weights=weights)
+    else:
+        real = resolve_reference(shipped.study.name)
+        reference = FidReference(real.pool)
     scores: dict[str, Score] = {}
     rates: dict[str, Rates | None] = {}
-    for variant in track(compared_variants(), "small-scale study"):
-        score = _score(variant, sampling, directory, weights, real, reference, rates.get(variant.stage))
-        scores[variant.name] = score
-        rates.setdefault(variant.stage, score.rates)  # the learned run stands first
-    halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(sampling.seed))].chunk(2)
-    floor = evaluate(halves[0], halves[1], extractor=EXTRACTOR, weights=weights)
-    return CommittedScores(scores, reference, floor, sampling)
+    for variant in track(shipped.variants(), f"shipped models of {shipped.study.name}"):
+        samples = draw_samples(variant, sampling, directory, rates.get(variant.stage))
+        generated = _features(samples.images, name, weights)
+        scores[variant.name] = Score(
+            quality=evaluate(samples.images, real, extractor=name, weights=weights),
+            interval=bootstrap_fid(generated.numpy(), reference, resamples=RESAMPLES),
+            features=generated,
+            flops_ratios=samples.flops_ratios,
+            rates=samples.rates,
+        )
+        rates.setdefault(variant.stage, samples.rates)  # the learned run stands first
+    return CommittedScores(shipped, scores, reference, floor, sampling)
 
 
 def quality_table(study: CommittedScores) -> pd.DataFrame:
-    """One row per variant and metric (quality.csv); the last rows compare two halves of the real digits."""
+    """One row per variant and metric (quality.csv); the last rows compare two halves of the real images, if any."""
+    dataset = study.shipped.study.name
     drawn = {
         "steps": study.sampling.steps,
         "guidance_scale": GUIDANCE_SCALE,
         "seed": study.sampling.seed,
     }
-    fid = extractors.extractor(EXTRACTOR).metric("FID")
+    fid = extractor(study.shipped.study.extractor).metric("FID")
     rows: list[dict[str, Any]] = []
     for name, score in study.scores.items():
         for row in _metric_rows(score.quality):
             low, high = score.interval if row["metric"] == fid else (None, None)
-            rows.append({"model": name, "dataset": "digits", **row, "low": low, "high": high} | drawn)
+            rows.append({"model": name, "dataset": dataset, **row, "low": low, "high": high} | drawn)
         if score.flops_ratios is not None:
             ratio = score.flops_ratios.mean().item()
-            rows.append({"model": name, "dataset": "digits", "metric": "FLOPs ratio", "value": ratio} | drawn)
-    halves = {"model": "real digits, half against half", "dataset": "digits"}
-    floor = [halves | row for row in _metric_rows(study.floor)]
+            rows.append({"model": name, "dataset": dataset, "metric": "FLOPs ratio", "value": ratio} | drawn)
+    halves = {"model": f"real {dataset}, half against half", "dataset": dataset}
+    floor = [halves | row for row in _metric_rows(study.floor)] if study.floor is not None else []
     columns = ("model", "dataset", "metric", "value", "low", "high", "n_samples", "n_reference")
     frame = pd.DataFrame(rows + floor)
     return frame[[*columns, *(column for column in frame.columns if column not in columns)]]
@@ -112,26 +129,6 @@ def _metric_rows(measured: Quality) -> list[dict[str, Any]]:
     ]
 
 
-def _score(
-    variant: Variant,
-    sampling: Sampling,
-    directory: Path,
-    weights: Path,
-    real: Tensor,
-    reference: Tensor,
-    rates: Rates | None,
-) -> Score:
-    samples = draw_samples(variant, sampling, directory, rates)
-    generated = _features(samples.images, weights)
-    return Score(
-        quality=evaluate(samples.images, real, extractor=EXTRACTOR, weights=weights),
-        interval=bootstrap_fid(generated.numpy(), reference.numpy(), resamples=RESAMPLES),
-        features=generated,
-        flops_ratios=samples.flops_ratios,
-        rates=samples.rates,
-    )
-
-
-def _features(images: Tensor, weights: Path) -> Tensor:
-    layer = extractors.extractor(EXTRACTOR).features_layer
-    return extract(images, [layer], extractor=EXTRACTOR, weights=weights)[layer]
+def _features(images: Tensor, name: str, weights: Path) -> Tensor:
+    layer = extractor(name).features_layer
+    return extract(images, [layer], extractor=name, weights=weights)[layer]

@@ -1,15 +1,14 @@
-"""The paper's claims, tried on the committed models of the digits: one training each, so that seeds do not count in."""
+"""The paper's claims, tried on the models that come with the project: one training each, so seeds do not count in."""
 
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 from bench.claims import Activity, Finding, StatedClaim
 from bench.studies.committed import CONTROL, STATIC, CommittedScores
 from bench.studies.findings import BETTER, KEPT, on_target
-from bench.studies.samples import LAMBDAS
-from bench.studies.spread import FID, MECHANISMS, METHOD, TDW, rates_text
+from bench.studies.samples import LAMBDAS, Kind
+from bench.studies.spread import MECHANISMS, METHOD, TDW, fid_name, rates_text
 
 _SEEDS = 1
 _IMAGES_ONLY = "one training: the interval is over resampled images and does not contain what trainings differ by"
@@ -23,8 +22,7 @@ def committed_findings(study: CommittedScores) -> list[Finding]:
             _reached(study, target),
             _against_start(study, target),
             _against_control(study, target),
-            _against_other_routing(study, target, "random", "at the learned overall rates"),
-            _against_other_routing(study, target, "shuffled", "at the learned rates of every block and step"),
+            *(_against_other_routing(study, target, kind) for kind in study.shipped.routings if kind != "learned"),
         ]
     return rows
 
@@ -35,7 +33,7 @@ def _reached(study: CommittedScores, target: float) -> Finding:
     assert ratios is not None  # only static variants have none
     mean, half = ratios.mean().item(), 1.96 * ratios.std().item() / math.sqrt(len(ratios))
     claim = StatedClaim(
-        f"digits-flops-ratio-{target}",
+        f"{study.shipped.study.name}-flops-ratio-{target}",
         "A guided run costs lambda of the FLOPs of the static model's blocks",
         "DyDiT, Section 3.4",
         f"FLOPs ratio of the blocks, {name}, {study.sampling.steps} DDPM steps",
@@ -53,10 +51,10 @@ def _reached(study: CommittedScores, target: float) -> Finding:
 
 def _against_start(study: CommittedScores, target: float) -> Finding:
     claim = StatedClaim(
-        f"digits-fid-static-{target}",
+        f"{study.shipped.study.name}-fid-static-{target}",
         f"DyDiT at lambda {target} is better than the static model that it was made from",
         "DyDiT, Table 8",
-        f"{FID}: {_name(target)} / {STATIC}",
+        f"{fid_name(study.shipped.study)}: {_name(target)} / {STATIC}",
         BETTER,
     )
     extra, low, high = study.fid_ratio(CONTROL, STATIC)
@@ -66,24 +64,23 @@ def _against_start(study: CommittedScores, target: float) -> Finding:
 
 def _against_control(study: CommittedScores, target: float) -> Finding:
     claim = StatedClaim(
-        f"digits-fid-control-{target}",
+        f"{study.shipped.study.name}-fid-control-{target}",
         f"DyDiT at lambda {target} keeps the quality of a static model trained as long",
         "DyDiT, Table 8",
-        f"{FID}: {_name(target)} / {CONTROL}",
+        f"{fid_name(study.shipped.study)}: {_name(target)} / {CONTROL}",
         KEPT,
     )
     return _compared(study, claim, _name(target), CONTROL, _activity(study, target, METHOD), "")
 
 
-def _against_other_routing(
-    study: CommittedScores, target: float, routing: Literal["random", "shuffled"], rates: str
-) -> Finding:
+def _against_other_routing(study: CommittedScores, target: float, routing: Kind) -> Finding:
+    rates = {"random": "at the learned overall rates", "shuffled": "at the learned rates of every block and step"}
     other = f"{_name(target)}, {routing} routing"
     claim = StatedClaim(
-        f"digits-fid-{routing}-{target}",
-        f"Learned routing is better than masks in random places {rates}",
+        f"{study.shipped.study.name}-fid-{routing}-{target}",
+        f"Learned routing is better than masks in random places {rates[routing]}",
         "DyDiT, Table 3",
-        f"{FID}: {_name(target)} / {other}",
+        f"{fid_name(study.shipped.study)}: {_name(target)} / {other}",
         BETTER,
     )
     note = "the network was not trained for the random places"

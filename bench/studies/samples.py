@@ -1,4 +1,4 @@
-"""Drawing from the trained digits: which models `reproduce` compares, and routing that replaces the learned one."""
+"""Drawing from trained studies: which models `reproduce` compares, and routing that replaces the learned one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.machine import track
-from bench.quality.features import classifiers
-from bench.studies.catalogue import CONTROL, MIDDLE, SEEDS, stage_stem
+from bench.studies.catalogue import CONTROL, DIGITS, FASHION, FASHION_SIZE, MIDDLE, SEEDS, Study, stage_stem
 from dydit import (
     Diffusion,
     DiT,
@@ -36,8 +35,6 @@ from dydit.sampling import Track
 
 LAMBDAS = (0.7, 0.5)
 SEED = SEEDS[0]
-DIRECTORY = classifiers.DIGITS.weights.parent
-"""The committed checkpoints of the digits: of the middle size, seed 1."""
 GUIDANCE_SCALE = 1.5
 
 Rates = tuple[float, float, float]
@@ -124,21 +121,49 @@ _SUFFIXES: dict[Kind, str] = {
 }
 
 
+@dataclass(frozen=True)
+class Shipped:
+    """The models of a study that come with the project: one size, one seed, lambda 0.7 and 0.5.
+
+    `routings` are those that replace the learned one, too.
+    """
+
+    study: Study
+    size: str
+    routings: tuple[Kind, ...]
+
+    @property
+    def directory(self) -> Path:
+        """Where the files lie."""
+        assert self.study.classifier is not None, f"{self.study.name}: no classifier to score it"
+        return self.study.classifier.weights.parent
+
+    def variants(self) -> tuple[Variant, ...]:
+        """All models that are compared, the static baseline first."""
+        stem = functools.partial(stage_stem, self.size, seed=SEED)
+        dynamic = [
+            Variant(f"DyDiT lambda={target}{_SUFFIXES[routing]}", stem("both", target), routing)
+            for target in LAMBDAS
+            for routing in self.routings
+        ]
+        control = Variant("DiT fine-tuned equally long", stem(CONTROL, None))
+        return Variant("DiT", f"dit-{self.size}"), control, *dynamic
+
+
+SHIPPED_DIGITS = Shipped(DIGITS, MIDDLE, ("learned", "random", "shuffled"))
+SHIPPED_FASHION = Shipped(FASHION, FASHION_SIZE, ("learned", "shuffled"))
+DIRECTORY = SHIPPED_DIGITS.directory
+"""The checkpoints of the digits that come with the project."""
+
+
 def compared_variants() -> tuple[Variant, ...]:
-    """All models that the study scores, the static baseline first."""
-    stem = functools.partial(stage_stem, MIDDLE, seed=SEED)
-    dynamic = [
-        Variant(f"DyDiT lambda={target}{suffix}", stem("both", target), routing)
-        for target in LAMBDAS
-        for routing, suffix in _SUFFIXES.items()
-    ]
-    control = Variant("DiT fine-tuned equally long", stem(CONTROL, None))
-    return Variant("DiT", f"dit-{MIDDLE}"), control, *dynamic
+    """All models of the digits that are compared, the static baseline first."""
+    return SHIPPED_DIGITS.variants()
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), their FLOPs ratios (N,) and rates (None: static)."""
+    """Generated images uint8 (N, 1, S, S), their labels (N,), their FLOPs ratios (N,) and rates (None: static)."""
 
     images: Tensor
     labels: Tensor
@@ -175,7 +200,7 @@ def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
 def draw_samples(
     variant: Variant, sampling: Sampling, directory: Path = DIRECTORY, rates: Rates | None = None
 ) -> Samples:
-    """Draw guided digits from one model; image k has the same label and noise whatever the model.
+    """Draw guided images from one model; image k has the same label and noise whatever the model.
 
     `rates` are those of the learned run, which `random` routing needs.
     """
