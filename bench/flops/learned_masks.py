@@ -19,12 +19,12 @@ from dydit import (
     InputError,
     Macs,
     check_lambda,
+    checkpoint,
     flops_ratio,
     generate,
     macs,
     model_config,
 )
-from dydit.checkpoint import formats
 
 GUIDANCE = 1.5
 """Scale of the headline rows; both branches of every step are counted."""
@@ -70,7 +70,7 @@ def measure_checkpoint(
     """Load a trained DyDiT and average what its masks claim over a guided DDPM run.
 
     Args:
-        source: a checkpoint file, or a name of `dydit.checkpoint.formats.PUBLISHED`.
+        source: a checkpoint file, or a name of `dydit.checkpoint.PUBLISHED`.
         model: name of the network, or a configuration.
         target: the lambda that it was trained for, which names the published row to compare with.
         resolution: side of the images in pixels, for a name.
@@ -110,10 +110,10 @@ def measure_checkpoint(
 
 
 def _load(source: str | Path, config: DiTConfig, device: str) -> DyDiT:
-    weights = formats.read_checkpoint(source)
+    weights = checkpoint.read(source)
     with torch.device(device):
         network = DyDiT(**config.kwargs()).eval()
-    if formats.load_into(network, weights, str(source)):
+    if checkpoint.load_into(network, weights, str(source)):
         raise InputError(f"{source}: a static DiT, it holds no routers; give a trained DyDiT checkpoint")
     return network
 

@@ -11,10 +11,9 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
-from bench.machine import DTYPES, check_arithmetic, check_fits
+from bench.machine import DTYPES, check_arithmetic, check_fits, status
 from bench.records import tensors_sha256
-from dydit import DiT, DyDiT, InputError, Model, model_config
-from dydit.checkpoint import formats
+from dydit import DiT, DyDiT, InputError, Model, checkpoint
 from dydit.inference import Engine, WidthPlan
 from dydit.sampling import computing_in
 
@@ -28,7 +27,7 @@ class GenerationOptions:
     """What to generate; the defaults are those of the paper's headline rows (method: guidance 1.5, 250 DDPM steps).
 
     Args:
-        checkpoint: a file, or a name of `dydit.checkpoint.formats.PUBLISHED`.
+        checkpoint: a file, or a name of `dydit.checkpoint.PUBLISHED`.
         out: directory of the run, see `bench.data.shards`; on a file system that all processes share.
         images: how many.
         model: name of the network, for files that do not name their own.
@@ -78,6 +77,10 @@ class GenerationOptions:
                 raise InputError(f"{name} = {number}; it must be at least 1")
         if not math.isfinite(self.scale):
             raise InputError(f"scale = {self.scale}; give a finite guidance scale, such as 1.5")
+        if self.scale < 1.0:
+            raise InputError(
+                f"scale = {self.scale}; below 1 the label counts less than without guidance, which is scale 1"
+            )
         if self.engine is not None and self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if self.dtype not in DTYPES:
@@ -161,16 +164,11 @@ def generation_identity(options: GenerationOptions, job: GenerationJob) -> dict[
 
 
 def _read_network(options: GenerationOptions) -> DiT:
-    source = options.checkpoint
-    if options.model is None:
-        if not source.endswith(".safetensors"):
-            raise InputError(f"{source}: such files do not name their model; give --model, such as --model DyDiT-XL/2")
-        return formats.load_model(source)[0]
-    config = model_config(options.model, options.resolution)
-    network = (DyDiT if options.model.startswith("DyDiT") else DiT)(**config.kwargs()).eval()
-    if formats.load_into(network, formats.read_checkpoint(source, options.weights), source):
-        static = options.model.removeprefix("Dy")
-        raise InputError(f"{source}: a static DiT, it holds no routers; use --model {static}")
+    network, found = checkpoint.load_model(
+        options.checkpoint, model=options.model, resolution=options.resolution, weights=options.weights
+    )
+    for note in found.notes:
+        status(f"{options.checkpoint}: {note}")
     return network
 
 

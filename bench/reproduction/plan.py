@@ -38,8 +38,7 @@ from bench.reproduction.requirements import (
     memory_requirement,
     reference_requirement,
 )
-from dydit import DyDiT, InputError, check_lambda, macs, model_config
-from dydit.checkpoint import formats
+from dydit import DyDiT, InputError, check_lambda, checkpoint, macs, model_config
 from dydit.flops import MATMUL, target_macs
 
 GIB = 2**30
@@ -200,15 +199,15 @@ def _network(options: GenerationOptions, source: Requirement, target: float | No
     if options.model is not None:
         config = model_config(options.model, options.resolution)
         dynamic = options.model.startswith("DyDiT")
-        known = float(options.checkpoint.rsplit("-", 1)[1]) if options.checkpoint in formats.PUBLISHED else None
+        known = float(options.checkpoint.rsplit("-", 1)[1]) if options.checkpoint in checkpoint.PUBLISHED else None
     elif not options.checkpoint.endswith(".safetensors"):
         raise InputError(f"{options.checkpoint}: such files do not name their model; give --model NAME")
     elif not source.present:
         raise InputError(f"{options.checkpoint}: no such file to read the network from; give --model NAME")
     else:
-        model, record = formats.load_model(options.checkpoint)
+        model, found = checkpoint.load_model(options.checkpoint)
         config, dynamic = model.config, isinstance(model, DyDiT)
-        known = json.loads(record.get("recipe", "{}")).get("target")
+        known = json.loads(found.record.get("recipe", "{}")).get("target")
     fitting = ("realised", "masked") if dynamic else ("static",)
     engine = options.engine or fitting[0]
     if engine not in fitting:

@@ -16,8 +16,7 @@ from bench.records import environment_record, prepare_output, write_run, write_t
 from bench.reproduction import headline, requirements
 from bench.studies.committed import committed_claims, quality_table, score_committed
 from bench.studies.samples import DIRECTORY, Sampling, compared_variants, load_stage
-from dydit import InputError
-from dydit.checkpoint import formats
+from dydit import InputError, checkpoint
 
 TIERS = {
     "smoke": Sampling(images=300, steps=25),
@@ -74,7 +73,7 @@ def _released() -> list[ClaimedMacs]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return [
         measure_checkpoint(name, "DyDiT-XL/2", target=float(name.rsplit("-", 1)[1]), device=device)
-        for name in formats.PUBLISHED
+        for name in checkpoint.PUBLISHED
     ]
 
 

@@ -19,7 +19,7 @@ from bench.machine import available
 from bench.quality.features import extractors
 from bench.quality.references import manifest
 from dydit import InputError
-from dydit.checkpoint.formats import PUBLISHED
+from dydit.checkpoint import PUBLISHED
 
 if TYPE_CHECKING:
     from bench.data.sets.catalogue import DataSet
@@ -47,7 +47,7 @@ def check_requirements(needs: Iterable[Requirement], run: str) -> None:
 
 
 def checkpoint_requirement(source: str | Path) -> Requirement:
-    """Trained weights: a file, or a name of `dydit.checkpoint.formats.PUBLISHED` in the hub's cache."""
+    """Trained weights: a file, or a name of `dydit.checkpoint.PUBLISHED` in the hub's cache."""
     name = f"checkpoint {source}"
     if str(source) in PUBLISHED:
         repository, file = PUBLISHED[str(source)]

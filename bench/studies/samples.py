@@ -15,9 +15,8 @@ from bench.data import preprocessing
 from bench.machine import track
 from bench.quality.features import digits_cnn
 from bench.studies.catalogue import CONTROL, MIDDLE, SEEDS, stage_stem
-from dydit import Diffusion, DiT, DyDiT, InputError, Routing, flops_ratio, generate
+from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, flops_ratio, generate
 from dydit.ablations import RandomRouting
-from dydit.checkpoint import formats
 
 LAMBDAS = (0.7, 0.5)
 SEED = SEEDS[0]
@@ -132,9 +131,9 @@ def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
     path = directory / f"{stage}.safetensors"
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train the study with `nox -s small_scale` or restore the file")
-    model, record = formats.load_model(path)
+    model, found = checkpoint.load_model(path)
     if isinstance(model, RandomRouting):
-        model.seed = int(record["seed"])
+        model.seed = int(found.record["seed"])
     return model
 
 

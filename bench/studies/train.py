@@ -21,9 +21,8 @@ from bench.machine import Task, arithmetic, check_device, run_tasks, status, tra
 from bench.quality.features import digits_cnn
 from bench.records import environment_record, file_sha256
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
-from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
+from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.checkpoint import formats
 from dydit.training import Draws, Recipe, StepLog, train
 
 CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
@@ -95,7 +94,7 @@ def _make(
         "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
         "skipped_steps": str(sum(entry.skipped for entry in log)),
     }
-    formats.write_model(path, model, identity | made_by | outcome, dtype=dtype)
+    checkpoint.write(path, model, identity | made_by | outcome, dtype=dtype)
     return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
 
 
@@ -140,12 +139,12 @@ def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tu
         model = _built(stage)
     if stage.parent is not None:
         path = directory / f"{stage.parent}.safetensors"
-        formats.load_into(model, formats.read_checkpoint(path), str(path))
+        checkpoint.load_into(model, checkpoint.read(path), str(path))
     if stage.ordered:
         order_by_importance(model)
     if isinstance(model, RandomRouting):
         assert stage.rates_of is not None, f"{stage.name}: random routing needs the rates of another stage"
-        learned = formats.load_model(directory / f"{stage.rates_of}.safetensors")[0]
+        learned = checkpoint.load_model(directory / f"{stage.rates_of}.safetensors")[0]
         routing = evaluated(learned, x.cpu(), labels.cpu()).routing
         assert routing is not None, f"{stage.rates_of}: a static model has no rates"
         model.meet(routing.rates, stage.recipe.seed)
@@ -206,5 +205,5 @@ def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str
 def _is_made(path: Path, identity: dict[str, str]) -> bool:
     if not path.is_file():
         return False
-    record = formats.read_checkpoint(path).record
+    record = checkpoint.read(path).record
     return all(record.get(key) == value for key, value in identity.items())

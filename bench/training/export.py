@@ -14,7 +14,8 @@ from bench.records import environment_record, writing
 from bench.training import checkpoints
 from bench.training.job import TrainingJob
 from bench.training.log import training_outcome
-from dydit.checkpoint import formats, model_card
+from dydit import checkpoint
+from dydit.checkpoint import model_card
 from dydit.checkpoint.atomic import atomic_path
 
 
@@ -54,7 +55,7 @@ def export_model(
     averaged = training.kind(**training.model.config.kwargs())
     averaged.load_state_dict(states["ema"])
     with writing(path):
-        formats.write_model(path, averaged, record)
+        checkpoint.write(path, averaged, record)
     card = out / "README.md"
     with writing(card), atomic_path(card) as partial:
         partial.write_text(model_card.card_text(averaged, record), encoding="utf-8")

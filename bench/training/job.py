@@ -16,9 +16,8 @@ from torch.distributed.device_mesh import DeviceMesh
 from bench.machine import ProcessGroup, check_arithmetic
 from bench.records import file_sha256
 from bench.training.data import TrainingData, open_data
-from dydit import DiT, DiTConfig, InputError, is_router_key, model_config, order_by_importance
+from dydit import DiT, DiTConfig, InputError, checkpoint, is_router_key, model_config, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.checkpoint import formats
 from dydit.training import PRECISIONS, Recipe, Training, find_recipe, is_modifier, modified
 
 STATIC = "static"
@@ -202,7 +201,7 @@ def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
         InputError: a checkpoint that is not whole, not static or of another size, or a lambda out of reach.
     """
     source = options.source
-    found = formats.read_checkpoint(source, options.weights)
+    found = checkpoint.read(source, options.weights)
     if routers := [key for key in found.state if is_router_key(key)]:
         raise InputError(
             f"{source}: holds routers ({routers[0]}), it is fine-tuned already; give the static checkpoint"
@@ -218,7 +217,7 @@ def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)  # of the routers' weights
         model = kind(**config.kwargs())
-    formats.load_into(model, found, source)
+    checkpoint.load_into(model, found, source)
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:
@@ -228,7 +227,7 @@ def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     return model
 
 
-def _config(options: FinetuneOptions, planned: TrainingPlan, found: formats.Checkpoint) -> DiTConfig:
+def _config(options: FinetuneOptions, planned: TrainingPlan, found: checkpoint.Checkpoint) -> DiTConfig:
     if planned.network is not None:
         return model_config(planned.network, options.resolution)
     try:

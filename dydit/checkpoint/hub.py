@@ -12,7 +12,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
-from dydit.checkpoint import formats, model_card
+from dydit import checkpoint
+from dydit.checkpoint import model_card
 from dydit.dit import DiT
 from dydit.errors import InputError, first_line
 
@@ -35,7 +36,7 @@ class Pretrained(ModelHubMixin):
         return ModelCard(model_card.card_text(self.model, self.record))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        formats.write_model(save_directory / WEIGHTS, self.model, self.record)
+        checkpoint.write(save_directory / WEIGHTS, self.model, self.record)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Pretrained:
@@ -52,4 +53,5 @@ class Pretrained(ModelHubMixin):
                 path = Path(hf_hub_download(model_id, WEIGHTS, **fetch))
             except Exception as error:  # the hub raises many kinds; a user needs one line
                 raise InputError(f"{model_id}: no folder, and no {WEIGHTS} on the hub ({first_line(error)})") from None
-        return cls(*formats.load_model(path))
+        model, found = checkpoint.load_model(path)
+        return cls(model, found.record)

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from bench.data import preprocessing
 from bench.machine import cpu_threads
 from bench.quality.features.inception import SPATIAL, check_finite, spatial
-from dydit import InputError
-from dydit.checkpoint import formats
+from dydit import InputError, checkpoint
 
 DIGITS_WEIGHTS = Path(__file__).resolve().parents[3] / "reference_stats" / "digits" / "digits_cnn.safetensors"
 """Where the repository keeps the trained `DigitsClassifier`."""
@@ -115,7 +114,7 @@ def _shift(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def save_digits_classifier(model: DigitsClassifier, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the weights as safetensors with how they were made as metadata; the file appears whole or not at all."""
-    formats.write_tensors(path, model.state_dict(), metadata)
+    checkpoint.write_tensors(path, model.state_dict(), metadata)
 
 
 def load_digits_classifier(path: Path) -> DigitsClassifier:

@@ -26,9 +26,8 @@ from bench.routing.observation import SHOWN, TokenWatch, observe, prepare_study
 from bench.routing.study import study_routing
 from bench.routing.tables import by_class, by_layer, by_position, by_timestep
 from bench.studies.samples import committed_file
-from dydit import DiT, DyDiT, InputError
+from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.ablations.networks import LayerSkipOnly, SdtOnly
-from dydit.checkpoint import formats
 from dydit.config import DiTConfig
 from dydit.flops import flops_ratio
 from dydit.inference.width_plan import WidthPlan
@@ -53,7 +52,7 @@ def tiny(path: Path, kind: type[DiT] = DyDiT, **changes: Any) -> str:
             torch.nn.init.normal_(parameter, std=0.3)
         model.y_embedder.embedding_table.weight.data *= 10  # so that the branches differ
         model.final_layer.linear.weight.data *= 0.1  # so that the states stay of the order of 1
-    formats.write_model(path, model)
+    checkpoint.write(path, model)
     return str(path)
 
 
@@ -75,7 +74,7 @@ def learned(tmp_path_factory: pytest.TempPathFactory) -> Learned:
 
 
 def test_widths_are_the_routers_own_at_every_timestep(learned: Learned, tmp_path: Path) -> None:
-    model, _ = formats.load_model(tiny(tmp_path / "m.safetensors"))
+    model, _ = checkpoint.load_model(tiny(tmp_path / "m.safetensors"))
     assert isinstance(model, DyDiT)
     plan = WidthPlan.from_routers(model, range(1000))
     for timestep in range(1000):
@@ -112,7 +111,7 @@ def test_token_maps_are_what_the_model_decides_on_the_states_of_the_run(
 
     monkeypatch.setattr(TokenWatch, "__call__", recording)
     found = learn(wanted)
-    model, _ = formats.load_model(wanted.checkpoint)
+    model, _ = checkpoint.load_model(wanted.checkpoint)
     assert isinstance(model, DyDiT)
     branches = 1 if scale == 1.0 else 2
     assert found.branches == ("conditional", "unconditional")[:branches]

@@ -10,8 +10,7 @@ import pytest
 
 from bench import cli
 from bench.studies.samples import committed_file
-from dydit import DiT
-from dydit.checkpoint import formats
+from dydit import DiT, checkpoint
 
 DYNAMIC = committed_file(0.7)
 
@@ -76,7 +75,7 @@ def test_an_output_directory_that_cannot_be_written_is_refused(
 
 def other_sizes(path: Path) -> Path:
     """A static network of another width."""
-    formats.write_model(path, DiT(**formats.load_model(DYNAMIC)[0].config.kwargs() | {"hidden_size": 48}))
+    checkpoint.write(path, DiT(**checkpoint.load_model(DYNAMIC)[0].config.kwargs() | {"hidden_size": 48}))
     return path
 
 

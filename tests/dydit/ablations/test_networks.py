@@ -22,7 +22,7 @@ from dydit.ablations.networks import (
     TokenRouting,
     TokenSkipAttention,
 )
-from dydit.checkpoint.formats import Checkpoint, load_into
+from dydit.checkpoint import Checkpoint, load_into
 from dydit.dit import modulate
 from dydit.dydit import is_router_key, routers
 from dydit.flops import flops_loss, flops_ratio
