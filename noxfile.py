@@ -6,6 +6,7 @@ and every other session requires it; pip runs again only when pyproject.toml has
 
 import hashlib
 import sysconfig
+import tempfile
 from pathlib import Path
 
 import nox
@@ -30,11 +31,15 @@ def environment(session: nox.Session) -> None:
         stamp.write_text(wanted)
 
 
+def shared(session: nox.Session, kind: str) -> str:
+    """A folder of the shared environment: its `scripts`, or its `purelib` with the libraries."""
+    location = session.cache_dir.parent / "environment"
+    return sysconfig.get_path(kind, "venv", {"base": str(location.absolute())})
+
+
 def python(session: nox.Session, *args: str) -> None:
     """Run python with these arguments in the shared environment."""
-    location = session.cache_dir.parent / "environment"
-    scripts = sysconfig.get_path("scripts", "venv", {"base": str(location.absolute())})
-    session.run(f"{scripts}/python", *args)
+    session.run(f"{shared(session, 'scripts')}/python", *args)
 
 
 @nox.session(venv_backend="none", requires=["environment"])
@@ -71,7 +76,25 @@ def bench(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and types."""
+    """Check style, formatting, types and the order of imports."""
     python(session, "-m", "ruff", "check")
     python(session, "-m", "ruff", "format", "--check")
     python(session, "-m", "mypy")
+    session.run(f"{shared(session, 'scripts')}/lint-imports", env={"PYTHONPATH": str(ROOT)})
+
+
+@nox.session(venv_backend="virtualenv", reuse_venv=False, requires=["environment"])
+def wheel(session: nox.Session) -> None:
+    """Install the built wheel apart from this checkout and run it in an empty directory; `-- DIR` keeps its tables."""
+    kept = [str(Path(name).absolute()) for name in session.posargs[:1]] or ["smoke"]
+    with tempfile.TemporaryDirectory() as empty:
+        python(session, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", empty, ".")
+        session.install("--no-deps", *map(str, Path(empty).glob("*.whl")))
+        # The libraries come from the shared environment. A path named in a .pth file is searched, but the .pth files in
+        # it are not read, so that its editable install of this checkout stays out of sight.
+        own = sysconfig.get_path("purelib", "venv", {"base": session.virtualenv.location})
+        Path(own, "libraries.pth").write_text(shared(session, "purelib") + "\n")
+        with session.chdir(empty):
+            apart = {"PYTHONPATH": None}
+            session.run("dydit-bench", "flops", "--models", "DiT-S/2", "--out", "flops", env=apart)
+            session.run("dydit-bench", "reproduce", "--tier", "smoke", "--out", *kept, env=apart)

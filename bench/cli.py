@@ -1,51 +1,70 @@
 """`python -m bench <command>`: one command per measurement. Tables go to files, chatter to standard error.
 
-argparse, so that a bare machine with torch, numpy and pandas can run the latency harness.
+Only the module of the command that was asked for is imported: `--help` is quick, and a bare machine with torch, numpy
+and pandas can run the latency harness.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from types import ModuleType
 from typing import NoReturn
 
-from bench.commands.judge import plan, report, reproduce
-from bench.commands.make import finetune, generate, latents, small_scale, stats
-from bench.commands.measure import flops, latency, quality, routing
-from dydit import InputError
-
-COMMANDS = (reproduce, plan, flops, latency, generate, quality, stats, latents, finetune, small_scale, routing, report)
+from bench.commands import COMMANDS, Action
+from bench.options import add_options, read_options
 
 
 class _Parser(argparse.ArgumentParser):
+    """Refuses a command line in one line, with exit status 2."""
+
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{self.prog}: {message}; see {self.prog} --help")
+        self.exit(2, f"error: {self.prog}: {message}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run a command; bad input is one line and exit status 2, `--strict` with a deviation 1."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    parsed = _parser(arguments).parse_args(arguments)
+    # Not at the top: it brings torch, for which `--help` need not wait.
+    from dydit import InputError
+
+    action: Action = parsed.action
     try:
-        options = _parser().parse_args(argv)
-        sys.exit(options.run(options) or 0)
+        sys.exit(action.run(read_options(parsed, action.options)) or 0)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    """The parser of all commands, of which the one that `arguments` ask for has its options."""
     parser = _Parser(
         prog="python -m bench",
         description="Reproduce, measure and judge the claims of Dynamic Diffusion Transformer (arXiv 2410.03456).",
     )
     commands = parser.add_subparsers(metavar="command", required=True)
-    for module in COMMANDS:
-        name = module.__name__.rsplit(".", 1)[1].replace("_", "-")
-        added = commands.add_parser(name, help=module.HELP, description=module.HELP, allow_abbrev=False)
-        added.set_defaults(run=module.run)
-        out: Path | None = module.OUT
-        if out is not None:
-            added.add_argument("--out", type=Path, default=out, help=f"directory for the results (default {out})")
-        module.arguments(added)
+    asked = next((argument for argument in arguments if not argument.startswith("-")), None)
+    for name, command in COMMANDS.items():
+        added = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        if name == asked:
+            module = importlib.import_module(f"bench.commands.{command.folder}.{name.replace('-', '_')}")
+            _declare(added, module, command.help)
     return parser
+
+
+def _declare(parser: argparse.ArgumentParser, module: ModuleType, help: str) -> None:
+    """Give the parser of a command its options, or its actions with theirs."""
+    if not hasattr(module, "ACTIONS"):
+        _fill(parser, Action(help, module.OPTIONS, module.run))
+        return
+    actions = parser.add_subparsers(metavar="action", required=True)
+    for name, action in module.ACTIONS.items():
+        _fill(actions.add_parser(name, help=action.help, description=action.help, allow_abbrev=False), action)
+
+
+def _fill(parser: argparse.ArgumentParser, action: Action) -> None:
+    add_options(parser, action.options)
+    parser.set_defaults(action=action)

@@ -1,4 +1,4 @@
-"""Reference implementation of Dynamic Diffusion Transformer (arXiv 2410.03456), one file a section of the paper."""
+"""Reference implementation of Dynamic Diffusion Transformer (arXiv 2410.03456), one file per section of the paper."""
 
 from dydit.config import (
     MODEL_NAMES,
@@ -16,8 +16,9 @@ from dydit.dydit import DyDiT, is_router_key, routers
 from dydit.errors import InputError, first_line, nearest
 from dydit.flops import CONVENTIONS, Convention, Macs, flops_ratio, macs
 from dydit.importance import order_by_importance
+from dydit.observation import Observation, ObservedSampling
 from dydit.routing import Routing
-from dydit.sampling import draw, generate, guided
+from dydit.sampling import draw, draw_in_batches, generate, guidance_branches, guided
 
 __all__ = [
     "CONVENTIONS",
@@ -34,13 +35,17 @@ __all__ = [
     "InputError",
     "Macs",
     "Model",
+    "Observation",
+    "ObservedSampling",
     "Routing",
     "Sampler",
     "check_lambda",
     "draw",
+    "draw_in_batches",
     "first_line",
     "flops_ratio",
     "generate",
+    "guidance_branches",
     "guided",
     "is_router_key",
     "macs",

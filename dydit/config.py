@@ -23,8 +23,8 @@ PAPER_LAMBDAS: dict[str, tuple[float, ...]] = {
 class DiTConfig:
     """Shape of a (Dy)DiT; its fields are the keyword arguments of `DiT` and `DyDiT`.
 
-    Sizes are in elements: `input_size` is the side of the square latent (or pixel) input,
-    `hidden_size` the token width C, `num_heads` both the attention heads and the MLP channel groups H.
+    Sizes are in elements: `input_size` is the side of the square latent (or pixel) input, `hidden_size` the token
+    width C, `num_heads` the number H of attention heads, which is also the number of the MLP's channel groups.
 
     Raises:
         InputError: a field that no network can be built from.
@@ -134,8 +134,8 @@ def published_heads(hidden_size: int) -> int | None:
 
 _PIXEL_DATA = {"cifar10": (32, 3, 10)}  # side in pixels, channels, classes
 PIXEL_MODEL_NAMES = tuple(f"{kind}-S/2-{data}" for kind in ("DiT", "DyDiT") for data in _PIXEL_DATA)
-"""Networks on the pixels of a small data set, with no autoencoder. Size S at patch 2 makes 256 tokens of a 32x32 image,
-as many as the papers' networks make of an ImageNet one, for the same 6 GMACs a pass and 32.5 M parameters."""
+"""Networks on the pixels of a small data set, without an autoencoder. Size S at patch 2 makes 256 tokens of a 32 x 32
+image, as many as the papers' networks make of an ImageNet one, with the same 6 GMACs and 32.5 M parameters."""
 
 
 def model_config(name: str, resolution: int | None = None) -> DiTConfig:

@@ -167,7 +167,7 @@ class DiT(nn.Module):
 
     block_type: type[nn.Module] = DiTBlock
     recompute: bool = False
-    """Whether training keeps of every block its input alone, and computes the rest again for the gradient."""
+    """Whether training keeps only the input of every block and computes the rest again for the gradient."""
     pos_embed: Tensor
 
     def __init__(self, **config: Any) -> None:
@@ -199,7 +199,7 @@ class DiT(nn.Module):
         return self.unpatchify(self.final_layer(tokens, c))
 
     def run_block(self, call: Callable[..., Result], *inputs: Any) -> Result:
-        """`call(*inputs)` of one block; computed twice, for less memory, where `recompute` says so."""
+        """`call(*inputs)` of one block; with `recompute`, training computes it twice to save memory."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(call, *inputs, use_reentrant=False)
         return call(*inputs)

@@ -33,20 +33,20 @@ class DyDiTBlock(DiTBlock):
         self.mlp_rate = self.width_router(width, heads)
         self.token_selection = self.token_router(width, config.token_router_hidden)
 
-    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
+    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, override: Masks | None) -> tuple[Tensor, Masks]:
         """Tokens (N, T, C) -> tokens and the masks used: heads (N, H), channel groups (N, H), tokens (N, T).
 
-        `given` masks replace the routers' own; the routers run all the same, so that both cost alike.
+        `override` holds masks to use instead of the routers' own; the routers run in both cases, at the same cost.
         """
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
         heads = self.attn_rate(t_emb)
         channels = self.mlp_rate(t_emb)
-        if given is not None:
-            heads, channels = given[0].to(x.dtype), given[1].to(x.dtype)
+        if override is not None:
+            heads, channels = override[0].to(x.dtype), override[1].to(x.dtype)
         x = x + gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a), heads)
         tokens = self.token_selection(x)
-        if given is not None:
-            tokens = given[2].to(x.dtype)
+        if override is not None:
+            tokens = override[2].to(x.dtype)
         update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
         return x + tokens[:, :, None] * update, (heads, channels, tokens)
 
@@ -55,12 +55,12 @@ class DyDiT(DiT):
     """Dynamic DiT; keyword arguments are the fields of `DiTConfig`, and the state dict is the published layout.
 
     Raises:
-        InputError: a configuration no network can be built from, or given routing of another shape.
+        InputError: a configuration no network can be built from, or, in `route`, masks of another shape.
     """
 
     block_type = DyDiTBlock
     routing_type: type[Routing] = Routing
-    """How the masks of a forward are read as rates of work."""
+    """The class that holds the masks of a forward and turns them into rates of work."""
     realised: ClassVar[bool] = True
     """Whether `Engine`, which skips heads, channel groups and tokens of the MLP, computes this class's function."""
 
@@ -87,8 +87,8 @@ class DyDiT(DiT):
         used = []
         for index, block in enumerate(self.blocks):
             assert isinstance(block, DyDiTBlock)
-            given = routing.layer(index) if routing else None
-            tokens, masks = self.run_block(block.masked, tokens, c, t_emb, given)
+            override = routing.layer(index) if routing else None
+            tokens, masks = self.run_block(block.masked, tokens, c, t_emb, override)
             used.append(masks)
         return self.unpatchify(self.final_layer(tokens, c)), self.routing_type.stack(used)
 

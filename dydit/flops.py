@@ -20,10 +20,13 @@ LOSS_WEIGHT = 2.0
 
 TIMESTEP_FEATURES = 256
 
+GIGA = 1e9
+"""The papers print multiply-adds in units of 10^9."""
+
 
 @dataclass(frozen=True)
 class Convention:
-    """How a printed total counts what is no matrix product inside a block."""
+    """Which operations, beside the matrix products of a block, a printed total counts."""
 
     name: str
     layer_norm: int
@@ -68,12 +71,15 @@ class Macs:
 
 
 class Shares(NamedTuple):
-    """Shares of the complete model's work that masks leave over."""
+    """Shares of the complete model's work that remain under masks."""
 
     keys: float
     """Of keys and values: the head ratio a."""
     queries: float
-    """Of queries, attention's two products and projection: a times the ratio of tokens that ask (all, in DyDiT)."""
+    """Of queries, attention's two products and projection: a times the share of tokens whose queries are computed.
+
+    DyDiT computes them all; an ablation skips some.
+    """
     mlp: float
     """m * s: channel groups x tokens."""
     tokens: float
@@ -89,9 +95,10 @@ def attention_macs(config: DiTConfig) -> int:
 
 
 def query_macs(config: DiTConfig) -> int:
-    """2 T C^2 + 2 T^2 C of them, which tokens cost by asking: their queries, scores and values, and projection out.
+    """The part of `attention_macs` that is saved where a token's query is not computed: 2 T C^2 + 2 T^2 C.
 
-    The rest, 2 T C^2, makes the keys and values that the tokens which ask see.
+    These are the queries, the scores, the weighted values and the output projection. The rest, 2 T C^2, makes the keys
+    and values, which all remaining queries need from every token.
     """
     tokens, width = config.tokens, config.hidden_size
     return 2 * tokens * width**2 + 2 * tokens**2 * width
@@ -100,6 +107,11 @@ def query_macs(config: DiTConfig) -> int:
 def mlp_macs(config: DiTConfig) -> int:
     """8 T C^2 (at MLP ratio 4) of one block's MLP."""
     return 2 * config.tokens * config.hidden_size * config.mlp_hidden
+
+
+def block_macs(config: DiTConfig) -> int:
+    """MACs of attention and MLP in all blocks: what masks can skip, and what lambda is a ratio of."""
+    return config.depth * (attention_macs(config) + mlp_macs(config))
 
 
 def width_router_macs(config: DiTConfig) -> int:
@@ -137,7 +149,7 @@ def macs(config: DiTConfig, routing: Routing | None = None, dynamic: bool = Fals
 
 
 def shares(routing: Routing) -> Shares:
-    """Means over images and blocks."""
+    """The remaining shares of work, means over images and blocks."""
     heads, tokens, layers = routing.head_rate, routing.token_rate, (routing.heads > 0).any(-1).float()
     rates = (heads, heads * routing.query_rate, routing.channel_rate * tokens, tokens, layers)
     return Shares(*(rate.mean().item() for rate in rates))
@@ -150,18 +162,22 @@ def target_macs(config: DiTConfig, target: float, convention: Convention = MATMU
         InputError: target outside (0, 1].
     """
     check_lambda(target)
-    skippable = config.depth * (attention_macs(config) + mlp_macs(config))
-    return macs(config, dynamic=True).total(convention) - (1 - target) * skippable
+    return macs(config, dynamic=True).total(convention) - (1 - target) * block_macs(config)
+
+
+def implied_ratio(config: DiTConfig, total: float, convention: Convention = DYDIT_PAPER) -> float:
+    """The block ratio at which a DyDiT of this configuration costs `total` MACs: `target_macs` the other way round."""
+    return 1 - (macs(config, dynamic=True).total(convention) - total) / block_macs(config)
 
 
 def flops_ratio(routing: Routing, config: DiTConfig) -> Tensor:
     """r = sum_l [a_l F_attn + m_l s_l F_mlp] / sum_l [F_attn + F_mlp] of every image, (N,); differentiable.
 
-    F_attn lacks the part of the tokens that do not ask, where the routing skips their queries (an ablation).
+    In the numerator, F_attn leaves out the queries that the routing skips (an ablation; DyDiT skips none).
     """
     attn, mlp = attention_macs(config), mlp_macs(config)
-    asked = attn - (1 - routing.query_rate) * query_macs(config)
-    per_block = routing.head_rate * asked + routing.channel_rate * routing.token_rate * mlp
+    attended = attn - (1 - routing.query_rate) * query_macs(config)
+    per_block = routing.head_rate * attended + routing.channel_rate * routing.token_rate * mlp
     return per_block.sum(-1) / (config.depth * (attn + mlp))
 
 

@@ -1,6 +1,10 @@
 """Routers of DyDiT (paper, Section 3): timestep-wise dynamic width (TDW) and spatial-wise dynamic tokens (SDT).
 
-Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and MLP channel groups).
+A *channel group* is one of H equal, contiguous parts of the MLP's hidden channels, opened or closed as a whole. Where
+masks or rates are meant, `channels` stands for channel groups, as `heads` stands for attention heads; the parameters of
+their router are called `mlp_rate` in the published checkpoints.
+
+Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and channel groups, of which there are as many).
 """
 
 from __future__ import annotations
@@ -75,7 +79,7 @@ class TokenRouter(nn.Module):
 class Routing:
     """What every router of a forward pass decided: masks of 0 and 1 in any dtype.
 
-    heads (N, L, H), channels (N, L, H), tokens (N, L, T). In training they carry gradients.
+    heads (N, L, H), channels (N, L, H) of the channel groups, tokens (N, L, T). In training they carry gradients.
     """
 
     heads: Tensor
@@ -109,14 +113,17 @@ class Routing:
 
     @property
     def query_rate(self) -> Tensor:
-        """Share of tokens whose queries attention computes, (N, L): all, since DyDiT skips tokens in the MLP alone."""
+        """Share of tokens whose queries attention computes, (N, L): all, since DyDiT skips tokens only in the MLP."""
         return torch.ones_like(self.head_rate)
 
     @property
     def rates(self) -> tuple[float, float, float]:
-        """Overall rates (heads, channel groups, tokens); groups x tokens is the MLP's share, to which FLOPs go."""
-        groups = self.channel_rate.mean().item()
-        return self.head_rate.mean().item(), groups, (self.channel_rate * self.token_rate).mean().item() / groups
+        """Overall rates of heads, channel groups and tokens.
+
+        The third is such that the product of the last two is the remaining share of the MLPs' work.
+        """
+        channels = self.channel_rate.mean().item()
+        return self.head_rate.mean().item(), channels, (self.channel_rate * self.token_rate).mean().item() / channels
 
     @classmethod
     def random(
@@ -126,15 +133,15 @@ class Routing:
         generator: torch.Generator | None = None,
         shared: bool = True,
     ) -> Routing:
-        """Random masks at the given overall rates, the same in every block.
+        """Random masks at overall rates that are the same in every block.
 
-        Head and group 0 stay on; tokens are drawn for each image.
+        Head 0 and channel group 0 stay on; tokens are drawn for each image.
 
         Args:
             shape: images, blocks, heads and tokens (N, L, H, T).
             rates: of heads, channel groups and tokens, each in (0, 1].
-            generator: of the draw.
-            shared: whether all images share the widths, as images of one timestep do.
+            generator: source of the random numbers; torch's global one by default.
+            shared: whether all images share the masks of heads and channel groups, as images of one timestep do.
         """
         images, blocks, heads, tokens = shape
 
@@ -150,8 +157,8 @@ class Routing:
     def shuffled(self, generator: torch.Generator | None = None) -> Routing:
         """The same rates in random places: the control for what the routers learned.
 
-        Heads and groups 1..H-1 are permuted per block, alike for all images (so one timestep still has one width);
-        tokens are permuted per image and block. Head and group 0 stay on.
+        Heads and channel groups 1 to H - 1 are permuted per block, alike for all images, so that one timestep still has
+        one width; tokens are permuted per image and block. Head 0 and channel group 0 stay on.
         """
 
         def permute(mask: Tensor, shape: tuple[int, ...]) -> Tensor:

@@ -1,12 +1,12 @@
 """Guided sampling whose every image is a function of (seed, index) alone.
 
-Each image owns a random generator: its label is drawn first, then the initial noise, then one noise tensor a step.
+Each image owns a random generator: its label is drawn first, then the initial noise, then one noise tensor per step.
 Batch size, order and process count therefore change nothing but rounding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -39,8 +39,13 @@ def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tenso
     return torch.cat([torch.cat([eps, eps]), output[:, channels:]], dim=1)
 
 
+def guidance_branches(scale: float) -> int:
+    """Rows of the network's batch per image: 2 under guidance, conditional and unconditional; 1 at scale 1."""
+    return 1 if scale == 1.0 else 2
+
+
 def computing_in(dtype: torch.dtype, model: Model) -> Model:
-    """A network of another dtype as samplers see it: their state, which its output moves, stays float32."""
+    """A network that computes in `dtype`, with float32 inputs and outputs: the sampler's state stays float32."""
     return lambda x, t, y: model(x.to(dtype), t, y).float()
 
 
@@ -86,7 +91,7 @@ class ImageNoise:
 
 
 def mix(seed: int, index: int) -> int:
-    """A 63-bit generator seed; neighbouring pairs land far apart (splitmix64's finaliser)."""
+    """A 63-bit generator seed; neighbouring pairs get very different ones (splitmix64's finaliser)."""
     mask = (1 << 64) - 1
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1342543DE82EF95 + 0x632BE59BD9B4E019) & mask
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
@@ -178,3 +183,37 @@ def generate(
         )
 
     return draw(solve, shape, num_classes, indices, seed=seed, device=device)
+
+
+def draw_in_batches(
+    draw_batch: Callable[[range, Track], tuple[Tensor, Tensor]],
+    images: int,
+    batch_size: int,
+    steps: int,
+    track: Track = lambda steps: steps,
+) -> Iterator[tuple[range, Tensor, Tensor]]:
+    """Draw images 0 to `images` - 1 in the order of their indices, one batch after another.
+
+    Args:
+        draw_batch: (image indices, progress wrapper over the batch's steps) -> images (n, C, S, S) and labels (n,), as
+            `draw` and `generate` return them.
+        images: how many.
+        batch_size: how many at once; the last batch may be smaller.
+        steps: steps that a batch takes.
+        track: progress wrapper over the steps of all batches.
+
+    Yields:
+        Indices, images (n, C, S, S) and labels (n,) of one batch.
+    """
+    batches = [range(start, min(start + batch_size, images)) for start in range(0, images, batch_size)]
+    progress = iter(track(range(steps * len(batches))))
+
+    def advance(inner: Iterable[int]) -> Iterator[int]:
+        for step in inner:
+            next(progress, None)
+            yield step
+
+    for indices in batches:
+        x, y = draw_batch(indices, advance)
+        yield indices, x, y
+    next(progress, None)  # ends the display: all of its steps were already counted

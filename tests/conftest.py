@@ -11,7 +11,13 @@ from typing import Any
 import pytest
 from torch import Tensor
 
-IMPORTED = ["bench.cli", "bench.training.finetune", "bench.generation.run", "sklearn.datasets", "torchvision.utils"]
+IMPORTED = [
+    "bench.cli",
+    "bench.training.finetune",
+    "bench.generation.generate",
+    "sklearn.datasets",
+    "torchvision.utils",
+]
 PROGRAM = """
 import os, sys
 os.environ.update({environment!r})

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from bench.data.shards import Manifest
+from bench.generation.generate import make_unit
 from bench.generation.job import GenerationOptions, prepare_generation, sampling_model
-from bench.generation.run import make_unit
 from bench.machine import arithmetic
 from bench.studies.samples import committed_file
 
@@ -21,13 +20,13 @@ IMAGES, STEPS = 64, 10
 )
 def test_generate_unit(benchmark: Any, target: float | None, engine: str) -> None:
     checkpoint = committed_file(target)
-    options = GenerationOptions(str(checkpoint), Path("unused"), IMAGES, steps=STEPS, engine=engine)
+    options = GenerationOptions(checkpoint=str(checkpoint), images=IMAGES, steps=STEPS, engine=engine)
     job = prepare_generation(options)
-    model = sampling_model(options, job, IMAGES)
+    model = sampling_model(job, IMAGES)
     manifest = Manifest(IMAGES, IMAGES, job.decoder.shape, {}, {})
     benchmark.group = f"generation of {IMAGES} digits, {STEPS} guided DDPM steps"
     with arithmetic(options.threads, options.tf32):
-        images, labels = benchmark.pedantic(make_unit, (options, job, model, manifest, 0), rounds=5, warmup_rounds=1)
+        images, labels = benchmark.pedantic(make_unit, (job, model, manifest, 0), rounds=5, warmup_rounds=1)
     assert images.shape == (IMAGES, 8, 8, 1) and labels.shape == (IMAGES,)
     benchmark.extra_info.update(engine=engine, device="cpu", dtype="fp32", threads=options.threads)
     if not benchmark.disabled:

@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.quality.metrics.arrays import Array
 from bench.quality.metrics.frechet import FidReference, FidRows, fid_from_statistics
 from bench.quality.metrics.kid import kid
-from bench.quality.metrics.moments import Array, Moments, Statistics, of_features
+from bench.quality.metrics.moments import Moments, Statistics, of_features
 from bench.quality.metrics.precision_recall import precision_recall
 
 POOL = 2048

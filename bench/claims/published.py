@@ -1,4 +1,4 @@
-"""The published tables of `reference_stats/paper/`, typed and checked: one `PublishedValue` a row."""
+"""The published tables of `reference_stats/paper/`, typed and checked: one `PublishedValue` per row."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
+from bench.records import shipped_data
 from dydit import InputError, nearest
 
-DIRECTORY = Path(__file__).parents[2] / "reference_stats" / "paper"
+DIRECTORY = shipped_data() / "paper"
 COLUMNS = ("paper", "table", "row", "dataset", "metric", "value", "unit", "source", "confidence", "note")
 CONFIDENCES = ("two-sources", "one-source", "derived", "not-transcribed")
 _REQUIRED = ("paper", "table", "row", "dataset", "metric", "source")
@@ -68,7 +69,7 @@ class PublishedValue:
         if self.value is None:
             raise InputError(f"{self.claim_id}: no printed digits; the published value is not transcribed")
         exponent = Decimal(self.printed).as_tuple().exponent
-        assert isinstance(exponent, int)  # load() admits finite numbers only
+        assert isinstance(exponent, int)  # load_published() admits finite numbers only
         return max(-exponent, 0)
 
 
@@ -110,7 +111,7 @@ def find_published(
         return matches[0]
     if matches:
         claims = ", ".join(value.claim_id for value in matches)
-        hint = f"name the dataset, or select from load() by claim id: {claims}"
+        hint = f"name the dataset, or select from load_published() by claim id: {claims}"
     asked = ", ".join(f"{field}={text!r}" for field, text in wanted.items())
     raise InputError(f"{name}: {len(matches)} rows match {asked}; {hint}")
 
@@ -119,7 +120,7 @@ def find_published(
 def _read(path: Path) -> tuple[PublishedValue, ...]:
     values: list[PublishedValue] = []
     first_line: dict[tuple[str, ...], int] = {}
-    taken: set[str] = set()
+    claim_ids: set[str] = set()
     for line, cells in _records(path):
         row = dict(zip(COLUMNS, cells, strict=True))
         published = _published(path.name, f"{path.name}, line {line}", row)
@@ -131,9 +132,9 @@ def _read(path: Path) -> tuple[PublishedValue, ...]:
                 "remove one, or tell them apart by source or note"
             )
         first_line[identity] = line
-        while published.claim_id in taken:
+        while published.claim_id in claim_ids:
             published = dataclasses.replace(published, number=published.number + 1)
-        taken.add(published.claim_id)
+        claim_ids.add(published.claim_id)
         values.append(published)
     return tuple(values)
 

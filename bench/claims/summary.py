@@ -2,35 +2,29 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from bench.claims.verdict import VERDICTS, SummaryRow
-from bench.records import to_markdown, write_table
-from bench.records.tables import _read_csv
-from dydit import InputError
+from bench.claims.rows import optional_float, read_rows, write_rows
+from bench.claims.subject import FACTS, KINDS, quantity_kind
+from bench.claims.verdict import NOT_RUN, VERDICTS, SummaryRow
+from bench.records import to_markdown
 
-SUMMARY_COLUMNS = tuple(field.name for field in dataclasses.fields(SummaryRow))
-_NUMBER_COLUMNS = ("published", "measured")
+_NUMBERS = dict.fromkeys(("published", "measured", "low", "high"), optional_float)
+_NOT_TRANSCRIBED = "not-transcribed"
 
 
 def write_summary(rows: Iterable[SummaryRow], directory: Path) -> Path:
-    """Write `summary.csv` and `summary.md`, in the order given. Returns the CSV.
+    """Write `summary.csv` and `summary.md`, which opens with the coverage, in the order given. Returns the CSV.
 
     Raises:
         InputError: two rows with one claim id.
     """
-    frame = pd.DataFrame([dataclasses.asdict(row) for row in rows], columns=list(SUMMARY_COLUMNS))
-    repeated = frame["claim_id"][frame["claim_id"].duplicated()]
-    if len(repeated):
-        raise InputError(f"summary: claim {repeated.iloc[0]} is judged twice; keep one row for each claim")
-    # A column without any number would otherwise be written as text.
-    return write_table(frame.astype(dict.fromkeys(_NUMBER_COLUMNS, float)), directory, "summary")
+    rows = tuple(rows)
+    return write_rows(rows, SummaryRow, _NUMBERS, directory, "summary", coverage(rows))
 
 
 def read_summary(directory: Path) -> tuple[SummaryRow, ...]:
@@ -39,25 +33,49 @@ def read_summary(directory: Path) -> tuple[SummaryRow, ...]:
     Raises:
         InputError: no such file, other columns, or a row that contradicts itself (see `SummaryRow`).
     """
-    path = directory / "summary.csv"
-    frame = _read_csv(path, dtype=dict.fromkeys(SUMMARY_COLUMNS, str))
-    if tuple(frame.columns) != SUMMARY_COLUMNS:
-        raise InputError(f"{path}: columns are {list(frame.columns)}; they must be {list(SUMMARY_COLUMNS)}")
-    rows = []
-    for line, record in enumerate(frame.fillna("").to_dict("records"), start=2):
-        cells: dict[str, Any] = {str(column): cell for column, cell in record.items()}
-        try:
-            for column in _NUMBER_COLUMNS:
-                cells[column] = float(cells[column]) if cells[column] else None
-            rows.append(SummaryRow(**cells))
-        except ValueError as error:  # InputError is one
-            raise InputError(f"{path}, row {line - 1}: {error}; write the summary again") from error
-    return tuple(rows)
+    return read_rows(directory, "summary", SummaryRow, _NUMBERS)
+
+
+def coverage(rows: Sequence[SummaryRow]) -> str:
+    """How many published numbers were measured, and what the others wait for, in a sentence; then the verdicts."""
+    judged = Counter(quantity_kind(row.metric) for row in rows if row.verdict != NOT_RUN)
+    kinds = ", ".join(f"{judged[kind]} of {kind}" for kind in KINDS if kind != FACTS)
+    waiting = [row for row in rows if row.verdict == NOT_RUN and row.confidence != _NOT_TRANSCRIBED]
+    measured = judged.total() - judged[FACTS]
+    parts = [f"{measured} of {len(rows)} published numbers were measured in this run ({kinds})"]
+    if judged[FACTS]:
+        parts.append(f"{judged[FACTS]} {FACTS} were compared with the networks and recipes of this project")
+    if waiting:
+        parts.append(f"{len(waiting)} wait: {_waits(waiting)}")
+    if missing := sum(row.confidence == _NOT_TRANSCRIBED for row in rows):
+        parts.append(f"{missing} could not be transcribed from the paper")
+    verdicts = Counter(row.verdict for row in rows)
+    totals = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS)
+    return f"{'; '.join(parts)}. Verdicts: {totals}."
+
+
+def _waits(rows: Sequence[SummaryRow]) -> str:
+    """What the rows wait for, most first: `3 for a GPU (a number may wait for several)`."""
+    assets = Counter(asset for row in rows for asset in row.needs.split("; ") if asset)
+    parts = [f"{count} for {asset}" for asset, count in assets.most_common()]
+    if any(row.needs.count("; ") for row in rows):
+        parts[-1] += " (one number may wait for several of these)"
+    if ready := sum(bool(row.command) and not row.needs for row in rows):
+        parts.append(f"{ready} for nothing but to be asked for")
+    if without := sum(not row.command and not row.needs for row in rows):
+        parts.append(f"{without} for a command, since none measures them yet")
+    return ", ".join(parts)
+
+
+def any_deviates(rows: Iterable[SummaryRow]) -> bool:
+    """Whether a measured value is not what was published."""
+    return any(row.verdict == "deviates" for row in rows)
 
 
 def overview(rows: Sequence[SummaryRow]) -> str:
-    """The judged rows as a markdown table, and how many rows have which verdict."""
-    judged = [row for row in rows if row.verdict != "not run"]
+    """The coverage, and the judged rows as a markdown table; facts that agree are counted, and not listed."""
+    judged = [row for row in rows if row.verdict != NOT_RUN]
+    listed = [row for row in judged if row.verdict == "deviates" or quantity_kind(row.metric) != FACTS]
     frame = pd.DataFrame(
         [
             {
@@ -65,17 +83,19 @@ def overview(rows: Sequence[SummaryRow]) -> str:
                 "row": row.row,
                 "metric": f"{row.metric} ({row.unit})" if row.unit else row.metric,
                 "published": row.published,
+                "confidence": row.confidence,
                 "measured": _short(row.measured),
                 "tolerance": row.tolerance.split(" (")[0],
                 "verdict": row.verdict,
                 "evidence": row.evidence,
             }
-            for row in judged
+            for row in listed
         ]
     )
-    counts = Counter(row.verdict for row in rows)
-    totals = ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS)
-    return f"{to_markdown(frame)}\n\n{len(rows)} published numbers and claims: {totals}."
+    parts = [coverage(rows), to_markdown(frame)]
+    if left_out := len(judged) - len(listed):
+        parts.append(f"Not shown: {left_out} {FACTS} that are reproduced.")
+    return "\n\n".join(parts)
 
 
 def _short(value: float | None) -> float | None:

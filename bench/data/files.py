@@ -29,18 +29,18 @@ _PIECE = 2**24  # bytes read at a time while a file is checked
 
 
 class _Shards:
-    """Reader of a directory of shards that holds one unit at a time: reading in order opens every unit once."""
+    """Reader of a directory of shards that keeps one unit in memory: reading in order opens every unit once."""
 
     def __init__(self, directory: Path, manifest: shards.Manifest) -> None:
         self.directory = directory
         self.manifest = manifest
-        self.held: tuple[int, NDArray[Any]] | None = None
+        self.cached: tuple[int, NDArray[Any]] | None = None  # number and images of the unit read last
 
     def read(self, index: int) -> Tensor:
         number, row = divmod(index, self.manifest.unit)
-        if self.held is None or self.held[0] != number:
-            self.held = number, shards.load_unit(self.directory, self.manifest, number)[0]
-        return to_tensor(self.held[1][row])
+        if self.cached is None or self.cached[0] != number:
+            self.cached = number, shards.load_unit(self.directory, self.manifest, number)[0]
+        return to_tensor(self.cached[1][row])
 
     def labels(self) -> Tensor:
         units = track(range(self.manifest.units), "reading labels")
@@ -48,7 +48,7 @@ class _Shards:
         return torch.from_numpy(np.concatenate(parts)).to(torch.int64)
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"held": None}
+        return self.__dict__ | {"cached": None}
 
 
 def open_shards(directory: Path, name: str) -> Images:
@@ -73,7 +73,7 @@ def open_shards(directory: Path, name: str) -> Images:
 
 @dataclass(frozen=True)
 class _StoredArray:
-    """Images uint8 (N, H, W, C) that lie uncompressed in a file from `offset` on: mapped, never read whole."""
+    """Images uint8 (N, H, W, C), uncompressed in a file from `offset` on: mapped into memory, never read whole."""
 
     path: Path
     offset: int
@@ -89,7 +89,7 @@ class _StoredArray:
         return to_tensor(self.array[index])
 
     def __getstate__(self) -> dict[str, Any]:
-        # A map would be sent as the bytes behind it; the other process makes its own.
+        # A memory map would be pickled as all of its bytes; the other process maps the file itself.
         return {key: value for key, value in self.__dict__.items() if key != "array"}
 
 
@@ -188,13 +188,14 @@ class _Folder:
 def open_folder(directory: Path, name: str, resolution: int | None = None, classes: int | None = None) -> Images:
     """Pictures of a folder and its sub-folders in the order of their relative paths; the header of each is checked.
 
-    Hidden files are passed over.
+    Hidden files are left out.
 
     Args:
         directory: the folder.
         name: for tables.
-        resolution: side in pixels to which `pictures.centre_crop` brings every picture; None: all must have one size.
-        classes: number of sub-folders that there must be, one a class; label k is the k-th of them by name.
+        resolution: side in pixels to which `bench.data.preprocessing.centre_crop` brings every picture; None: all must
+            have one size.
+        classes: number of sub-folders that there must be, one per class; label k is the k-th of them by name.
 
     Raises:
         InputError: no pictures, one that is broken (named), mixed resolutions (two named), another number of classes.
@@ -205,11 +206,11 @@ def open_folder(directory: Path, name: str, resolution: int | None = None, class
     labels = None if classes is None else _folder_labels(directory, files, classes)
     size = None if resolution is None else (resolution, resolution)
     for path in track(files, f"checking {name}"):
-        found = size_of(path)
-        size = size or found
-        if resolution is None and found != size:
+        own = size_of(path)
+        size = size or own
+        if resolution is None and own != size:
             raise InputError(
-                f"{files[0]} is {size[0]}x{size[1]} pixels, {path} is {found[0]}x{found[1]}; "
+                f"{files[0]} is {size[0]}x{size[1]} pixels, {path} is {own[0]}x{own[1]}; "
                 "all images of a set must have one resolution, give the one to crop them to"
             )
     assert size is not None
@@ -234,7 +235,9 @@ def _picture_files(directory: Path) -> list[Path]:
 def _folder_labels(directory: Path, files: list[Path], classes: int) -> Tensor:
     parents = [path.relative_to(directory).parts[:-1] for path in files]
     if () in parents:
-        raise InputError(f"{files[parents.index(())]}: lies in no class folder; sort the pictures into one a class")
+        raise InputError(
+            f"{files[parents.index(())]}: lies in no class folder; sort the pictures into one folder per class"
+        )
     numbers = {name: number for number, name in enumerate(sorted({parent[0] for parent in parents}))}
     if len(numbers) != classes:
         raise InputError(f"{directory}: {len(numbers)} class folders with pictures; this data set has {classes}")

@@ -13,12 +13,32 @@ from bench.data.preprocessing import NATIVE
 from dydit import InputError
 
 
-class Images(Dataset[Tensor]):
-    """Images of one resolution in a fixed order, read when asked for.
+class ImageSet(Dataset[Tensor]):
+    """What every set has, whether its images are read in any order (`Images`) or come one by one (`StreamedImages`).
 
-    `name` is what tables show, `size` is (H, W) in pixels, `preprocessing` what was done to the pixels before they are
-    given out (`pictures.NATIVE`: nothing). Item i is uint8 (3, H, W), grey repeated; it may be a view, to be copied
-    before it is changed. A set can be sent to the worker processes of a DataLoader.
+    Every image is uint8 (3, H, W), grey repeated.
+
+    Attributes:
+        name: what tables and errors show.
+        size: (H, W) in pixels, of every image.
+        count: number of images.
+        preprocessing: name of what was done to the pixels (`bench.data.preprocessing.NATIVE`: nothing).
+    """
+
+    def __init__(self, name: str, size: tuple[int, int], count: int, preprocessing: str) -> None:
+        self.name = name
+        self.size = size
+        self.count = count
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return self.count
+
+
+class Images(ImageSet):
+    """Images in a fixed order, read when they are asked for; the set can be sent to the workers of a DataLoader.
+
+    An image may be a view, to be copied before it is changed.
     """
 
     def __init__(
@@ -33,22 +53,16 @@ class Images(Dataset[Tensor]):
         """Put a set together.
 
         Args:
-            name: for tables and errors.
-            size: (H, W).
-            count: number of images.
-            read: image at an index from 0 as uint8 (1 or 3, H, W).
+            name: as in `ImageSet`.
+            size: as in `ImageSet`.
+            count: as in `ImageSet`.
+            read: gives the image at an index from 0 as uint8 (1 or 3, H, W).
             labels: int64 (count,), or what reads them, called once, at first use.
-            preprocessing: by name.
+            preprocessing: as in `ImageSet`.
         """
-        self.name = name
-        self.size = size
-        self.count = count
+        super().__init__(name, size, count, preprocessing)
         self._read = read
         self._labels = labels
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        return self.count
 
     def __getitem__(self, index: int) -> Tensor:
         if not -self.count <= index < self.count:
@@ -75,6 +89,31 @@ class Images(Dataset[Tensor]):
         return self._labels if isinstance(self._labels, Tensor) else self._labels()
 
 
+class StreamedImages(ImageSet, IterableDataset[Tensor]):
+    """Images that are never kept, in the stored order.
+
+    Iterating raises an InputError unless exactly `count` images come. In a DataLoader the stream takes one worker
+    process at most, since several would mix the order.
+    """
+
+    def __init__(
+        self, name: str, size: tuple[int, int], count: int, read: Callable[[], Iterator[Tensor]], preprocessing: str
+    ) -> None:
+        """Put a stream together; `read` starts it anew."""
+        super().__init__(name, size, count, preprocessing)
+        self._read = read
+
+    def __iter__(self) -> Iterator[Tensor]:
+        seen = 0
+        for seen, image in enumerate(self._read(), 1):
+            if seen > self.count:
+                break
+            yield image
+        if seen != self.count:
+            many = "more" if seen > self.count else f"{seen}"
+            raise InputError(f"{self.name}: {many} images came, expected {self.count}; get another copy of the set")
+
+
 def part(images: Images, number: int, of: int) -> Images:
     """The `number`-th (from 1) of `of` consecutive parts, equal in size up to one image.
 
@@ -84,9 +123,9 @@ def part(images: Images, number: int, of: int) -> Images:
     start, end = (len(images) * edge // max(of, 1) for edge in (number - 1, number))
     if not 1 <= number <= of or start == end:
         raise InputError(f"part {number}/{of} of {images.name}: there is none; it has {len(images)} images")
-    whole = images.labels[start:end] if images.has_labels else None
+    labels = images.labels[start:end] if images.has_labels else None
     read = functools.partial(_shifted, images, start)
-    return Images(f"{images.name} {number}/{of}", images.size, end - start, read, whole, images.preprocessing)
+    return Images(f"{images.name} {number}/{of}", images.size, end - start, read, labels, images.preprocessing)
 
 
 def _shifted(images: Images, start: int, index: int) -> Tensor:
@@ -113,44 +152,13 @@ def of_tensor(images: Tensor, name: str, labels: Tensor | None = None) -> Images
     if images.ndim != 4 or images.shape[1] not in (1, 3) or 0 in images.shape:
         raise InputError(f"{name}: shape {tuple(images.shape)}; expected (N, C, H, W) with C = 1 or 3, none empty")
     count, _, height, width = images.shape
-    known = None if labels is None else _label_vector(labels, count, name)
-    return Images(name, (height, width), count, functools.partial(torch.select, images, 0), known)
+    checked = None if labels is None else _label_vector(labels, count, name)
+    return Images(name, (height, width), count, functools.partial(torch.select, images, 0), checked)
 
 
 def _label_vector(labels: Tensor, count: int, name: str) -> Tensor:
     if labels.shape != (count,) or labels.is_floating_point():
         raise InputError(
-            f"{name}: labels are {labels.dtype} {tuple(labels.shape)}; they must be integers ({count},), one an image"
+            f"{name}: labels are {labels.dtype} {tuple(labels.shape)}; they must be integers ({count},), one per image"
         )
     return labels.to(torch.int64)
-
-
-class StreamedImages(IterableDataset[Tensor]):
-    """Images that are never kept: uint8 (3, H, W) each, in the stored order, as many as `count` or an InputError.
-
-    `name`, `size` (H, W) and `preprocessing` are as in `Images`. In a DataLoader the stream takes one worker process
-    at most, since several would mix the order.
-    """
-
-    def __init__(
-        self, name: str, size: tuple[int, int], count: int, read: Callable[[], Iterator[Tensor]], preprocessing: str
-    ) -> None:
-        """Put a stream together; `read` starts it anew."""
-        self.name = name
-        self.size = size
-        self.count = count
-        self._read = read
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        return self.count
-
-    def __iter__(self) -> Iterator[Tensor]:
-        seen = 0
-        for seen, image in enumerate(self._read(), 1):
-            if seen > self.count:
-                break
-            yield image
-        if seen != self.count:
-            many = "more" if seen > self.count else f"{seen}"
-            raise InputError(f"{self.name}: {many} images came, expected {self.count}; get another copy of the set")

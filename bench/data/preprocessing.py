@@ -1,4 +1,4 @@
-"""Picture files to pixels: decoding with Pillow, and the crop that ADM's reference files were made with."""
+"""Picture files to pixels: decoding with Pillow, ADM's centre crop, and the conversion to and from model values."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PREPROCESSING = "adm-centre-crop"
 """Name of `centre_crop`, as statistics files record it."""
 NATIVE = "native"
-"""Name of no preprocessing: the pixels as they come."""
+"""Name of no preprocessing: the pixels as they are stored."""
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
 """Picture files that are read, in lower case."""
 
@@ -71,7 +71,7 @@ def size_of(path: Path) -> tuple[int, int]:
 
 
 def check_mode(image: Image, where: str) -> None:
-    """Refuse pixels that would be cut off, not scaled, on their way to 8 bits.
+    """Refuse pixels that Pillow would cut off, instead of scaling them, when it converts them to 8 bits.
 
     Raises:
         InputError: integers of 16 or 32 bits, or floating point.
@@ -84,9 +84,9 @@ def centre_crop(image: Image, size: int) -> Image:
     """The centre square of a picture at (size, size) pixels, by ADM's protocol (Dhariwal and Nichol, 2021).
 
     Both sides are halved by a box filter while the shorter one is at least 2 * size; then the picture is resized
-    bicubically, the shorter side to `size` and the longer one rounded; then the square is cut, half of what is left
-    over (rounded down) off the left and the top. A smaller picture is enlarged bicubically, whatever its size: the
-    protocol excludes none, and ImageNet holds some. A square picture of `size` comes back unchanged.
+    bicubically, the shorter side to `size` and the longer one rounded; then the square is cut out, with half of the
+    surplus (rounded down) removed at the left and at the top. A smaller picture is enlarged bicubically, whatever its
+    size: the protocol excludes none, and ImageNet holds some. A square picture of `size` comes back unchanged.
 
     Args:
         image: RGB or grey.
@@ -107,21 +107,23 @@ def centre_crop(image: Image, size: int) -> Image:
     return image.crop((left, top, left + size, top + size))
 
 
+def pad(image: Image, pixels: int) -> Image:
+    """A picture with so many black pixels added on each side."""
+    from PIL import ImageOps
+
+    return ImageOps.expand(image, border=pixels, fill=0) if pixels else image
+
+
 def to_tensor(pixels: Image | NDArray[np.uint8]) -> Tensor:
     """An RGB picture, or uint8 (H, W, C), as uint8 (C, H, W); always a copy."""
-    # numpy turns the axes on one thread, and torch stacks whole blocks then: several times faster than strided views.
+    # Copied in the order of the new axes: torch stacks contiguous images several times faster than strided views.
     return torch.from_numpy(np.array(np.asarray(pixels).transpose(2, 0, 1), order="C"))
 
 
-def _reason(error: Exception) -> str:
-    # Without Pillow's mention of the object in memory.
-    return " ".join(str(error).split(" <_io")[0].split()) or type(error).__name__
-
-
 def to_model(images: Tensor) -> Tensor:
-    """Bytes to what the models see: uint8 of any shape to float32 in [-1, 1], byte / 127.5 - 1.
+    """Bytes to model input: uint8 of any shape to float32 in [-1, 1], byte / 127.5 - 1.
 
-    `to_uint8` gives every byte back: it puts byte + 0.5 before its truncation, half a level from either neighbour.
+    `to_uint8` inverts it exactly: it truncates byte + 0.5, which rounding cannot move to another whole number.
 
     Raises:
         InputError: `images` is not uint8.
@@ -142,3 +144,8 @@ def to_uint8(x: Tensor) -> Tensor:
     if x.isnan().any():
         raise InputError("images hold NaN; the model that made them diverged")
     return (127.5 * x + 128.0).clamp(0, 255).to(torch.uint8)
+
+
+def _reason(error: Exception) -> str:
+    # Pillow ends some messages with the address of an object in memory, which is left out.
+    return " ".join(str(error).split(" <_io")[0].split()) or type(error).__name__

@@ -1,21 +1,20 @@
-"""The directory of a generation run: a manifest, one file per unit of consecutive images, and what they are put into.
+"""The directory of a generation run: a manifest, one file per unit of consecutive images, and what is made of them.
 
     manifest.json            what decides the images, how many there are, and the record of the run
     units/000000.npz, ...    `images` uint8 (n, H, W, C) and `labels` int64 (n,) of the indices of one unit
     samples.npz              all of them as the ADM evaluator reads them: `arr_0` images, `arr_1` labels
     preview.png              a grid of the first images
-    png/000000.png, ...      one file an image, where asked for
+    png/000000.png, ...      one file per image, where asked for
 
 Every file appears whole or not at all. N is the number of images, n that of one unit.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
+import functools
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -23,15 +22,15 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import write_json
+from bench.records import check_same_run, whole_file, write_json
 from dydit import InputError, first_line
-from dydit.checkpoint.atomic import atomic_path
 from dydit.sampling import Track
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 """Version of the manifest and the unit files; to be raised when a field changes its meaning."""
-
+FILES = (MANIFEST, "units/*.npz", "samples.npz", "preview.png", "png/*.png")
+"""All files of a run, as patterns."""
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -39,13 +38,13 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a directory holds, or will hold once its run is through.
+    """What a directory holds, or will hold once its run has finished.
 
     Args:
         count: images, N.
         unit: consecutive images per file, which are generated as one batch.
         shape: (H, W, C) of an image.
-        identity: what decides the content of image k beside the unit, fit for JSON.
+        identity: what decides the content of image k, together with the unit and the shape; fit for JSON.
         record: who made them (see `bench.records.environment`), fit for JSON.
     """
 
@@ -57,20 +56,43 @@ class Manifest:
 
     @property
     def units(self) -> int:
-        """How many unit files there are when the run is through."""
-        return -(-self.count // self.unit)
+        """How many unit files there are once the run has finished."""
+        return len(self._ranges)
 
     def indices(self, unit: int) -> range:
         """The image indices of one unit; the last unit may be shorter."""
-        return range(unit * self.unit, min((unit + 1) * self.unit, self.count))
+        return self._ranges[unit]
 
-    def difference(self, other: Manifest) -> tuple[str, Any, Any] | None:
-        """The first field that decides the images and differs, with both values; None when all agree."""
-        mine, theirs = _flat(self), _flat(other)
-        for key in (*theirs, *mine):
-            if mine.get(key) != theirs.get(key):
-                return key, mine.get(key), theirs.get(key)
-        return None
+    @functools.cached_property
+    def _ranges(self) -> list[range]:
+        return unit_ranges(self.count, self.unit)
+
+    def check_continues(self, there: Manifest, directory: Path) -> None:
+        """Refuse to mix this run with the one that is `there`; more images of the same run may be added.
+
+        Raises:
+            InputError: something that decides the images differs, or the directory holds more of them.
+        """
+        old, new = ({**each.identity, "unit": each.unit, "shape": list(each.shape)} for each in (there, self))
+        check_same_run(directory, old | {"images": max(there.count, self.count)}, new | {"images": self.count})
+
+
+def unit_ranges(count: int, size: int) -> list[range]:
+    """The indices of each unit of `count` images: `size` consecutive ones, fewer in the last."""
+    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def find_manifest(directory: Path) -> Manifest | None:
+    """The manifest of the run in a directory; None where there is no run.
+
+    Raises:
+        InputError: the manifest is damaged, or there are units without one.
+    """
+    if (directory / MANIFEST).exists():
+        return read_manifest(directory)
+    if any((directory / "units").glob("*.npz")):
+        raise InputError(f"output {directory}: holds units without {MANIFEST}; choose another directory")
+    return None
 
 
 def read_manifest(directory: Path) -> Manifest:
@@ -156,21 +178,8 @@ def write_unit(directory: Path, manifest: Manifest, unit: int, images: Images, l
         shape, dtype = _expected(manifest, unit)[name]
         if array.shape != shape or array.dtype != dtype:
             raise InputError(f"unit {unit}: {name} are {array.dtype} {array.shape}; the manifest says {dtype} {shape}")
-    with _written(unit_path(directory, unit)) as partial:
+    with whole_file(unit_path(directory, unit)) as partial:
         np.savez(partial, images=images, labels=labels)
-
-
-def clean(directory: Path) -> None:
-    """Remove what a killed run left half-written; for the one run that owns the directory."""
-    for folder, pattern in (
-        (directory, ".manifest.*.partial.json"),
-        (directory, ".samples.*.partial.npz"),
-        (directory, ".preview.*.partial.png"),
-        (directory / "units", ".*.partial.npz"),
-        (directory / "png", ".*.partial.png"),
-    ):
-        for path in folder.glob(pattern):
-            path.unlink(missing_ok=True)
 
 
 def bytes_to_write(manifest: Manifest, missing: list[int], *, png: bool) -> int:
@@ -178,26 +187,6 @@ def bytes_to_write(manifest: Manifest, missing: list[int], *, png: bool) -> int:
     image = int(np.prod(manifest.shape)) + np.dtype(np.int64).itemsize
     made = sum(len(manifest.indices(unit)) for unit in missing)
     return image * (made + manifest.count * (2 if png else 1))
-
-
-@contextlib.contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """As `atomic_path`, with one line for a full disk and its like."""
-    try:
-        with atomic_path(path) as partial:
-            yield partial
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); mend that and repeat the run, which goes on") from None
-
-
-def _flat(manifest: Manifest) -> dict[str, Any]:
-    """Field -> value of all that decides the images, one level deep."""
-    fields = {**manifest.identity, "unit": manifest.unit, "shape": list(manifest.shape)}
-    flat: dict[str, Any] = {}
-    for name, value in fields.items():
-        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, dict) else {name: value}
-    return flat
 
 
 def _expected(manifest: Manifest, unit: int) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:

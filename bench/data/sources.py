@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data import preprocessing, shards, sources
+from bench.data import preprocessing, shards
 from bench.data.files import open_folder, open_npz, open_shards
 from bench.data.image_set import Images
 from bench.data.sets.catalogue import DATASETS
@@ -15,7 +15,7 @@ from dydit import InputError
 def open_images(
     source: str | Path, *, data_root: Path | None = None, split: str | None = None, resolution: int | None = None
 ) -> Images:
-    """Open an image set and check it as far as that is quick; pixels are read when asked for.
+    """Open an image set and check what can be checked quickly; pixels are read when they are asked for.
 
     Args:
         source: a name in `bench.data.sets.catalogue.DATASETS` (write ./NAME for a path of that name); a directory that
@@ -24,8 +24,8 @@ def open_images(
             relative paths.
         data_root: where local copies of data sets lie; see `bench.data.sets.opening.open_dataset`.
         split: of a data set.
-        resolution: side in pixels. Data sets and pictures in folders are brought to it by `pictures.centre_crop`;
-            shards and .npz files are finished, and must have it.
+        resolution: side in pixels. Data sets and pictures in folders are brought to it by
+            `bench.data.preprocessing.centre_crop`; shards and .npz files are finished, and must have it.
 
     Raises:
         InputError: nothing there, a file that is not whole, another dtype or shape, mixed or other resolutions, or a
@@ -54,20 +54,20 @@ def open_images(
 
 
 def open_labelled(source: str, resolution: int, data_root: Path | None = None, split: str | None = None) -> Images:
-    """Images of a source of `bench.data.sources.open_images`, or of a folder of pictures with one folder a class.
+    """Images with classes: of a source of `open_images`, or of a folder of pictures with one sub-folder per class.
 
     Args:
         source: name or path.
         resolution: side in pixels.
-        data_root: local copies of data sets.
+        data_root: where local copies of data sets lie.
         split: of a data set.
 
     Raises:
-        InputError: as `open_images`; no labels; or a folder with a picture smaller than the crop.
+        InputError: as `open_images`; no labels; or a folder with a picture that is smaller than the crop.
     """
     folder = Path(source)
     if source in DATASETS or not folder.is_dir() or (folder / shards.MANIFEST).exists():
-        opened = sources.open_images(source, data_root=data_root, split=split, resolution=resolution)
+        opened = open_images(source, data_root=data_root, split=split, resolution=resolution)
     else:
         if split is not None:
             raise InputError(f"{source}: split {split} was asked for, but only a data set by name has splits")
@@ -80,7 +80,7 @@ def open_labelled(source: str, resolution: int, data_root: Path | None = None, s
 
 
 def _check_large_enough(folder: Path, side: int) -> None:
-    """The crop enlarges what is too small, which is right for statistics and wrong for training."""
+    """Refuse pictures that the crop would enlarge, which is right for statistics and wrong for training."""
     for path in sorted(folder.rglob("*")):
         if path.suffix.lower() in preprocessing.SUFFIXES:
             height, width = preprocessing.size_of(path)

@@ -83,10 +83,13 @@ def attention_products(query: Sequence[int], key: Sequence[int], value: Sequence
     return n * heads * tokens * key[-2] * (width + value[-1])
 
 
-def fvcore_count(model: nn.Module, inputs: Inputs, *, as_it_comes: bool = False) -> Count:
+def fvcore_count(model: nn.Module, inputs: Inputs, *, unmodified: bool = False) -> Count:
     """MACs by fvcore, whose convention counts matrix products, convolution and LayerNorm at 4 per element.
 
-    `as_it_comes` is fvcore without our formula and without the check: it skips fused attention.
+    Args:
+        model: the network.
+        inputs: of one call, on the meta device or with values.
+        unmodified: leave out this module's formula of fused attention, which fvcore skips, and its check.
 
     Raises:
         UnknownOperator: an operator has no formula and is not free.
@@ -98,18 +101,18 @@ def fvcore_count(model: nn.Module, inputs: Inputs, *, as_it_comes: bool = False)
 
         analysis = FlopCountAnalysis(model, inputs)
         analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
-        if not as_it_comes:
+        if not unmodified:
             analysis.set_op_handle("aten::scaled_dot_product_attention", _fvcore_attention)
         with torch.no_grad(), _ConvolutionOffMeta():
             counted = analysis.by_operator()
             unknown = {name for name in analysis.unsupported_ops() if not _is_free(name, "aten::")}
-    if unknown and not as_it_comes:
+    if unknown and not unmodified:
         raise UnknownOperator("fvcore", unknown)
     return Count("fvcore", {name: float(value) for name, value in sorted(counted.items()) if value})
 
 
 def torch_count(model: Callable[..., Any], inputs: Inputs) -> Count:
-    """MACs by torch's FlopCounterMode (half of what it says), which counts matrix products and convolution only.
+    """MACs by torch's FlopCounterMode, which counts matrix products and convolution only, each MAC as two operations.
 
     Takes any callable: the operators are counted where they run, so work that is skipped is not counted.
 
@@ -118,12 +121,12 @@ def torch_count(model: Callable[..., Any], inputs: Inputs) -> Count:
     """
     fused = {getattr(torch.ops.aten, name): _torch_attention for name in _FUSED_ATTENTION}
     counter = FlopCounterMode(display=False, custom_mapping=fused)
-    # The outer mode sees what the inner one let run, after any decomposition.
-    with torch.no_grad(), _Seen() as seen, counter:
+    # The counter, which is the inner mode, decomposes operators: the record, outside, has what remains to run.
+    with torch.no_grad(), _OperatorRecord() as record, counter:
         model(*inputs)
     unknown = {
         str(operator)
-        for operator in seen.operators
+        for operator in record.operators
         if operator not in counter.flop_registry and not _is_free(str(operator), "aten.")
     }
     if unknown:
@@ -132,7 +135,7 @@ def torch_count(model: Callable[..., Any], inputs: Inputs) -> Count:
     return Count("torch", {_bare(str(name)): value / 2 for name, value in sorted(counted.items(), key=str)})
 
 
-class _Seen(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _OperatorRecord(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Records every operator that runs."""
 
     def __init__(self) -> None:

@@ -14,9 +14,7 @@ import torch
 from bench.flops.counters import Count, Inputs, fvcore_count, torch_count
 from bench.machine import track
 from dydit import PAPER_LAMBDAS, PATCH_SIZES, Convention, DiT, DiTConfig, DyDiT, Macs, macs, model_config
-from dydit.flops import DYDIT_PAPER, FUSED_BLIND, MATMUL, attention_macs, mlp_macs
-
-GIGA = 1e9
+from dydit.flops import DYDIT_PAPER, FUSED_BLIND, MATMUL
 
 MODELS: tuple[tuple[str, int], ...] = (
     *((f"DiT-{size}/{patch}", 256) for size in ("S", "B", "L", "XL") for patch in reversed(PATCH_SIZES)),
@@ -28,10 +26,17 @@ MODELS: tuple[tuple[str, int], ...] = (
 
 @dataclass(frozen=True)
 class NetworkCount:
-    """What the counters say of one network, batch 1, on the meta device.
+    """What three counters say of one network, for a batch of one image on the meta device.
 
-    `fvcore_as_it_comes` is fvcore without our formula, blind to fused attention. `parameters` are the trained ones;
-    `position_table` is the number of elements of the fixed sine/cosine table, which is not among them.
+    Args:
+        model: its name.
+        resolution: side of the images in pixels.
+        config: its shape.
+        parameters: number of trained ones.
+        position_table: elements of the fixed sine/cosine table, which is not among the trained parameters.
+        fvcore: MACs by fvcore, with a formula for fused attention.
+        fvcore_unmodified: MACs by fvcore as it is published, which skips fused attention.
+        torch: MACs by torch's counter.
     """
 
     model: str
@@ -40,7 +45,7 @@ class NetworkCount:
     parameters: int
     position_table: int
     fvcore: Count
-    fvcore_as_it_comes: Count
+    fvcore_unmodified: Count
     torch: Count
 
     @property
@@ -57,7 +62,7 @@ class NetworkCount:
         """The library counts, each with the convention that it follows."""
         return (
             ("fvcore", DYDIT_PAPER, self.fvcore),
-            ("fvcore as it comes", FUSED_BLIND, self.fvcore_as_it_comes),
+            ("fvcore unmodified", FUSED_BLIND, self.fvcore_unmodified),
             ("torch", MATMUL, self.torch),
         )
 
@@ -86,21 +91,30 @@ def count_network(model: str, resolution: int = 256) -> NetworkCount:
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         position_table=network.pos_embed.numel(),
         fvcore=fvcore_count(network, inputs),
-        fvcore_as_it_comes=fvcore_count(network, inputs, as_it_comes=True),
+        fvcore_unmodified=fvcore_count(network, inputs, unmodified=True),
         torch=torch_count(network, inputs),
     )
 
 
 def count_networks(models: Iterable[tuple[str, int]] = MODELS) -> tuple[NetworkCount, ...]:
-    """Count the networks given as (name, resolution); every name is checked before the first is counted.
+    """Count networks, each a (name, resolution); every name is checked before the first is counted.
 
     Raises:
-        InputError: as `measure`.
+        InputError: as `count_network`.
     """
     models = tuple(models)
     for model, resolution in models:
         model_config(model, resolution)
     return tuple(count_network(*model) for model in track(models, "counting FLOPs"))
+
+
+def at_printed_resolutions(models: Iterable[str]) -> list[tuple[str, int]]:
+    """(name, resolution) for every resolution that the papers print of each name; 256 for a name that they do not."""
+    return [
+        pair
+        for model in dict.fromkeys(models)
+        for pair in [pair for pair in MODELS if pair[0] == model] or [(model, 256)]
+    ]
 
 
 def meta_inputs(config: DiTConfig) -> Inputs:
@@ -117,13 +131,3 @@ def executed_macs(model: Callable[..., Any], inputs: Inputs) -> float:
         UnknownOperator: an operator ran that has no formula.
     """
     return torch_count(model, inputs).total
-
-
-def block_macs(config: DiTConfig) -> int:
-    """MACs of attention and MLP in all blocks: what masks can skip, and what lambda is a ratio of."""
-    return config.depth * (attention_macs(config) + mlp_macs(config))
-
-
-def implied_ratio(config: DiTConfig, total: float, convention: Convention = DYDIT_PAPER) -> float:
-    """The block ratio at which a DyDiT of this configuration costs `total` MACs."""
-    return 1 - (macs(config, dynamic=True).total(convention) - total) / block_macs(config)

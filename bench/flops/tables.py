@@ -1,25 +1,21 @@
-"""FLOPs harness: the tables of what was counted, and one call that counts, writes and judges.
+"""The tables of what was counted: work by counter and convention, work by operator, parameters.
 
 Unit: multiply-adds (MACs) of one image's forward pass, which the papers call FLOPs; 10^9 of them are 1 G.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from bench.claims.published import PublishedValue, load_published
-from bench.claims.verdict import SummaryRow
-from bench.flops.claims import PAPERS, Subject, claim_subject, flops_claims, published_macs
-from bench.flops.counts import GIGA, MODELS, NetworkCount, count_networks, implied_ratio
-from bench.flops.findings import flops_findings
-from bench.flops.learned_masks import ClaimedMacs
-from bench.records import write_table
+from bench.claims import Subject
+from bench.flops.checkpoint_macs import CheckpointMacs
+from bench.flops.counts import NetworkCount
+from bench.flops.verdicts import published_macs, published_parameters
 from dydit import CONVENTIONS, PAPER_LAMBDAS, Convention, check_lambda
-from dydit.flops import DYDIT_PAPER, target_macs, token_router_macs, width_router_macs
+from dydit.flops import DYDIT_PAPER, GIGA, implied_ratio, target_macs, token_router_macs, width_router_macs
 
 COLUMNS = (
     "model",
@@ -39,33 +35,8 @@ COLUMNS = (
 )
 
 
-def write_flops(
-    directory: Path,
-    tier: str = "default",
-    *,
-    models: Sequence[str] | None = None,
-    lambdas: Sequence[float] | None = None,
-    claimed: Sequence[ClaimedMacs] = (),
-) -> list[SummaryRow]:
-    """Count, write `flops`, `flops_by_operator`, `parameters` and `flops_findings` as tables, and judge.
-
-    `models` are names, by default all of both papers; a name is counted at every resolution that the papers print.
-
-    Raises:
-        InputError: an unknown model or a lambda outside (0, 1], before anything is counted.
-    """
-    for value in lambdas or ():
-        check_lambda(value)
-    measured = count_networks(MODELS if not models else _printed_resolutions(models))
-    write_table(flops_table(measured, claimed, lambdas), directory, "flops")
-    write_table(operator_table(measured), directory, "flops_by_operator")
-    write_table(parameters_table(measured), directory, "parameters")
-    write_table(pd.DataFrame({"finding": flops_findings(measured)}), directory, "flops_findings")
-    return flops_claims(measured, claimed, tier)
-
-
 def flops_table(
-    measured: Sequence[NetworkCount], claimed: Sequence[ClaimedMacs] = (), lambdas: Sequence[float] | None = None
+    networks: Sequence[NetworkCount], checkpoints: Sequence[CheckpointMacs] = (), lambdas: Sequence[float] | None = None
 ) -> pd.DataFrame:
     """`flops.csv`: one row per network, lambda, counter and convention.
 
@@ -79,21 +50,21 @@ def flops_table(
     for value in lambdas or ():
         check_lambda(value)
     rows: list[dict[str, Any]] = []
-    for network in measured:
+    for network in networks:
         rows += _whole_rows(network)
         if network.dynamic:
             size = network.model.split("-")[1].split("/")[0]
             for target in lambdas or PAPER_LAMBDAS.get(size, ()):
                 rows += _target_rows(network, target)
-    rows += [row for checkpoint in claimed for row in _claimed_rows(checkpoint)]
+    rows += [row for checkpoint in checkpoints for row in _checkpoint_rows(checkpoint)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
-def operator_table(measured: Sequence[NetworkCount]) -> pd.DataFrame:
+def operator_table(networks: Sequence[NetworkCount]) -> pd.DataFrame:
     """`flops_by_operator.csv`: MACs by operator, as each counter names them."""
     rows = [
         (network.model, network.resolution, counter, operator, value / GIGA)
-        for network in measured
+        for network in networks
         for counter, by_operator in (
             ("closed form", _closed_form_operators(network)),
             *((name, count.by_operator) for name, _, count in network.counted),
@@ -103,31 +74,19 @@ def operator_table(measured: Sequence[NetworkCount]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["model", "resolution", "counter", "operator", "gmacs"])
 
 
-def parameters_table(measured: Sequence[NetworkCount]) -> pd.DataFrame:
+def parameters_table(networks: Sequence[NetworkCount]) -> pd.DataFrame:
     """`parameters.csv`: millions, trained and with the fixed position table, beside the printed value."""
-    printed: dict[tuple[str, int], PublishedValue] = {}
-    for name in PAPERS:
-        for value in load_published(name):
-            about = claim_subject(value)
-            if about and value.metric == "params" and value.value is not None:
-                printed.setdefault((about.model, about.resolution), value)
+    printed = published_parameters()
     rows = []
-    for network in measured:
-        value_ = printed.get((network.model, network.resolution))
+    for network in networks:
+        value = printed.get((network.model, network.resolution))
         with_table = (network.parameters + network.position_table) / 1e6
-        source = f"{value_.paper_table}: {value_.printed}" if value_ else ""
+        source = f"{value.paper_table}: {value.printed}" if value else ""
         rows.append((network.model, network.resolution, network.parameters / 1e6, with_table, source))
     return pd.DataFrame(rows, columns=["model", "resolution", "trained_m", "with_position_table_m", "published"])
 
 
-def _printed_resolutions(models: Iterable[str]) -> list[tuple[str, int]]:
-    chosen: list[tuple[str, int]] = []
-    for name in dict.fromkeys(models):
-        chosen += [entry for entry in MODELS if entry[0] == name] or [(name, 256)]
-    return chosen
-
-
-def _row(network: NetworkCount | ClaimedMacs, convention: Convention, total: float, **cells: Any) -> dict[str, Any]:
+def _row(network: NetworkCount | CheckpointMacs, convention: Convention, total: float, **cells: Any) -> dict[str, Any]:
     routers = width_router_macs(network.config) + token_router_macs(network.config)
     return {
         "model": network.model,
@@ -141,7 +100,7 @@ def _row(network: NetworkCount | ClaimedMacs, convention: Convention, total: flo
 
 
 def _published(
-    network: NetworkCount | ClaimedMacs, convention: Convention, target: float | None = None
+    network: NetworkCount | CheckpointMacs, convention: Convention, target: float | None = None
 ) -> dict[str, Any]:
     value = published_macs().get((convention, Subject(network.model, network.resolution, target)))
     if value is None:
@@ -171,11 +130,11 @@ def _target_rows(network: NetworkCount, target: float) -> list[dict[str, Any]]:
     ]
 
 
-def _claimed_rows(claimed: ClaimedMacs) -> list[dict[str, Any]]:
+def _checkpoint_rows(checkpoint: CheckpointMacs) -> list[dict[str, Any]]:
     return [
-        _row(claimed, convention, claimed.macs.total(convention), what="claimed", counter="closed form")
-        | _published(claimed, convention, claimed.target)
-        | {"lambda": claimed.target, "block_ratio": claimed.ratio, "note": claimed.evidence}
+        _row(checkpoint, convention, checkpoint.macs.total(convention), what="claimed", counter="closed form")
+        | _published(checkpoint, convention, checkpoint.target)
+        | {"lambda": checkpoint.target, "block_ratio": checkpoint.ratio, "note": checkpoint.evidence}
         for convention in CONVENTIONS
     ]
 

@@ -142,17 +142,17 @@ def _from_pretrained(source: str) -> Any:
     from diffusers.utils import logging as diffusers_logging
 
     verbosity = diffusers_logging.get_verbosity()
-    diffusers_logging.set_verbosity(logging.CRITICAL)  # what goes wrong is told once, by the caller
+    diffusers_logging.set_verbosity(logging.CRITICAL)  # the caller reports what goes wrong
     kind: Any = AutoencoderKL  # untyped
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument")  # diffusers' own use of the hub
             # Plain loading, since quick loading asks for accelerate; safetensors, since a pickle can hold code.
-            module, found = kind.from_pretrained(
+            module, loading = kind.from_pretrained(
                 source, low_cpu_mem_usage=False, use_safetensors=True, output_loading_info=True
             )
     finally:
         diffusers_logging.set_verbosity(verbosity)
-    if missing := found["missing_keys"]:  # diffusers leaves them at random values
+    if missing := loading["missing_keys"]:  # diffusers leaves them at random values
         raise ValueError(f"{len(missing)} weights are missing, such as {sorted(missing)[0]}")
     return module

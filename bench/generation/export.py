@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.data.shards import Images, Labels, Manifest, _written, load_unit
+from bench.data.shards import Images, Labels, Manifest, load_unit
+from bench.records import whole_file
 from dydit.sampling import Track
 
 PREVIEW = 64
@@ -27,7 +28,7 @@ def assemble(directory: Path, manifest: Manifest, track: Track = lambda units: u
     header = {"descr": "|u1", "fortran_order": False, "shape": (manifest.count, *manifest.shape)}
     labels: list[Labels] = []
     first: list[Images] = []
-    with _written(path) as partial, zipfile.ZipFile(partial, "w") as archive:
+    with whole_file(path) as partial, zipfile.ZipFile(partial, "w") as archive:
         with archive.open("arr_0.npy", "w", force_zip64=True) as member:
             np.lib.format.write_array_header_1_0(member, header)
             for unit in track(range(manifest.units)):
@@ -75,5 +76,5 @@ def _write_png(path: Path, image: Images) -> None:
     """Write uint8 (H, W, 1 or 3)."""
     from PIL import Image
 
-    with _written(path) as partial:
+    with whole_file(path) as partial:
         Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(partial)

@@ -1,4 +1,4 @@
-"""What to generate, checked once: options, and the job made of them (network, engine, sampler, decoder, device)."""
+"""Options of a generation, checked once, and the job that they make: network, engine, sampler, decoder and device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,17 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
-from bench.machine import DTYPES, check_arithmetic, check_fits, status
+from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
+from bench.options import (
+    AutoencoderOptions,
+    CheckpointOptions,
+    DtypeOptions,
+    OutputOptions,
+    ProcessOptions,
+    Tf32Options,
+    option,
+    shared_values,
+)
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, checkpoint
 from dydit.inference import Engine, WidthPlan
@@ -22,53 +32,47 @@ UNIT = 64
 """Images per unit, unless a run is smaller."""
 
 
-@dataclass(frozen=True)
-class GenerationOptions:
-    """What to generate; the defaults are those of the paper's headline rows (method: guidance 1.5, 250 DDPM steps).
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
+    """How a checkpoint is sampled; the defaults are those of the paper's headline rows."""
 
-    Args:
-        checkpoint: a file, or a name of `dydit.checkpoint.PUBLISHED`.
-        out: directory of the run, see `bench.data.shards`; on a file system that all processes share.
-        images: how many.
-        model: name of the network, for files that do not name their own.
-        resolution: side of the images in pixels, for a named network.
-        weights: which weights of a training checkpoint to take, `ema` or `model`.
-        engine: one of `ENGINES`; by default realised for a DyDiT, masked for an ablation of it, static for a DiT.
-        sampler: one of `samplers.SAMPLERS`.
-        steps: of the sampler.
-        scale: of guidance; 1 is none.
-        seed: of all labels and noise.
-        unit: consecutive images per file and batch; by default that of the directory's run, for a new one `UNIT`, or
-            `images` where those are fewer.
-        device: `cpu`, or `cuda`, where each process takes the GPU of its local rank.
-        dtype: of the network, `fp32` or `bf16`; the sampler's state and the decoder are float32.
-        tf32: let float32 matrix products and convolutions on a GPU take TF32 inputs.
-        threads: of the CPU, per process; sums depend on it.
-        vae: autoencoder for a model of latents, see `bench.generation.decoding.open_decoder`.
-        png: also write one PNG file per image.
+    sampler: str = option("ddpm", help="ddpm, ddim or dpm-solver++")
+    steps: int = option(250, help="of the sampler")
+    scale: float = option(1.5, help="of guidance; 1 is none")
+    seed: int = option(0, help="of labels and noise")
+    unit: int | None = option(
+        None,
+        metavar="N",
+        help=f"consecutive images per batch and file (default: as the directory's run, {UNIT} in a new one); "
+        "decides rounding, as the device does",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DrawingOptions(SamplingOptions, DtypeOptions, Tf32Options):
+    """What `generate` is told but for the directory; nothing is checked, for the run may be one of another machine."""
+
+    images: int = option(metavar="N", help="how many; the paper's rows use 50000")
+    engine: str | None = option(
+        None, help="realised (default of a DyDiT), masked (default of an ablation), or static (default of a DiT)"
+    )
+    png: bool = option(False, help="also write png/INDEX.png")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationOptions(DrawingOptions, OutputOptions):
+    """What to generate, and where: a directory as in `bench.data.shards`, on a file system that all processes share.
 
     Raises:
         InputError: a value out of range, or one that this machine does not have.
     """
 
-    checkpoint: str
-    out: Path
-    images: int
-    model: str | None = None
-    resolution: int | None = None
-    weights: str = "ema"
-    engine: str | None = None
-    sampler: str = "ddpm"
-    steps: int = 250
-    scale: float = 1.5
-    seed: int = 0
-    unit: int | None = None
-    device: str = "cpu"
-    dtype: str = "fp32"
-    tf32: bool = False
-    threads: int = 1
-    vae: str | None = None
-    png: bool = False
+    out: Path = Path("results/local/samples")
+
+    @classmethod
+    def of(cls, options: SamplingOptions, **others: Any) -> GenerationOptions:
+        """The generation that the options of another command describe; `others` are fields that they lack or change."""
+        return cls(**(shared_values(options, cls) | others))
 
     def __post_init__(self) -> None:
         unit = UNIT if self.unit is None else self.unit
@@ -92,11 +96,12 @@ class GenerationOptions:
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """A network in evaluation mode on the CPU, in float32, with its sampler, its engine's name and its decoder."""
+    """Checked options and what they come to: a network in evaluation mode on the CPU, in float32, and what it needs."""
 
+    options: GenerationOptions
     network: DiT
     engine: str
-    run: samplers.Solver
+    solver: samplers.Solver
     decoder: Decoder
     device: torch.device
 
@@ -107,44 +112,68 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
     Raises:
         InputError: anything of these that cannot be had, or that does not fit the others.
     """
-    run = samplers.make_solver(options.sampler, options.steps)
-    device = torch.device(options.device)
-    if options.device == "cuda":
-        if local_rank >= torch.cuda.device_count():
-            raise InputError(f"process {local_rank} of this machine has no GPU of its own; start fewer processes")
-        device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)  # Triton launches on the current one
+    solver = samplers.make_solver(options.sampler, options.steps)
+    device = own_device(options.device, local_rank)
     network = _read_network(options)
     config = network.config
     if options.sampler == "ddpm" and not config.learn_sigma:
         raise InputError(f"{options.checkpoint}: predicts no variances, which ddpm needs; use --sampler ddim")
     if options.scale != 1.0 and config.class_dropout_prob == 0.0:
         raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
-    engine = _choose_engine(network, options.engine)
-    return GenerationJob(network, engine, run, open_decoder(config, options.vae, device), device)
+    engine = choose_engine(type(network), options.engine)
+    return GenerationJob(options, network, engine, solver, open_decoder(config, options.vae, device), device)
 
 
-def sampling_model(options: GenerationOptions, job: GenerationJob, unit: int) -> Model:
+def images_per_unit(options: GenerationOptions, earlier: int | None = None) -> int:
+    """Images per unit of a run: `options.unit`; or as the `earlier` run that it continues; or `UNIT`.
+
+    A run of fewer than `UNIT` images is one unit.
+    """
+    return options.unit or earlier or min(UNIT, options.images)
+
+
+def named_class(model: str) -> type[DiT]:
+    """The class of a network by its name, such as `DyDiT-XL/2`."""
+    return DyDiT if model.startswith("DyDiT") else DiT
+
+
+def choose_engine(kind: type[DiT], engine: str | None) -> str:
+    """The engine of `ENGINES` that runs a network of this class: the one asked for, or the fastest.
+
+    Raises:
+        InputError: the one asked for does not run such networks.
+    """
+    fitting: tuple[str, ...] = ("static",)
+    if issubclass(kind, DyDiT):  # the realised engine does not know the ablations that change the masks
+        fitting = ("realised", "masked") if kind.realised else ("masked",)
+    if engine is not None and engine not in fitting:
+        raise InputError(
+            f"engine {engine}: the checkpoint holds a {kind.__name__}, which runs as {' or '.join(fitting)}"
+        )
+    return engine or fitting[0]
+
+
+def sampling_model(job: GenerationJob, unit: int) -> Model:
     """The network on its device behind its engine: (x, t, y) in float32 -> output in float32.
 
     Raises:
         InputError: a guided batch of `unit` images does not fit the GPU.
     """
-    dtype, network = DTYPES[options.dtype], job.network
+    dtype, network = DTYPES[job.options.dtype], job.network
     if job.device.type == "cuda":
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
     model: Model = network
     if isinstance(network, DyDiT) and job.engine == "realised":
-        model = Engine(network, WidthPlan.from_routers(network, job.run.timesteps))
+        model = Engine(network, WidthPlan.from_routers(network, job.solver.timesteps))
     elif job.engine == "static":
         model = Engine(network)
     return computing_in(dtype, model)
 
 
-def generation_identity(options: GenerationOptions, job: GenerationJob) -> dict[str, Any]:
-    """What decides the content of image k beside the unit; the order is that in which differences are told."""
-    on_cpu = job.device.type == "cpu"
+def generation_identity(job: GenerationJob) -> dict[str, Any]:
+    """What decides the content of image k, together with its unit; the first difference in this order is reported."""
+    options, on_cpu = job.options, job.device.type == "cpu"
     return {
         "model": type(job.network).__name__,
         "config": job.network.config.kwargs(),
@@ -170,13 +199,3 @@ def _read_network(options: GenerationOptions) -> DiT:
     for note in found.notes:
         status(f"{options.checkpoint}: {note}")
     return network
-
-
-def _choose_engine(network: DiT, engine: str | None) -> str:
-    fitting: tuple[str, ...] = ("static",)
-    if isinstance(network, DyDiT):  # the engine does not know the ablations
-        fitting = ("realised", "masked") if network.realised else ("masked",)
-    if engine is not None and engine not in fitting:
-        kind = type(network).__name__
-        raise InputError(f"engine {engine}: the checkpoint holds a {kind}, which runs as {' or '.join(fitting)}")
-    return engine or fitting[0]

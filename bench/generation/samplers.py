@@ -6,17 +6,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
+import torch
 from torch import Tensor
 
-from dydit import Diffusion, InputError, Model, Sampler
+from dydit import Diffusion, DiTConfig, InputError, Model, Sampler, draw
 from dydit.sampling import Track, denoise, predict
 
 _MARKOV: dict[str, Sampler] = {"ddpm": "ddpm", "ddim": "ddim"}
 SAMPLERS = (*_MARKOV, "dpm-solver++")
+
+
+class Sampling(TypedDict):
+    """How a solver samples: the arguments of `dydit.sampling.denoise` of these names."""
+
+    noise: Callable[[int], Tensor]
+    scale: float
+    null_label: int | None
+    track: Track
 
 
 @dataclass(frozen=True)
@@ -31,29 +41,9 @@ class Markov:
         """Original timesteps in the order in which the network sees them."""
         return tuple(self.diffusion.timestep_map.flip(0).tolist())
 
-    def solve(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        *,
-        noise: Callable[[int], Tensor],
-        scale: float,
-        null_label: int | None,
-        track: Track = lambda steps: steps,
-    ) -> Tensor:
+    def solve(self, model: Model, x: Tensor, y: Tensor, **sampling: Unpack[Sampling]) -> Tensor:
         """Images (N, C, S, S) from initial noise x (N, C, S, S) and labels y (N,); as `dydit.sampling.denoise`."""
-        return denoise(
-            model,
-            self.diffusion,
-            x,
-            y,
-            noise=noise,
-            sampler=self.sampler,
-            scale=scale,
-            null_label=null_label,
-            track=track,
-        )
+        return denoise(model, self.diffusion, x, y, sampler=self.sampler, **sampling)
 
 
 @dataclass(frozen=True)
@@ -67,24 +57,14 @@ class MultistepSolver:
         """Original timesteps in the order in which the network sees them."""
         return tuple(self._scheduler().timesteps.tolist())
 
-    def solve(
-        self,
-        model: Model,
-        x: Tensor,
-        y: Tensor,
-        *,
-        noise: Callable[[int], Tensor],
-        scale: float,
-        null_label: int | None,
-        track: Track = lambda steps: steps,
-    ) -> Tensor:
+    def solve(self, model: Model, x: Tensor, y: Tensor, **sampling: Unpack[Sampling]) -> Tensor:
         """As `Markov.solve`; no `noise` is drawn, and the network's variances go unused."""
         scheduler = self._scheduler()
         timesteps = scheduler.timesteps.tolist()
-        for step in track(range(len(timesteps))):
+        for step in sampling["track"](range(len(timesteps))):
             t = timesteps[step]
             # Only the noise: diffusers itself would cut the variances off at the third channel.
-            eps = predict(model, x, t, y, scale, null_label)[:, : x.shape[1]]
+            eps = predict(model, x, t, y, sampling["scale"], sampling["null_label"])[:, : x.shape[1]]
             x = scheduler.step(eps, t, x, return_dict=False)[0]
         return x
 
@@ -120,3 +100,34 @@ def make_solver(sampler: str, steps: int) -> Solver:
     if not 1 <= steps < len(Diffusion.linear()):  # 1000 steps would visit a timestep twice, and divide by zero
         raise InputError(f"steps = {steps}: choose 1 to {len(Diffusion.linear()) - 1} {sampler} steps")
     return MultistepSolver(steps)
+
+
+def guided_samples(
+    solver: Solver,
+    model: Model,
+    config: DiTConfig,
+    indices: Sequence[int],
+    *,
+    seed: int,
+    scale: float,
+    device: torch.device,
+    track: Track = lambda steps: steps,
+) -> tuple[Tensor, Tensor]:
+    """Samples (N, C, S, S), of pixels or latents, and labels (N,) of the images `indices`, each from its own noise.
+
+    Args:
+        solver: see `make_solver`.
+        model: the network.
+        config: of the network.
+        indices: of the images, N of them.
+        seed: of all labels and noise.
+        scale: of guidance; 1 is none.
+        device: of the network.
+        track: progress wrapper over the steps.
+    """
+
+    def solve(x: Tensor, y: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
+        return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.num_classes, track=track)
+
+    shape = (config.in_channels, config.input_size, config.input_size)
+    return draw(solve, shape, config.num_classes, indices, seed=seed, device=device)

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 
 from bench.machine import synchronise
-from dydit.inference import watched
+from dydit.inference import watch_spans
 
 PARTS = (
     "embedding",
@@ -72,7 +72,7 @@ def measure_parts(calls: Mapping[str, Callable[[], object]], device: torch.devic
         for name, call in calls.items():
             spans: list[tuple[str, Mark, Mark]] = []
             clock = functools.partial(_timed, spans, mark)
-            with watched(clock), clock("forward"):
+            with watch_spans(clock), clock("forward"):
                 call()
             synchronise(device)
             for part, began, ended in spans:

@@ -8,9 +8,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bench.claims.paper_tables import PublishedSpeed, published_rows
+from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import synthetic_routing
 from bench.machine import DTYPES, Budget, check_device
+from bench.options import DeviceOptions, DtypeOptions, option
 from dydit import DiT, DyDiT, InputError, Routing, check_lambda, macs, model_config
 from dydit.dit import sincos_table
 from dydit.flops import MATMUL
@@ -21,26 +22,30 @@ TIMESTEP = 500
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class LatencyOptions:
-    """What to time. `batch` counts images; with guidance the network sees twice as many rows.
+@dataclass(frozen=True, kw_only=True)
+class TimingOptions(DtypeOptions, DeviceOptions):
+    """What to time; nothing is checked."""
+
+    models: Sequence[str] = option(("DiT-S/2", "DiT-B/2"), metavar="NAME", help="such as DiT-B/2")
+    lambdas: Sequence[float] | None = option(None, metavar="L", help="the paper's by default")
+    batch: Sequence[int] = option((1, 2, 4, 8), help="images; guidance doubles the rows that the network sees")
+    profiles: Sequence[str] = option(synthetic_routing.PROFILES, metavar="P", help="of the synthetic routing")
+    seed: int = option(0, help="of weights, inputs and routing")
+    threads: int | None = option(None, help="CPU threads")
+    run_steps: int = option(5, help=f"sampling steps measured for s/image; {STEPS} is all")
+    graphs: bool = option(False, help="capture static and realised forwards as CUDA graphs")
+    diffusers: bool = option(False, help="time diffusers' DiT with the same weights, too")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyOptions(TimingOptions):
+    """What to time at one resolution, and for how long.
 
     Raises:
         InputError: anything that the machine or the paper's tables do not have, before any long work.
     """
 
-    models: Sequence[str]
-    lambdas: Sequence[float] | None = None
-    batch: Sequence[int] = (1, 2, 4, 8)
-    device: str = "cpu"
-    dtype: str = "fp32"
-    profiles: Sequence[str] = synthetic_routing.PROFILES
     resolution: int = 256
-    seed: int = 0
-    threads: int | None = None
-    run_steps: int = 5
-    graphs: bool = False
-    diffusers: bool = False
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
@@ -94,13 +99,16 @@ def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
 
 
 def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: LatencyOptions) -> dict[str, Case]:
-    """Static once; masked once a lambda (its cost is the same for all masks); realised once a lambda and profile."""
+    """Static and plain once; masked once per lambda (all masks cost the same); realised per lambda and profile."""
     config = static.config
     whole = macs(config).total(MATMUL)
-    found = {"static": Case("static", None, "", _engine(options, static), 1.0)}
+    found = {
+        "static": Case("static", None, "", _engine(options, static), 1.0),
+        "plain": Case("plain", None, "", _plain(static), 1.0),
+    }
     if options.diffusers:
         found["diffusers"] = Case("diffusers", None, "", _diffusers(static), 1.0)
-    for row in published_rows(name, config, options.lambdas):
+    for row in published_speeds(name, config, options.lambdas):
         for number, profile in enumerate(options.profiles):
             drawn = synthetic_routing.draw_routing(config, row.block_ratio, profile, rows, options.seed)
             routing = _to(drawn, torch.device(options.device))
@@ -123,7 +131,7 @@ def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> N
 def release(engines: Mapping[str, Case]) -> None:
     """Let all engines give back what they keep for the intermediates of a forward; before memory is measured."""
     for engine in _own(engines):
-        engine.kernels.scratch.release()
+        engine.backend.scratch.release()
 
 
 def _own(engines: Mapping[str, Case]) -> Iterator[Engine]:
@@ -152,6 +160,17 @@ def _diffusers(static: DiT) -> Forward:
     @torch.inference_mode()
     def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
         output: Tensor = twin(x, timestep=t, class_labels=y).sample
+        return output
+
+    return forward
+
+
+def _plain(model: DiT) -> Forward:
+    """The static model through its own modules, without an engine: what `masked` is to be compared with."""
+
+    @torch.inference_mode()
+    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        output: Tensor = model(x, t, y)
         return output
 
     return forward

@@ -3,7 +3,7 @@
 Uses no other room of bench.
 """
 
-from bench.machine.devices import DTYPES, available, check_device, check_fits, needed
+from bench.machine.devices import DTYPES, check_device, check_fits, free_bytes, needed_bytes, own_device
 from bench.machine.footprint import MIB, Footprint, measure_footprint
 from bench.machine.process_group import ProcessGroup
 from bench.machine.progress import status, track
@@ -21,14 +21,15 @@ __all__ = [
     "Task",
     "Timed",
     "arithmetic",
-    "available",
     "check_arithmetic",
     "check_device",
     "check_fits",
     "cpu_threads",
+    "free_bytes",
     "in_turns",
     "measure_footprint",
-    "needed",
+    "needed_bytes",
+    "own_device",
     "run_tasks",
     "speedup",
     "status",

@@ -1,4 +1,4 @@
-"""What a device can hold, and what one call took of it: peak memory and energy, each in a pass of its own."""
+"""Devices and dtypes of this machine: what exists, how much memory is free, and how much a network needs."""
 
 from __future__ import annotations
 
@@ -10,9 +10,16 @@ import torch
 from dydit import DiTConfig, InputError
 from dydit.inference import MEMORY_SHARE
 
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+"""The dtypes that a network can compute in, by the name that options and tables use."""
+
 
 def check_device(device: str, dtype: torch.dtype) -> None:
-    """Raise InputError when this machine has no such device, or the device computes slowly emulated `dtype`."""
+    """Check that this machine has the device, and that the device computes in `dtype` natively.
+
+    Raises:
+        InputError: there is no such device, or it only emulates `dtype`, which is slow.
+    """
     try:
         kind = torch.device(device).type
     except RuntimeError:
@@ -27,39 +34,60 @@ def check_device(device: str, dtype: torch.dtype) -> None:
             raise InputError(f"dtype bf16: {device} has no native bfloat16; use --dtype fp32")
 
 
+def own_device(device: str, local_rank: int) -> torch.device:
+    """The device of one process among several on a machine; a GPU becomes torch's current one, too.
+
+    Args:
+        device: `cpu`, or `cuda` for the GPU of the process's number.
+        local_rank: number of the process on this machine, from 0.
+
+    Raises:
+        InputError: the machine has too few GPUs.
+    """
+    if device != "cuda":
+        return torch.device(device)
+    if local_rank >= torch.cuda.device_count():
+        raise InputError(f"process {local_rank} of this machine has no GPU of its own; start fewer processes")
+    own = torch.device("cuda", local_rank)
+    torch.cuda.set_device(own)  # Triton launches on the current one
+    return own
+
+
 def _cpu_has_bf16() -> bool:
     flags = Path("/proc/cpuinfo")
     return flags.is_file() and re.search(r"\b(avx512_bf16|amx_bf16|bf16)\b", flags.read_text()) is not None
 
 
-def available(device: torch.device) -> int | None:
-    """Bytes free on the device; None where the system does not say."""
+def free_bytes(device: torch.device) -> int | None:
+    """Free memory of the device, in bytes; None where the system does not report it."""
     if device.type == "cuda":
         return int(torch.cuda.mem_get_info(device)[0])
     info = Path("/proc/meminfo")
-    found = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
-    return int(found.group(1)) * 1024 if found else None
+    entry = re.search(r"MemAvailable:\s+(\d+) kB", info.read_text()) if info.is_file() else None
+    return int(entry.group(1)) * 1024 if entry else None
 
 
-def needed(config: DiTConfig, batch: int, dtype: torch.dtype) -> int:
-    """Bytes for the weights, their bounded copies, and the widest activations of a guided batch of images."""
+def needed_bytes(config: DiTConfig, batch: int, dtype: torch.dtype) -> int:
+    """Bytes that a guided batch of images needs: weights, their bounded copies, and the widest activations."""
     size = torch.finfo(dtype).bits // 8
     width = config.hidden_size
     weights = config.depth * (4 * width**2 + 2 * width * config.mlp_hidden + 6 * width**2)
-    # Residual, norm and update (3 C), hidden channels before, masked and after GELU (3 * 4 C), modulations.
+    # Per token: residual, norm and update (3 C), and hidden channels before and after masking and GELU (3 * 4 C).
+    # Per image: the modulations (6 C).
     activations = 2 * batch * (config.tokens * (3 * width + 3 * config.mlp_hidden) + 6 * width)
     return int(size * (weights * (1 + MEMORY_SHARE) + activations))
 
 
 def check_fits(name: str, config: DiTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> None:
-    """Raise InputError, naming the largest batch that fits, when a guided batch of images would not."""
-    free = available(device)
-    if free is None or needed(config, batch, dtype) <= free:
+    """Check that the device has memory for a guided batch of images of the network `name`.
+
+    Raises:
+        InputError: it has not; the message names the largest batch that fits.
+    """
+    free = free_bytes(device)
+    if free is None or needed_bytes(config, batch, dtype) <= free:
         return
-    largest = next((size for size in range(batch, 0, -1) if needed(config, size, dtype) <= free), 0)
-    wanted = needed(config, batch, dtype) / 2**30
+    largest = next((size for size in range(batch, 0, -1) if needed_bytes(config, size, dtype) <= free), 0)
+    wanted = needed_bytes(config, batch, dtype) / 2**30
     remedy = f"the largest batch that fits is {largest}" if largest else "not even one image fits"
     raise InputError(f"{name}, batch {batch}: needs about {wanted:.1f} GiB, {device} has {free / 2**30:.1f}; {remedy}")
-
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}

@@ -1,4 +1,4 @@
-"""The processes of one run as torchrun starts them: who this one is, and how all of them agree."""
+"""The processes of one run as torchrun starts them: which one this is, and how they wait for and stop one another."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PATIENCE = timedelta(days=14)
 
 @dataclass
 class ProcessGroup:
-    """One process among `size`, numbered `rank`, the `local_rank`-th of its machine; alone by default."""
+    """One process among `size`, with number `rank`, and `local_rank` on its machine; by default the only process."""
 
     rank: int = 0
     size: int = 1
@@ -31,36 +31,36 @@ class ProcessGroup:
 
     @classmethod
     def from_environment(cls) -> ProcessGroup:
-        """What RANK, WORLD_SIZE and LOCAL_RANK say, which torchrun sets.
+        """The process that RANK, WORLD_SIZE and LOCAL_RANK describe, which torchrun sets.
 
         Raises:
             InputError: they are no numbers, or contradict each other.
         """
-        given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        if given["WORLD_SIZE"] is None:
+        values = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        if values["WORLD_SIZE"] is None:
             return cls()
         try:
-            world = cls(*(int(value or 0) for value in given.values()))
+            group = cls(*(int(value or 0) for value in values.values()))
         except ValueError:
-            world = cls(0, 0)
-        if not 0 <= world.rank < world.size or world.local_rank < 0:
-            said = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise InputError(f"environment: {said} name no process; start the processes with torchrun, or unset them")
-        return world
+            group = cls(0, 0)
+        if not 0 <= group.rank < group.size or group.local_rank < 0:
+            shown = ", ".join(f"{name}={value}" for name, value in values.items())
+            raise InputError(f"environment: {shown} name no process; start the processes with torchrun, or unset them")
+        return group
 
     @property
     def first(self) -> bool:
-        """Whether this is the process that speaks and assembles."""
+        """Whether this is the process that prints and writes for all."""
         return self.rank == 0
 
     @contextlib.contextmanager
     def connected(self, backend: str = "gloo") -> Iterator[None]:
-        """Join the other processes, as the environment says where.
+        """Inside this context the process is connected to the others, whose address the environment holds.
 
-        `backend` is torch.distributed's: objects and CPU tensors go through gloo, so it must be part of it.
+        `backend` is that of torch.distributed; it must include gloo, through which objects and CPU tensors are sent.
 
         Raises:
-            InputError: the environment does not say where, or they do not come.
+            InputError: the environment holds no address, or the other processes do not answer.
         """
         if self.size == 1:
             yield
@@ -78,10 +78,10 @@ class ProcessGroup:
             dist.destroy_process_group()
 
     def agree(self, call: Callable[[], T]) -> T:
-        """This process's own `call()`; when one process refuses its input, all stop and the first one says why.
+        """The result of `call()` in this process; where one process raises InputError, all of them stop.
 
         Raises:
-            InputError: in the first process, the refusal of the lowest rank; the others exit with status 2.
+            InputError: in the first process, that of the lowest rank which raised one; the others exit with status 2.
         """
         if self.size == 1:
             return call()
@@ -93,15 +93,15 @@ class ProcessGroup:
             refusal = str(error)
         refusals: list[str | None] = [None] * self.size
         dist.all_gather_object(refusals, refusal)
-        for told in refusals:
-            if told is not None:
+        for message in refusals:
+            if message is not None:
                 if self.first:
-                    raise InputError(told)
+                    raise InputError(message)
                 sys.exit(2)
         return results[0]
 
     def share(self, value: T) -> T:
-        """The first process's value, in every process; it must be fit for pickle."""
+        """The first process's value, in every process; pickle must be able to hold it."""
         if self.size == 1:
             return value
         values = [value]
@@ -109,6 +109,6 @@ class ProcessGroup:
         return values[0]
 
     def wait(self) -> None:
-        """Return once every process has come here."""
+        """Return once every process has called this."""
         if self.size > 1:
             dist.barrier(group=self._patient)

@@ -1,10 +1,11 @@
-"""Progress on standard error; results own standard output."""
+"""Progress on standard error; standard output is for results alone."""
 
 from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sized
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -13,27 +14,43 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+LOG_SECONDS = 30.0
+"""Between two lines of progress in a log."""
 
 
 def track(iterable: Iterable[T], description: str, total: float | None = None) -> Iterator[T]:
-    """The same items, with a bar, items/s and the time left while they are consumed.
+    """The same items; while they are consumed, a bar shows their number per second and the time left.
 
-    `total` is needed where `iterable` has no length. Nothing is shown unless standard error is a terminal.
+    `total` is needed where `iterable` has no length. Where standard error is no terminal, a line says the same every
+    `LOG_SECONDS`.
     """
     if not sys.stderr.isatty():
-        yield from iterable
+        yield from _logged(iterable, description, total)
         return
     with _progress() as progress:
         yield from progress.track(iterable, total=total, description=description)
 
 
+def _logged(iterable: Iterable[T], description: str, total: float | None) -> Iterator[T]:
+    if total is None and isinstance(iterable, Sized):
+        total = len(iterable)
+    began = last = time.monotonic()
+    for count, item in enumerate(iterable, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= LOG_SECONDS:
+            last, rate = now, count / (now - began)
+            left = "" if total is None else f" of {total:g}, {(total - count) / rate / 60:.1f} minutes left"
+            status(f"{description}: {count}{left}; {rate:.3g} items/s")
+
+
 def status(message: str) -> None:
-    """One line on standard error, flushed; above the bar while one is shown."""
+    """Print one line on standard error, above the bar if one is shown."""
     print(" ".join(message.splitlines()), file=sys.stderr, flush=True)
 
 
 def _progress() -> Progress:
-    # Imported here: a bare machine that only times has no rich, and shows no bar.
+    # Imported here: a bare machine that only runs timings has no rich, and shows no bar.
     from rich import progress
     from rich.text import Text
 
@@ -53,7 +70,7 @@ def _progress() -> Progress:
 
 @functools.cache
 def _console() -> Console:
-    # One console for all bars, so that a bar inside another stands below it.
+    # One console for all bars, so that the bar of an inner loop stands below that of the outer one.
     from rich.console import Console
 
     return Console(stderr=True)

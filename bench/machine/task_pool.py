@@ -1,4 +1,4 @@
-"""Tasks that wait for one another, run by several processes: as many trainings at once as there are cores."""
+"""Tasks that depend on one another, run by several processes: as many trainings at once as there are cores."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 @dataclass(frozen=True)
 class Task:
-    """Work by name, which begins when that of `needs` is done.
+    """A named piece of work that begins when the tasks named in `needs` are done.
 
-    `work` returns a line to show, or "" where there was nothing to do; where several processes share the tasks it must
-    be picklable.
+    `work` returns a line to show, or "" where there was nothing to do. Where several processes share the tasks, pickle
+    must be able to hold it.
     """
 
     name: str
@@ -32,14 +32,15 @@ class Task:
 
 
 def run_tasks(tasks: Sequence[Task], workers: int, description: str) -> int:
-    """Do all tasks, those that are free in the order given; `workers` processes of one thread each, or this one.
+    """Run all tasks in `workers` processes of one thread each, or in this process where `workers` is 1.
 
-    The first error of a task ends the run and is raised here; what the others have finished stays.
+    Tasks whose needs are done begin in the order of `tasks`. The first error of a task ends the run and is raised here;
+    what other tasks have finished stays.
 
     Returns:
-        How many had something to say.
+        The number of tasks that returned a line to show.
     """
-    done = _here(tasks) if workers == 1 else _shared(tasks, workers)
+    done = _run_here(tasks) if workers == 1 else _run_in_processes(tasks, workers)
     lines = 0
     for line in track(done, description, total=len(tasks)):
         if line:
@@ -48,20 +49,20 @@ def run_tasks(tasks: Sequence[Task], workers: int, description: str) -> int:
     return lines
 
 
-def _here(tasks: Sequence[Task]) -> Iterator[str]:
+def _run_here(tasks: Sequence[Task]) -> Iterator[str]:
     by_name = {task.name: task for task in tasks}
     for name in _sorter(tasks).static_order():
         yield by_name[name].work()
 
 
-def _shared(tasks: Sequence[Task], workers: int) -> Iterator[str]:
+def _run_in_processes(tasks: Sequence[Task], workers: int) -> Iterator[str]:
     by_name, order = {task.name: task for task in tasks}, [task.name for task in tasks]
     sorter = _sorter(tasks)
     sorter.prepare()
     running: dict[Future[str], str] = {}
-    # Not forked: a copy of a process whose libraries have started threads may hang.
+    # Not forked: the copy of a process whose libraries have started threads may hang.
     context = multiprocessing.get_context("spawn")
-    with _one_thread_each(), ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+    with _one_thread_each(), ProcessPoolExecutor(workers, context, initializer=_start_worker) as pool:
         try:
             while sorter.is_active():
                 for name in sorted(sorter.get_ready(), key=order.index):
@@ -80,7 +81,7 @@ def _sorter(tasks: Sequence[Task]) -> TopologicalSorter[str]:
 
 @contextlib.contextmanager
 def _one_thread_each() -> Iterator[None]:
-    """One thread in every library of the processes started inside: they have a core each."""
+    """Processes started inside this context use one thread in every library, since each has one core."""
     before = {name: os.environ.get(name) for name in _THREADS}
     os.environ.update(dict.fromkeys(_THREADS, "1"))
     try:
@@ -93,9 +94,9 @@ def _one_thread_each() -> Iterator[None]:
                 os.environ[name] = value
 
 
-def _begin() -> None:
-    """No bars, which would write over each other: the parent shows one for all. And no life after the parent's."""
-    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the life of the process
+def _start_worker() -> None:
+    """Show no bars, which would overwrite each other (the parent shows one for all), and end with the parent."""
+    sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process runs
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
@@ -103,4 +104,4 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a child only"
     connection.wait([parent.sentinel])
-    os._exit(1)  # a killed parent says no goodbye, and its queue would be waited on for ever
+    os._exit(1)  # after a kill the parent's queue stays silent, and the worker would wait for it for ever

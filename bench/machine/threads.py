@@ -1,4 +1,4 @@
-"""How a process computes while something is made or measured: CPU threads, and TF32 on a GPU. Both decide rounding."""
+"""How a process computes: number of CPU threads, and TF32 on a GPU. Rounding depends on both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,11 @@ from dydit import InputError
 
 
 def check_arithmetic(device: str, dtype: torch.dtype, tf32: bool) -> None:
-    """Raise InputError: a device other than `cpu` and `cuda`, one or a dtype not of this machine, or TF32 on a CPU."""
+    """Check the device, dtype and TF32 setting of a run on this machine.
+
+    Raises:
+        InputError: the device is neither `cpu` nor `cuda`, this machine lacks it or the dtype, or TF32 is set on a CPU.
+    """
     if device not in ("cpu", "cuda"):
         raise InputError(f"device {device!r}: choose cpu or cuda (CUDA_VISIBLE_DEVICES picks among GPUs)")
     devices.check_device(device, dtype)
@@ -22,7 +26,7 @@ def check_arithmetic(device: str, dtype: torch.dtype, tf32: bool) -> None:
 
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
-    """`count` CPU threads, restored afterwards."""
+    """Inside this context torch uses `count` CPU threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -33,7 +37,7 @@ def cpu_threads(count: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def arithmetic(threads: int, tf32: bool) -> Iterator[None]:
-    """`threads` CPU threads and, on a GPU, float32 products from TF32 inputs or not; restored afterwards."""
+    """Inside this context torch uses `threads` CPU threads and, with `tf32`, TF32 for float32 products on a GPU."""
     matmul, cudnn = torch.get_float32_matmul_precision(), torch.backends.cudnn
     convolution = cudnn.allow_tf32
     torch.set_float32_matmul_precision("high" if tf32 else "highest")

@@ -1,4 +1,4 @@
-"""Timing that can be believed: warmed up, synchronised, engines in turns, medians and paired ratios with a spread."""
+"""Timing: calls warmed up, synchronised and run in turns; medians and paired ratios with an interval."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Call = Callable[[], object]
 
 @dataclass(frozen=True)
 class Timed:
-    """Raw times of one call in ms: the very first one, then one a round."""
+    """Raw times of one call in ms: that of the very first call, then one per round."""
 
     first_ms: float
     rounds_ms: tuple[float, ...]
@@ -33,7 +33,10 @@ class Timed:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to measure: `least` to `most` rounds, no new one after `seconds`; `warmup` rounds go unrecorded."""
+    """How long to measure: at least `least` rounds, then more until `seconds` have passed or there are `most`.
+
+    Before them, `warmup` rounds are run and not recorded.
+    """
 
     seconds: float = 30.0
     least: int = 5
@@ -42,12 +45,19 @@ class Budget:
 
 
 def in_turns(calls: Mapping[str, Call], budget: Budget, device: torch.device, label: str) -> dict[str, Timed]:
-    """Time every call once a round, so that a drift of the machine hits all alike; the order turns with the round."""
+    """Time every call once per round, so that a drift of the machine affects all alike; each round begins with another.
+
+    Args:
+        calls: by name.
+        budget: number of rounds and warm-up.
+        device: on which they compute; it is synchronised before and after every call.
+        label: of the progress bar.
+    """
     names = list(calls)
-    first = {name: _once(calls[name], device) for name in names}
+    first = {name: _time_ms(calls[name], device) for name in names}
     for _ in range(budget.warmup):
         for name in names:
-            _once(calls[name], device)
+            _time_ms(calls[name], device)
     rounds: dict[str, list[float]] = {name: [] for name in names}
     began = time.perf_counter()
     for number in track(range(budget.most), label):
@@ -55,12 +65,12 @@ def in_turns(calls: Mapping[str, Call], budget: Budget, device: torch.device, la
             break
         turned = names[number % len(names) :] + names[: number % len(names)]
         for name in turned:
-            rounds[name].append(_once(calls[name], device))
+            rounds[name].append(_time_ms(calls[name], device))
     return {name: Timed(first[name], tuple(rounds[name])) for name in names}
 
 
 def speedup(base: Timed, other: Timed, resamples: int = 2000, seed: int = 0) -> tuple[float, float, float]:
-    """How many times faster `other` is: median of the rounds' ratios, with a 95 % bootstrap interval over rounds."""
+    """How many times faster `other` is than `base`: median of the rounds' ratios, and its 95 % bootstrap interval."""
     ratios = np.array(base.rounds_ms) / np.array(other.rounds_ms)
     rng = np.random.default_rng(seed)
     medians = np.median(ratios[rng.integers(len(ratios), size=(resamples, len(ratios)))], axis=1)
@@ -69,12 +79,12 @@ def speedup(base: Timed, other: Timed, resamples: int = 2000, seed: int = 0) -> 
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for the device; nothing on the CPU."""
+    """Wait until a CUDA device has done all its work; on the CPU there is nothing to wait for."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
-def _once(call: Call, device: torch.device) -> float:
+def _time_ms(call: Call, device: torch.device) -> float:
     synchronise(device)
     began = time.perf_counter()
     call()

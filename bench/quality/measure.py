@@ -1,15 +1,14 @@
-"""Quality of generated images: FID, sFID, Inception Score, precision, recall and KID by the ADM protocol.
+"""Quality of generated images: FID, sFID, Inception Score, precision and recall by the ADM protocol, and KID.
 
 One pass over the samples and at most one over the reference give every metric. Statistics are streamed; features are
 kept only where a metric or an interval needs them. Precision and recall use the features of FID, the Inception Score
-keeps the samples in order, and nothing is downloaded.
+takes the samples in their order, and nothing is downloaded.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,43 +18,30 @@ from torch import Tensor
 
 from bench.data import image_set
 from bench.data.image_set import Images
+from bench.quality import values
+from bench.quality.compatibility import check_pair, check_weights
 from bench.quality.features import extraction, extractors
-from bench.quality.features.extractors import ExtractorSpec, Weights
-from bench.quality.metrics.inception_score import ScoreMoments
-from bench.quality.metrics.moments import Moments, Statistics
+from bench.quality.features.extractors import Weights
+from bench.quality.metrics.distances import EXACT
+from bench.quality.passes import SampleFeatures, read_reference_rows, read_samples
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference
-from bench.quality.values import (
-    NEIGHBOURS,
-    SPLITS,
-    Resampling,
-    Rows,
-    Value,
-    frechet,
-    inception_score,
-    kernel,
-    precision_recall,
-    probabilities,
-    split_size,
-)
-from dydit import InputError
-
-METRICS = ("FID", "sFID", "IS", "precision", "recall", "KID")
-RESAMPLES = 100
-FEW_DIMENSIONS = 128
-"""Up to so many features intervals are measured unasked; at 2048 a resample of the FID costs about a second."""
-_LEAST = {"FID": 2, "sFID": 2, "KID": 2, "precision": NEIGHBOURS + 1, "recall": NEIGHBOURS + 1, "IS": SPLITS}
-_POINTWISE = frozenset({"precision", "recall", "KID"})  # these compare images, not statistics
+from bench.quality.settings import METRICS, Settings, check_settings
+from bench.quality.values import Rows, Value
 
 
 @dataclass(frozen=True)
 class Quality:
-    """Metrics of one set of samples against one reference, with what they were measured by."""
+    """Metrics of one set of samples against one reference, with what they were measured by.
+
+    `arithmetic` says in which precision the extractor computed, see `extraction.describe_arithmetic`.
+    """
 
     samples: str
     reference: str
     extractor: str
     weights_sha256: str
+    arithmetic: str
     n_samples: int
     resamples: int
     values: tuple[Value, ...]
@@ -65,7 +51,7 @@ class Quality:
         return {value.metric: value for value in self.values}[metric]
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row a metric, named with its extractor: `{"metric": "FID[digits-cnn]", "value": ...}` and evidence."""
+        """One row per metric, named with its extractor: `{"metric": "FID[digits-cnn]", "value": ...}` and evidence."""
         spec = extractors.extractor(self.extractor)
         return [
             {
@@ -81,6 +67,7 @@ class Quality:
                 "splits": value.splits,
                 "extractor": self.extractor,
                 "weights_sha256": self.weights_sha256,
+                "arithmetic": self.arithmetic,
                 "note": value.note,
             }
             for value in self.values
@@ -97,19 +84,23 @@ def measure_quality(
     batch_size: int = extraction.BATCH_SIZE,
     resamples: int | None = None,
     seed: int = 0,
+    distances: str = EXACT,
 ) -> Quality:
     """Measure `samples` against a reference; on the GPU when there is one.
 
     Args:
         samples: in the order in which they were generated.
         reference: images of the same resolution, or statistics by the same extractor.
-        extractor: name in `features.EXTRACTORS`.
+        extractor: name in `bench.quality.features.extractors.EXTRACTORS`.
         weights: its weights file; by default where the extractor looks.
         metrics: some of `METRICS`.
         batch_size: images per forward pass; changes speed and memory only.
         resamples: draws behind each interval, 0 for none; by default 100 up to 128 features, else 0. With intervals
             come `FID-infinity`, and `images_for_0.1`: images that tell a difference of 0.1 in FID from noise.
-        seed: of subsets and resamples.
+        seed: of subsets and resamples, and of the random order that tells whether the order of the samples decides the
+            Inception Score.
+        distances: of precision and recall: `float64`, or `adm-float16`, rounded as in the ADM evaluator, whose numbers
+            are some thousandths higher; see `bench.quality.metrics.distances`.
 
     Returns:
         The metrics in the order of `METRICS`, each followed by what belongs to it.
@@ -118,40 +109,42 @@ def measure_quality(
         InputError: images, weights or a reference that cannot be used or do not belong together, or too few images for
             a metric; before any long work.
     """
-    spec = extractors.extractor(extractor)
-    if resamples is None:
-        resamples = RESAMPLES if spec.dimensions[spec.features_layer] <= FEW_DIMENSIONS else 0
-    if batch_size < 1 or resamples < 0 or resamples == 1:
-        raise InputError(
-            f"batch size {batch_size}, {resamples} resamples; at least 1 image a batch, and 0 or at least 2 resamples"
-        )
-    wanted = _wanted(metrics)
-    _check_pair(samples, reference, spec, wanted)
-    checked = weights if isinstance(weights, Weights) else spec.weights(weights)
+    settings = check_settings(extractor, metrics, batch_size, resamples, seed, distances)
+    check_pair(settings, samples, reference)
+    checked = weights if isinstance(weights, Weights) else settings.spec.weights(weights)
     if isinstance(reference, Images):
         reference = build_reference(
             reference, extractor, checked, name=reference.name, record={}, batch_size=batch_size
         )
-    _check_weights(reference, checked)
-    job = _Job(spec, checked, wanted, batch_size, Resampling(resamples, seed))
-    points = _reference_points(job, reference)
-    values = _values(job, _gather(job, samples), reference, points)
-    return Quality(samples.name, reference.name, extractor, checked.sha256, len(samples), resamples, tuple(values))
+    check_weights(reference, checked)
+    arithmetic = extraction.describe_arithmetic(settings.spec)  # before the passes, as the flags are then
+    reference_rows = read_reference_rows(settings, checked, reference)
+    measured = _values(settings, read_samples(settings, checked, samples), reference, reference_rows)
+    return Quality(
+        samples=samples.name,
+        reference=reference.name,
+        extractor=extractor,
+        weights_sha256=checked.sha256,
+        arithmetic=arithmetic,
+        n_samples=len(samples),
+        resamples=settings.resampling.resamples,
+        values=tuple(measured),
+    )
 
 
 def evaluate(
     samples: Tensor, reference: Tensor, *, extractor: str = "digits-cnn", weights: Path | None = None
 ) -> Quality:
-    """FID, Inception Score, precision and recall of images in memory, without intervals; see `measure`.
+    """FID, Inception Score, precision and recall of images in memory, without intervals; see `measure_quality`.
 
     Args:
-        samples: uint8 (N, C, H, W) with C = 1 or 3, in the order they were generated.
+        samples: uint8 (N, C, H, W) with C = 1 or 3, in the order in which they were generated.
         reference: uint8 (M, C, H, W) of the same resolution.
-        extractor: name in `features.EXTRACTORS`.
+        extractor: name in `bench.quality.features.extractors.EXTRACTORS`.
         weights: its weights file; by default where the extractor looks.
 
     Raises:
-        InputError: as `measure`.
+        InputError: as `measure_quality`.
     """
     return measure_quality(
         image_set.of_tensor(samples, "samples"),
@@ -175,158 +168,31 @@ def extract(
     return {layer: torch.from_numpy(np.concatenate([batch[layer] for batch in batches])) for layer in layers}
 
 
-@dataclass(frozen=True)
-class _Job:
-    spec: ExtractorSpec
-    weights: Weights
-    metrics: frozenset[str]
-    batch_size: int
-    drawn: Resampling
-
-
-@dataclass
-class _Gathered:
-    """What one pass leaves: statistics and kept rows by layer, and the Inception Score."""
-
-    count: int
-    statistics: dict[str, Statistics] = field(default_factory=dict)
-    rows: dict[str, Rows] = field(default_factory=dict)
-    score: tuple[float, float] = (math.nan, math.nan)
-
-
-def _gather(job: _Job, samples: Images) -> _Gathered:
-    """The one pass over the samples; no more layers, and no more rows, than the metrics need."""
-    spec, resampled = job.spec, job.drawn.resamples > 0
-    by_metric = {"FID": spec.features_layer, "sFID": spec.spatial_layer, "IS": spec.logits_layer}
-    layers = {layer for metric, layer in by_metric.items() if metric in job.metrics}
-    kept = layers.copy() if resampled else set()
-    if job.metrics & _POINTWISE:
-        kept.add(spec.features_layer)
-    moments = {layer: Moments(spec.dimensions[layer]) for layer in layers - {spec.logits_layer}}
-    score = ScoreMoments(spec.dimensions[spec.logits_layer], split_size(len(samples)))
-    gathered = _Gathered(len(samples))
-    start = 0
-    for batch in extraction.stream_features(
-        samples, spec.name, sorted(layers | kept), job.weights, job.batch_size, f"features of {samples.name}"
-    ):
-        for layer, rows in batch.items():
-            if layer in moments:
-                moments[layer].update(rows)
-            elif layer == spec.logits_layer:
-                score.update(probabilities(rows))
-            if layer in kept:
-                if not start:
-                    gathered.rows[layer] = np.empty((len(samples), rows.shape[1]), rows.dtype)
-                gathered.rows[layer][start : start + len(rows)] = rows
-        start += len(rows)
-    gathered.statistics = {layer: moment.statistics() for layer, moment in moments.items()}
-    if "IS" in job.metrics:
-        gathered.score = score.score()
-    return gathered
-
-
-def _reference_points(job: _Job, reference: Reference) -> Rows | None:
-    """Features of reference images for the metrics that compare points; read off the images where there are none."""
-    if not job.metrics & _POINTWISE or reference.rows is not None:
-        return reference.rows
-    assert reference.images is not None  # _check_reference
-    layer = job.spec.features_layer
-    label = f"reference {reference.name}"
-    stream = extraction.stream_features(reference.images, job.spec.name, [layer], job.weights, job.batch_size, label)
-    return np.concatenate([batch[layer] for batch in stream])
-
-
-def _values(job: _Job, gathered: _Gathered, reference: Reference, points: Rows | None) -> list[Value]:
-    """The metrics asked for, in the order of `METRICS`."""
-    spec, drawn, values = job.spec, job.drawn, []
-    for metric, layer, gaussian in (
+def _values(
+    settings: Settings, features: SampleFeatures, reference: Reference, reference_rows: Rows | None
+) -> list[Value]:
+    """The metrics that were asked for, in the order of `METRICS`."""
+    spec, metrics, resampling, measured = settings.spec, settings.metrics, settings.resampling, []
+    for metric, layer, statistics in (
         ("FID", spec.features_layer, reference.pool),
         ("sFID", spec.spatial_layer, reference.spatial),
     ):
-        if metric in job.metrics:
-            assert gaussian is not None  # _check_reference
-            own = gathered.statistics[layer]
-            values += frechet(metric, own, gathered.rows.get(layer), gaussian, drawn)
-    if "IS" in job.metrics:
-        logits = gathered.rows.get(spec.logits_layer)
-        probs = None if logits is None else probabilities(logits)
-        values += inception_score(gathered.count, gathered.score, probs, drawn)
-    if job.metrics & _POINTWISE:
-        assert points is not None  # _reference_points
-        rows = gathered.rows[spec.features_layer]
-        if job.metrics & {"precision", "recall"}:
-            both = precision_recall(rows, points, drawn)
-            values += [value for value in both if value.metric in job.metrics]
-        if "KID" in job.metrics:
-            values += kernel(rows, points, drawn)
-    return values
-
-
-def _wanted(metrics: Sequence[str]) -> frozenset[str]:
-    if not metrics or not set(metrics) <= set(METRICS):
-        unknown = ", ".join(metric for metric in metrics if metric not in METRICS) or "none"
-        raise InputError(f"metrics: {unknown} asked for; choose from {', '.join(METRICS)}")
-    return frozenset(metrics)
-
-
-def _check_pair(samples: Images, reference: Images | Reference, spec: ExtractorSpec, wanted: frozenset[str]) -> None:
-    """Samples and reference usable, belonging together, and enough of each.
-
-    Raises:
-        InputError: otherwise; both are named where they do not belong together.
-    """
-    spec.check_size(samples.name, samples.size)
-    if reference.size not in (None, samples.size):
-        sides = [f"{side.name} has {side.size[0]}x{side.size[1]} pixels" for side in (samples, reference) if side.size]
-        raise InputError(f"{', '.join(sides)}; samples and reference must have one resolution")
-    _check_count(samples.name, len(samples), wanted)
-    if isinstance(reference, Images):
-        _check_count(reference.name, len(reference), (wanted | {"FID"}) - {"IS"})
-    else:
-        _check_reference(reference, spec, wanted)
-
-
-def _check_count(name: str, count: int, wanted: frozenset[str]) -> None:
-    metric = max(sorted(wanted), key=_LEAST.__getitem__)
-    if count < _LEAST[metric]:
-        use = f"{SPLITS} splits of the Inception Score need" if metric == "IS" else f"{metric} needs"
-        raise InputError(f"{name}: {count} images; {use} at least {_LEAST[metric]}, add images or leave the metric out")
-
-
-def _check_reference(reference: Reference, spec: ExtractorSpec, wanted: frozenset[str]) -> None:
-    """Statistics by the same extractor, with all that the metrics need.
-
-    Raises:
-        InputError: otherwise; both extractors are named.
-    """
-    name = f"reference {reference.name}"
-    if reference.extractor not in (None, spec.name):
-        raise InputError(
-            f"{name} was made with {reference.extractor}, the samples are measured with {spec.name}; "
-            "choose the same --extractor, or another reference"
-        )
-    for layer, gaussian in ((spec.features_layer, reference.pool), (spec.spatial_layer, reference.spatial)):
-        if gaussian is not None and gaussian.dimensions != spec.dimensions[layer]:
-            raise InputError(
-                f"{name} was made with another extractor than {spec.name}: it has {gaussian.dimensions} features "
-                f"where that has {spec.dimensions[layer]} ({layer}); choose the same --extractor, or another reference"
-            )
-    if "sFID" in wanted and reference.spatial is None:
-        raise InputError(f"{name} has no mu_s and sigma_s, which sFID needs; leave it out of --metrics")
-    if points := wanted & _POINTWISE:
-        kept = reference.rows if reference.rows is not None else reference.images
-        if kept is None:
-            raise InputError(
-                f"{name} has neither features nor images, which {', '.join(sorted(points))} need; "
-                "leave them out of --metrics"
-            )
-        _check_count(name, len(kept), points)
-
-
-def _check_weights(reference: Reference, weights: Weights) -> None:
-    recorded = reference.record.get("weights_sha256", weights.sha256)
-    if recorded != weights.sha256:
-        raise InputError(
-            f"reference {reference.name} was made with weights of SHA-256 {recorded}, {weights.path} has "
-            f"{weights.sha256}; use the same weights, or build the reference again"
-        )
+        if metric in metrics:
+            assert statistics is not None  # check_pair
+            own = features.statistics[layer]
+            measured += values.frechet_values(metric, own, features.rows.get(layer), statistics, resampling)
+    if "IS" in metrics:
+        logits = features.rows.get(spec.logits_layer)
+        probs = None if logits is None else values.probabilities(logits)
+        assert features.scores is not None  # read_samples
+        measured += values.inception_score_values(features.scores, probs, resampling)
+    if spec.features_layer not in features.rows or reference_rows is None:
+        return measured
+    # One dtype on both sides: the same image then has the same features in both sets.
+    rows, others = (side.astype(np.float32) for side in (features.rows[spec.features_layer], reference_rows))
+    if metrics & {"precision", "recall"}:
+        both = values.precision_recall_values(rows, others, settings.distances, resampling)
+        measured += [value for value in both if value.metric in metrics]
+    if "KID" in metrics:
+        measured += values.kid_values(rows, others, resampling)
+    return values.warn_of_shared_images(measured, rows, others)

@@ -1,4 +1,4 @@
-"""Samples and references opened from whatever a command names: runs, files, folders, data sets."""
+"""Samples and references opened from what a command line names: runs, files, folders, data sets."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from dydit import InputError
 
 
 def open_samples(source: str, data_root: Path | None = None, size: tuple[int, int] | None = None) -> Images:
-    """Images from where they lie.
+    """The images that a text names.
 
     Args:
-        source: a data set by name, or `NAME/SPLIT`; otherwise as `sources.open_images` takes it.
+        source: a data set by name, or `NAME/SPLIT`; otherwise as `bench.data.sources.open_images` takes it.
         data_root: where local copies of data sets lie.
         size: (H, W) of what they are compared with; a data set without a native resolution is cropped to it.
 
@@ -38,12 +38,12 @@ def open_samples(source: str, data_root: Path | None = None, size: tuple[int, in
 
 
 def open_reference(source: str, data_root: Path | None, size: tuple[int, int]) -> Images | Reference:
-    """A reference from where it lies.
+    """The reference that a text names.
 
     Args:
         source: a name in the manifest of references; a .npz with statistics (`mu`, `sigma`); or images, as
-            `open_samples` takes them. A name that stands for statistics and for a data set means the statistics, where
-            their file is at hand.
+            `open_samples` takes them. A name of both a reference and a data set means the reference where its file is
+            present, else the data set.
         data_root: where files of references and local copies of data sets lie.
         size: (H, W) of the samples.
 
@@ -68,12 +68,17 @@ def _holds_statistics(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return "mu.npy" in archive.namelist()
     except (OSError, zipfile.BadZipFile):
-        return False  # a folder, or a broken file, which `open_images` tells
+        return False  # a folder, or a broken file, which `open_images` will refuse
 
 
 def samples_record(source: str, samples: Images) -> dict[str, Any]:
-    """What a run's record says of its samples, fit for JSON: name, count, size, and the manifest of generated ones."""
+    """What a run's record says of its samples, fit for JSON; of generated ones also the manifest of their run."""
     facts = {"source": portable(source), "count": len(samples), "size": list(samples.size)}
     if (Path(source) / shards.MANIFEST).is_file():
         facts["manifest"] = dataclasses.asdict(shards.read_manifest(Path(source)))
     return facts
+
+
+def reference_record(reference: Images | Reference) -> dict[str, Any]:
+    """What a run's record says of its reference: its name, and the record of statistics."""
+    return {"name": reference.name} | (reference.record if isinstance(reference, Reference) else {})

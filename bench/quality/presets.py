@@ -1,7 +1,7 @@
-"""Evaluations that others published, as data: which files went in, which numbers came out, how near is near enough.
+"""Evaluations that others published: which files went in, which numbers came out, and how far ours may differ.
 
 They stand in `reference_stats/presets.toml`. Running one checks the whole path, from pixels to metrics, against numbers
-that this suite did not make.
+that were not made by this suite.
 """
 
 from __future__ import annotations
@@ -14,18 +14,20 @@ from typing import Any
 
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
 from bench.quality.features import extractors
-from bench.quality.measure import METRICS, Quality
+from bench.quality.measure import Quality
+from bench.quality.metrics.distances import DISTANCES
 from bench.quality.references import manifest
-from bench.records import ROOT, read_toml
+from bench.quality.settings import METRICS
+from bench.records import read_toml, shipped_data
 from dydit import InputError
 
-PATH = ROOT / "reference_stats" / "presets.toml"
-_KEYS = ("title", "source", "extractor", "samples", "reference", "metrics")
+PATH = shipped_data() / "presets.toml"
+_KEYS = ("title", "source", "extractor", "samples", "reference", "distances", "metrics")
 
 
 @dataclass(frozen=True)
-class PublishedMetrics:
-    """A printed value and how far a measured one may lie from it."""
+class PublishedMetric:
+    """A printed value, and how far a measured one may lie from it."""
 
     value: float
     tolerance: Tolerance
@@ -36,7 +38,8 @@ class Preset:
     """One published evaluation.
 
     `source` is the address of the page that printed it, `samples` that of its .npz of images, `reference` a name in the
-    manifest of references; `metrics` are by name in `quality.METRICS`.
+    manifest of references; `distances` is the kind of distances behind precision and recall, one of
+    `bench.quality.metrics.distances.DISTANCES`; the keys of `metrics` are names in `bench.quality.settings.METRICS`.
     """
 
     name: str
@@ -45,7 +48,8 @@ class Preset:
     extractor: str
     samples: str
     reference: str
-    metrics: Mapping[str, PublishedMetrics]
+    distances: str
+    metrics: Mapping[str, PublishedMetric]
 
     @property
     def file(self) -> str:
@@ -53,7 +57,7 @@ class Preset:
         return self.samples.rsplit("/", 1)[-1]
 
     def find(self, root: Path) -> Path:
-        """Where the samples lie, once both files are known to be there.
+        """Where the samples lie, after a check that both files are there.
 
         Args:
             root: directory of the files; the reference may lie among the statistics of the repository, too.
@@ -74,7 +78,7 @@ class Preset:
         return root / self.file
 
     def judge(self, measured: Quality) -> list[SummaryRow]:
-        """One verdict a published number, `reproduced` or `deviates`."""
+        """One verdict per published number, `reproduced` or `deviates`."""
         spec = extractors.extractor(self.extractor)
         return [
             SummaryRow.judged(
@@ -113,6 +117,8 @@ def _preset(where: str, name: str, table: dict[str, Any]) -> Preset:
     if table["reference"] not in manifest.load_manifest():
         raise InputError(f"{where}: reference {table['reference']!r} is no name of the manifest")
     extractors.extractor(table["extractor"])
+    if table["distances"] not in DISTANCES:
+        raise InputError(f"{where}: distances {table['distances']!r}; choose one of {', '.join(DISTANCES)}")
     metrics = {}
     for metric, printed in table["metrics"].items():
         if metric not in METRICS or set(printed) != {"value", "tolerance", "reason"}:
@@ -121,5 +127,5 @@ def _preset(where: str, name: str, table: dict[str, Any]) -> Preset:
                 "each with value, tolerance and reason"
             )
         tolerance = Tolerance.symmetric(float(printed["tolerance"]), printed["reason"])
-        metrics[metric] = PublishedMetrics(float(printed["value"]), tolerance)
+        metrics[metric] = PublishedMetric(float(printed["value"]), tolerance)
     return Preset(name=name, **(table | {"metrics": metrics}))

@@ -1,40 +1,45 @@
-"""From features to metrics: each value with its interval, and what a reader must know beside it.
+"""From features to metrics: each value with its interval and a note on how it is to be read.
 
-The definitions are in `bench.metrics`; here stand the protocol's choices (splits, neighbours, subsets) and what they
-become for few images.
+The definitions are in `bench.quality.metrics`; here are the protocol's choices (splits, neighbours, subsets), also for
+few images.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.quality.metrics.distances import count_shared
+from bench.quality.metrics.fid_infinity import fid_infinity
 from bench.quality.metrics.frechet import FidReference
+from bench.quality.metrics.inception_score import SplitScore
 from bench.quality.metrics.intervals import (
-    Interval,
     bootstrap_fid,
     bootstrap_inception_score,
     bootstrap_kid,
     bootstrap_share,
-    fid_infinity,
     images_needed,
 )
 from bench.quality.metrics.kid import kid
 from bench.quality.metrics.moments import Statistics
 from bench.quality.metrics.precision_recall import memberships
+from bench.quality.metrics.resampling import Interval
+from bench.quality.settings import Resampling
 
 ADM_SPLIT = 5000
 """Samples in a split of the Inception Score, where there are so many."""
 SPLITS = 10
-"""Splits of fewer samples than `ADM_SPLIT`, of equal size but for rounding up; the last one takes what is left."""
+"""Splits of fewer samples than `ADM_SPLIT`: of a tenth of them, rounded up; the last one has the remaining samples."""
 NEIGHBOURS = 3
 """k of precision and recall."""
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 """torch-fidelity's defaults."""
-_LEAST_FOR_INFINITY = 40  # images: `metrics.fid_infinity` fits ten points with at least four each
+_OF_SAMPLES_ALONE = ("IS", "IS_std", "IS_all")
+_LEAST_FOR_INFINITY = 40  # images: `fid_infinity` fits ten points with at least four each
 
 Rows = NDArray[Any]
 """Features (n, D), float32 or float64."""
@@ -44,8 +49,8 @@ Rows = NDArray[Any]
 class Value:
     """One metric: its bare name, value, 95 % interval and standard deviation under resampling (None: not measured).
 
-    `n_reference` counts the reference images behind it (None: there is none, or the reference does not say), `splits`
-    those of the Inception Score.
+    `n_reference` is the number of reference images behind it (None: there are none, or the reference does not say),
+    `splits` that of the splits of the Inception Score.
     """
 
     metric: str
@@ -58,16 +63,8 @@ class Value:
     note: str = ""
 
 
-@dataclass(frozen=True)
-class Resampling:
-    """How intervals are drawn: 0 or at least 2 resamples, and the seed of these and of subsets."""
-
-    resamples: int
-    seed: int
-
-
-def frechet(
-    metric: str, statistics: Statistics, rows: Rows | None, reference: Statistics, drawn: Resampling
+def frechet_values(
+    metric: str, statistics: Statistics, rows: Rows | None, reference: Statistics, resampling: Resampling
 ) -> list[Value]:
     """FID or sFID from statistics; with intervals, FID-infinity and the images that a difference of 0.1 in FID needs.
 
@@ -76,15 +73,15 @@ def frechet(
         statistics: of the samples.
         rows: features of the samples; needed for intervals only.
         reference: statistics of the reference.
-        drawn: how intervals are drawn.
+        resampling: how intervals are resampling.
     """
     side, count, n_reference = FidReference(reference), statistics.count, reference.count or None
     few = count <= reference.dimensions
     note = f"{count} images for {reference.dimensions} features: far above the FID of many images" if few else ""
     value = side.distance(statistics)
-    if rows is None or not drawn.resamples:
+    if rows is None or not resampling.resamples:
         return [_value(metric, value, None, n_reference, note=note)]
-    options = {"resamples": drawn.resamples, "seed": drawn.seed}
+    options = {"resamples": resampling.resamples, "seed": resampling.seed}
     interval = bootstrap_fid(rows, side, **options)
     values = [_value(metric, value, interval, n_reference, note=note)]
     if metric == "FID" and count >= _LEAST_FOR_INFINITY:
@@ -92,31 +89,75 @@ def frechet(
         line = f"line of FID against 1/N through {len(fit.sizes)} sizes, {fit.sizes[-1]} to {count} images"
         values.append(Value("FID-infinity", fit.value, fit.low, fit.high, n_reference=n_reference, note=line))
     if metric == "FID":
-        told = "images in each of two sets that tell a difference of 0.1 in FID from noise at 95 %"
+        meaning = "images in each of two sets that tell a difference of 0.1 in FID from noise at 95 %"
         needed = images_needed(interval.std, count)
-        values.append(Value("images_for_0.1", needed, n_reference=n_reference, note=told))
+        values.append(Value("images_for_0.1", needed, n_reference=n_reference, note=meaning))
     return values
 
 
-def inception_score(count: int, score: tuple[float, float], probs: Rows | None, drawn: Resampling) -> list[Value]:
-    """Inception Score and its standard deviation over the splits.
+@dataclass(frozen=True)
+class Scores:
+    """Inception Scores: of every split, in the order of the samples and in a random one, and of all samples at once."""
+
+    ordered: tuple[SplitScore, ...]
+    shuffled: tuple[SplitScore, ...]
+    whole: float
+
+
+def inception_score_values(scores: Scores, probs: Rows | None, resampling: Resampling) -> list[Value]:
+    """Inception Score, its standard deviation over the splits, and the score of all samples at once.
+
+    A last split of at most half the size of the others is left out of mean and standard deviation: few images lower
+    the score, and it would count as much as the others.
 
     Args:
-        count: samples.
-        score: mean and standard deviation over the splits of `split_size(count)`.
-        probs: class probabilities of the samples in order; needed for the interval only.
-        drawn: how intervals are drawn.
+        scores: of the samples.
+        probs: class probabilities of the samples in order; needed for the intervals only.
+        resampling: how intervals are drawn.
     """
-    size = split_size(count)
-    splits = -(-count // size)
-    note = f"splits of {size} in sample order"
-    note += "" if size == ADM_SPLIT else f"; the ADM protocol's have {ADM_SPLIT}, and small ones lower the score"
-    interval = None
-    if probs is not None and drawn.resamples:
-        interval = bootstrap_inception_score(probs, size, resamples=drawn.resamples, seed=drawn.seed)
-    mean, std = score
-    spread = Value("IS_std", std, splits=splits, note="standard deviation over the splits")
-    return [_value("IS", mean, interval, None, splits, note), spread]
+    size, last = scores.ordered[0].rows, scores.ordered[-1].rows
+    counted = len(scores.ordered) - (2 * last <= size)
+    ordered, shuffled = (
+        np.array([split.score for split in splits[:counted]]) for splits in (scores.ordered, scores.shuffled)
+    )
+    notes = [f"splits of {size} in sample order"]
+    if size != ADM_SPLIT:
+        notes.append(f"the ADM protocol's have {ADM_SPLIT}, and small ones lower the score")
+    if counted < len(scores.ordered):
+        notes.append(f"the last split has {last} and is left out of the mean")
+    elif last < size:
+        notes.append(f"the last split has {last}")
+    if size == 1:
+        notes.append("warning: a split of 1 scores 1 whatever it shows, see IS_all")
+    if _order_decides(ordered, shuffled):
+        notes.append(
+            f"warning: in random order they score {shuffled.mean():.4g}, so the order of the samples decides "
+            "(sorted by class?); see IS_all"
+        )
+    interval = interval_of_all = None
+    if probs is not None and resampling.resamples:
+        options = {"resamples": resampling.resamples, "seed": resampling.seed}
+        used = sum(split.rows for split in scores.ordered[:counted])
+        interval = bootstrap_inception_score(probs[:used], size, **options)
+        interval_of_all = bootstrap_inception_score(probs, len(probs), **options)
+    return [
+        _value("IS", float(ordered.mean()), interval, None, counted, "; ".join(notes)),
+        Value("IS_std", float(ordered.std()), splits=counted, note="standard deviation over the splits"),
+        _value("IS_all", scores.whole, interval_of_all, None, 1, "all images as one split, in any order"),
+    ]
+
+
+def _order_decides(ordered: NDArray[np.float64], shuffled: NDArray[np.float64]) -> bool:
+    """Whether the splits in sample order score lower than in random order by more than chance.
+
+    That is by more than four standard errors of the difference, and by more than 2 %, since few splits give a poor
+    estimate of the error. An order in which classes alternate scores higher, as all samples at once do.
+    """
+    if len(shuffled) < 2:
+        return False
+    difference = float(shuffled.mean() - ordered.mean())
+    error = float(np.sqrt((ordered.var(ddof=1) + shuffled.var(ddof=1)) / len(shuffled)))
+    return difference > max(4.0 * error, 0.02 * float(shuffled.mean()))
 
 
 def split_size(count: int) -> int:
@@ -124,31 +165,62 @@ def split_size(count: int) -> int:
     return ADM_SPLIT if count >= ADM_SPLIT else -(-count // SPLITS)
 
 
-def precision_recall(rows: Rows, reference: Rows, drawn: Resampling) -> list[Value]:
-    """Precision and recall; the intervals are those of a share, the other set's balls staying as they are."""
-    inside = memberships(reference, rows, NEIGHBOURS)
+def precision_recall_values(rows: Rows, reference: Rows, distances: str, resampling: Resampling) -> list[Value]:
+    """Precision and recall; the intervals are those of a share, for fixed balls of the other set.
+
+    Args:
+        rows: features of the samples.
+        reference: features of the reference, of the same dtype.
+        distances: one of `bench.quality.metrics.distances.DISTANCES`.
+        resampling: how intervals are drawn.
+    """
+    inside = memberships(reference, rows, NEIGHBOURS, distances)
+    note = f"k = {NEIGHBOURS}, distances in {distances}"
     values = []
     for metric, members in (("precision", inside.generated), ("recall", inside.reference)):
         interval = None
-        if drawn.resamples:
-            interval = bootstrap_share(members, resamples=drawn.resamples, seed=drawn.seed)
-        values.append(_value(metric, float(members.mean()), interval, len(reference), note=f"k = {NEIGHBOURS}"))
+        if resampling.resamples:
+            interval = bootstrap_share(members, resamples=resampling.resamples, seed=resampling.seed)
+        values.append(_value(metric, float(members.mean()), interval, len(reference), note=note))
     return values
 
 
-def kernel(rows: Rows, reference: Rows, drawn: Resampling) -> list[Value]:
-    """KID and its standard deviation over the subsets, which are whole sets where these are small."""
+def kid_values(rows: Rows, reference: Rows, resampling: Resampling) -> list[Value]:
+    """KID and its standard deviation over the subsets, which are the whole sets where these are small."""
     size = min(KID_SUBSET_SIZE, len(rows), len(reference))
     subsets = 1 if size == len(rows) == len(reference) else KID_SUBSETS  # both sets whole: every subset is the same
-    mean, std = kid(rows, reference, subsets, size, drawn.seed)
+    mean, std = kid(rows, reference, subsets, size, resampling.seed)
     interval = None
-    if drawn.resamples:
+    if resampling.resamples:
         interval = bootstrap_kid(
-            rows, reference, subsets=subsets, subset_size=size, resamples=drawn.resamples, seed=drawn.seed
+            rows, reference, subsets=subsets, subset_size=size, resamples=resampling.resamples, seed=resampling.seed
         )
     spread = Value("KID_std", std, n_reference=len(reference), note="standard deviation over the subsets")
     note = f"{subsets} subsets of {size}" if subsets > 1 else "both sets whole"
     return [_value("KID", mean, interval, len(reference), note=note), spread]
+
+
+def warn_of_shared_images(values: list[Value], rows: Rows, reference: Rows) -> list[Value]:
+    """The values, those that compare both sets with a warning where samples are among the reference images.
+
+    Args:
+        values: of these samples and this reference.
+        rows: features of the samples.
+        reference: features of the reference, of the same dtype.
+    """
+    shared = count_shared(rows, reference)
+    if not shared:
+        return values
+    warning = (
+        f"warning: {shared} of {len(rows)} samples are among the {len(reference)} reference images compared; "
+        "value and interval assume independent sets"
+    )
+    return [
+        value
+        if value.metric in _OF_SAMPLES_ALONE
+        else dataclasses.replace(value, note="; ".join(filter(None, [value.note, warning])))
+        for value in values
+    ]
 
 
 def probabilities(logits: Rows) -> NDArray[np.float64]:

@@ -1,29 +1,47 @@
-"""What a run leaves and goes on from: environment, tables, run record, run directory, checksums.
+"""What a run leaves and goes on from: environment, tables, run record, run directory, checksums; where files lie.
 
 Uses machine.
 """
 
 from bench.records.checksums import file_sha256, tensors_sha256
-from bench.records.environment import ROOT, environment_record, machine_name, portable
-from bench.records.run_directory import exclusive, prepare_output, writing
-from bench.records.run_record import read_run, read_toml, write_json, write_run
+from bench.records.environment import environment_record, machine_name, portable, provenance, tf32_flags
+from bench.records.places import ROOT, installed, shipped_data, user_data
+from bench.records.run_directory import (
+    check_disk,
+    check_same_run,
+    clear_write_errors,
+    prepare_output,
+    take_directory,
+    whole_file,
+)
+from bench.records.run_record import read_run, write_json, write_run
 from bench.records.tables import read_table, to_markdown, write_table
+from bench.records.toml_tables import from_table, read_toml
 
 __all__ = [
     "ROOT",
+    "check_disk",
+    "check_same_run",
+    "clear_write_errors",
     "environment_record",
-    "exclusive",
     "file_sha256",
+    "from_table",
+    "installed",
     "machine_name",
     "portable",
     "prepare_output",
+    "provenance",
     "read_run",
     "read_table",
     "read_toml",
+    "shipped_data",
+    "take_directory",
     "tensors_sha256",
+    "tf32_flags",
     "to_markdown",
+    "user_data",
+    "whole_file",
     "write_json",
     "write_run",
     "write_table",
-    "writing",
 ]

@@ -14,9 +14,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from bench.records.places import ROOT, installed
 from dydit import InputError
 
-ROOT = Path(__file__).resolve().parents[2]
+DISTRIBUTION = "dydit-bench"
+"""What the project is called where packages are installed."""
 PACKAGES = (
     "numpy",
     "pandas",
@@ -42,7 +46,7 @@ def environment_record(*, command: list[str] | None = None, **extra: Any) -> dic
     facts: dict[str, Any] = {
         "command": portable(shlex.join(_running_command() if command is None else command)),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
-        **_checkout(ROOT),
+        **_code(),
         "python": platform.python_version(),
         "platform": _platform(),
         "cpu": {"model": _cpu_model(), "logical_cores": os.cpu_count()},
@@ -55,6 +59,21 @@ def environment_record(*, command: list[str] | None = None, **extra: Any) -> dic
     return facts | extra
 
 
+def provenance(device: str) -> dict[str, str]:
+    """What exported weights say about their making: command, commit, version of torch, and the GPU where one was used.
+
+    It is to be asked for before the first file is written, which would make the working tree look changed.
+
+    Args:
+        device: on which the weights were trained, such as `cpu` or `cuda`.
+    """
+    record = environment_record()
+    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
+    facts = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
+    gpu = torch.device(device).type == "cuda"
+    return facts | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
+
+
 def machine_name(record: Mapping[str, Any]) -> str:
     """Folder name for the results of one kind of machine: `cpu-intel-xeon-2-cores`, `nvidia-h100-80gb-hbm3`."""
     devices = record["torch"]["devices"]
@@ -65,9 +84,10 @@ def machine_name(record: Mapping[str, Any]) -> str:
 
 
 def portable(text: str) -> str:
-    """`text` with the repository root written as `.` and the home directory as `~`."""
+    """`text` with the repository's root written as `.`, an installed copy's as `site-packages`, the home as `~`."""
+    root = {str(ROOT): ROOT.name if installed() else "."}
     # The longer first: either may lie within the other.
-    for prefix, short in sorted({str(ROOT): ".", str(Path.home()): "~"}.items(), key=lambda item: -len(item[0])):
+    for prefix, short in sorted((root | {str(Path.home()): "~"}).items(), key=lambda item: -len(item[0])):
         if prefix != os.sep:
             text = re.sub(rf"(?<![\w./-]){re.escape(prefix)}(?![\w.-])", short, text)
     return text
@@ -78,6 +98,13 @@ def _running_command() -> list[str]:
     if program.name == "__main__.py":
         return ["python", "-m", program.parent.name, *sys.argv[1:]]
     return [program.name, *sys.argv[1:]]
+
+
+def _code() -> dict[str, Any]:
+    """Which code runs: the commit of a checkout, the version of an installed copy."""
+    if installed():
+        return {"commit": _version(DISTRIBUTION), "dirty": None}
+    return _checkout(ROOT)
 
 
 def _checkout(root: Path) -> dict[str, Any]:
@@ -118,8 +145,6 @@ def _memory_gib() -> float | None:
 
 
 def _torch() -> dict[str, Any]:
-    import torch
-
     cuda = torch.backends.cuda
     properties = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
     driver = _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") if properties else None
@@ -136,11 +161,19 @@ def _torch() -> dict[str, Any]:
             }
             for device in properties
         ],
-        "tf32": {
-            "matmul": _tf32(cuda.matmul, cuda.matmul),
-            "convolution": _tf32(getattr(torch.backends.cudnn, "conv", None), torch.backends.cudnn),
-        },
+        "tf32": tf32_flags(),
         "sdpa": {name: getattr(cuda, f"{name}_sdp_enabled")() for name in ("flash", "mem_efficient", "cudnn", "math")},
+    }
+
+
+def tf32_flags() -> dict[str, bool]:
+    """Whether float32 matrix products (`matmul`) and convolutions (`convolution`) on a GPU may take TF32 inputs."""
+    import torch
+
+    backends = torch.backends
+    return {
+        "matmul": _tf32(backends.cuda.matmul, backends.cuda.matmul),
+        "convolution": _tf32(getattr(backends.cudnn, "conv", None), backends.cudnn),
     }
 
 

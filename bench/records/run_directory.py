@@ -1,4 +1,8 @@
-"""The directory of a run: taken by one process group, checked before work, resumed by the same run alone."""
+"""The directory of a run that can be resumed: one run at a time, the same run only, and files that are always whole.
+
+A run takes its directory (`take_directory`), compares itself with the run that is there (`check_same_run`), asks for
+room (`check_disk`), and writes every file whole or not at all (`whole_file`).
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,12 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from dydit import InputError
+from dydit.checkpoint.atomic import atomic_path, partial_path
 
 
 def prepare_output(path: str | Path) -> Path:
@@ -33,12 +39,93 @@ def prepare_output(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def exclusive(directory: Path) -> Iterator[None]:
-    """Hold a directory against a second run; the hold ends with the process, however that ends.
+def take_directory(directory: Path, files: Iterable[str]) -> Iterator[None]:
+    """Make the output directory, lock it for this run, and remove the half-written files of a run that was killed.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        directory: of the run.
+        files: the files that the run writes, as patterns below `directory`, such as `units/*.npz`. Half-written files
+            of other names stay: another command, which takes no lock, may be writing them.
 
     Raises:
-        InputError: another run holds it.
+        InputError: the directory cannot be made or written, or another run has locked it.
     """
+    prepare_output(directory)
+    with _lock(directory):
+        for pattern in files:
+            for partial in directory.glob(str(partial_path(Path(pattern), "*"))):
+                partial.unlink(missing_ok=True)
+        yield
+
+
+def check_same_run(directory: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    """Refuse to mix two runs in one directory.
+
+    Args:
+        directory: of the run.
+        there: what decides the content of the run in the directory, by name; a value may be a mapping of its own.
+        wanted: the same of this run. The first difference in its order is reported.
+
+    Raises:
+        InputError: a value differs; the message has its name and both values.
+    """
+    old, new = _flat(there), _flat(wanted)
+    for name in (*new, *old):
+        if old.get(name) != new.get(name):
+            raise InputError(
+                f"output {directory}: holds a run with {name} = {old.get(name)}, this one has {new.get(name)}; "
+                "choose another directory"
+            )
+
+
+def check_disk(directory: Path, size: int) -> None:
+    """Refuse a run that writes more bytes than the disk has free.
+
+    Raises:
+        InputError: `size`, in bytes, is more than that.
+    """
+    free = shutil.disk_usage(directory).free
+    if size > free:
+        raise InputError(
+            f"output {directory}: the run writes {size / 2**30:.3g} GiB, the disk has {free / 2**30:.3g} GiB free; "
+            "make room or choose another directory"
+        )
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to, which becomes `path` once it is written; it is removed when that fails.
+
+    Raises:
+        InputError: the file cannot be written, as on a full disk; what was there before stays.
+    """
+    with clear_write_errors(path), atomic_path(path) as partial:
+        yield partial
+
+
+@contextlib.contextmanager
+def clear_write_errors(path: Path) -> Iterator[None]:
+    """Turn the errors of code that writes `path` into one line that names it, and says that the run can go on.
+
+    Raises:
+        InputError: an OSError was raised inside, or a RuntimeError of torch that an OSError caused.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, OSError):
+            cause = cause.__context__
+        if cause is None:
+            raise
+        reason = cause.strerror or cause
+        raise InputError(f"{path}: cannot be written ({reason}); mend that and repeat the run, which goes on") from None
+
+
+@contextlib.contextmanager
+def _lock(directory: Path) -> Iterator[None]:
     import fcntl
 
     handle = os.open(directory, os.O_RDONLY)
@@ -50,37 +137,15 @@ def exclusive(directory: Path) -> Iterator[None]:
                 f"output {directory}: another run is writing there; wait for its end or choose another directory"
             ) from None
         except OSError:
-            pass  # some network file systems lock no directories; units are written whole there, too
+            pass  # some network file systems cannot lock directories; files are written whole there, too
         yield
     finally:
         os.close(handle)
 
 
-def _check_disk(directory: Path, wanted: int) -> None:
-    free = shutil.disk_usage(directory).free
-    if wanted > free:
-        raise InputError(
-            f"output {directory}: the run writes {wanted / 2**30:.3g} GiB, the disk has {free / 2**30:.3g} GiB free; "
-            "make room or choose another directory"
-        )
-
-
-@contextlib.contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What writes `path`, and fails in one line where the machine refuses, as a full disk does.
-
-    Raises:
-        InputError: an OSError was behind what went wrong.
-    """
-    try:
-        yield
-    except (OSError, RuntimeError) as error:  # torch raises the second about the first
-        cause: BaseException | None = error
-        while cause is not None and not isinstance(cause, OSError):
-            cause = cause.__context__
-        if cause is None:
-            raise
-        raise InputError(
-            f"{path}: cannot be written ({cause.strerror or cause}); the files before it are whole: mend that and "
-            "repeat the run, which goes on"
-        ) from None
+def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:
+    """Name -> value, a mapping as a value replaced by its own names: `{"config": {"depth": 2}}` -> `config.depth`."""
+    flat: dict[str, Any] = {}
+    for name, value in identity.items():
+        flat |= {f"{name}.{key}": part for key, part in value.items()} if isinstance(value, Mapping) else {name: value}
+    return flat

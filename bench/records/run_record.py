@@ -1,9 +1,8 @@
-"""`run.json`, the record of a run, and other JSON and TOML records, each written whole or not at all."""
+"""`run.json`, the record of a run, and other JSON records, each written whole or not at all."""
 
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,20 +12,6 @@ from dydit.checkpoint.atomic import atomic_path
 
 SCHEMA_VERSION = 1
 """Version of the files below; to be raised when a column or key changes its meaning."""
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The tables of a TOML file of the repository.
-
-    Raises:
-        InputError: no such file, or not TOML.
-    """
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
-        raise InputError(f"{path}: not TOML ({error}); correct it") from error
 
 
 def write_json(record: Any, path: Path) -> Path:

@@ -13,12 +13,16 @@ from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
 
 
-def write_table(frame: pd.DataFrame, directory: Path, name: str) -> Path:
-    """Write `name.csv`, at full precision, and `name.md`, for reading; missing cells are empty. Returns the CSV."""
+def write_table(frame: pd.DataFrame, directory: Path, name: str, lead: str = "") -> Path:
+    """Write `name.csv`, at full precision, and `name.md`, for reading; missing cells are empty. Returns the CSV.
+
+    `lead` is a sentence that stands above the table in `name.md`.
+    """
     csv_path = directory / f"{name}.csv"
     with atomic_path(csv_path) as csv_part, atomic_path(directory / f"{name}.md") as markdown_part:
         frame.to_csv(csv_part, index=False, encoding="utf-8", lineterminator="\n")
-        markdown_part.write_text(to_markdown(frame) + "\n", encoding="utf-8")
+        opening = f"{lead}\n\n" if lead else ""
+        markdown_part.write_text(f"{opening}{to_markdown(frame)}\n", encoding="utf-8")
     return csv_path
 
 
@@ -31,18 +35,17 @@ def to_markdown(frame: pd.DataFrame) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def read_table(directory: Path, name: str) -> pd.DataFrame:
+def read_table(directory: Path, name: str, text: bool = False) -> pd.DataFrame:
     """A table as `write_table` left it; only empty cells are missing, so that the text 'NA' stays text.
+
+    With `text`, numbers stay the text that they are written as.
 
     Raises:
         InputError: no such file, or not a table.
     """
-    return _read_csv(directory / f"{name}.csv")
-
-
-def _read_csv(path: Path, dtype: dict[str, type[str]] | None = None) -> pd.DataFrame:
+    path = directory / f"{name}.csv"
     try:
-        return pd.read_csv(path, dtype=dtype, encoding="utf-8", keep_default_na=False, na_values=[""])
+        return pd.read_csv(path, dtype=str if text else None, encoding="utf-8", keep_default_na=False, na_values=[""])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
     except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ones

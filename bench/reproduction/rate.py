@@ -1,4 +1,4 @@
-"""The rate of a run before it starts: a few steps of its own network, engine and batch, timed on this device."""
+"""The rate of a run that has not started: a few steps of its own network, engine and batch, timed on this device."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from torch import Tensor
 
 from bench.generation import decoding, samplers
 from bench.generation.decoding import Decoder
-from bench.generation.job import UNIT, GenerationOptions, prepare_generation, sampling_model
+from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model
 from bench.latency.cases import LatencyOptions, build_pair, timed_cases
 from bench.machine import DTYPES, Budget, Timed, arithmetic, in_turns, status
-from dydit import VAE_DOWNSAMPLING, DiTConfig, InputError, Model, draw, macs
-from dydit.flops import MATMUL
+from bench.reproduction.network import Network
+from dydit import DiTConfig, InputError, Model, guidance_branches, macs
 from dydit.sampling import computing_in
 
 MEASURED_STEPS = 4
@@ -29,33 +29,8 @@ BUDGET = Budget(seconds=10.0, least=1, most=5, warmup=0)
 
 
 @dataclass(frozen=True)
-class Network:
-    """A run's network: `name` in `dydit.config` (None: only its file names it), shape, kind, engine and lambda.
-
-    `target` is the FLOPs ratio that a DyDiT was trained for, as far as it is known.
-    """
-
-    name: str | None
-    config: DiTConfig
-    dynamic: bool
-    engine: str
-    target: float | None
-
-    @property
-    def latent(self) -> bool:
-        """Whether its images need an autoencoder."""
-        return self.config.in_channels == decoding.LATENT_CHANNELS
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, W, C) of the images."""
-        side = self.config.input_size * (VAE_DOWNSAMPLING if self.latent else 1)
-        return side, side, 3 if self.latent else self.config.in_channels
-
-
-@dataclass(frozen=True)
 class Rate:
-    """Images a second of one device, how that is known, and the raw times in ms behind it."""
+    """Images per second of one device, how that is known, and the raw times in ms behind it."""
 
     images_per_s: float
     basis: str
@@ -93,9 +68,9 @@ def measure_rate(options: GenerationOptions, network: Network, trained: bool) ->
 
 def sample_of(options: GenerationOptions, network: Network) -> tuple[int, int]:
     """How many steps of how many images stand for the run: a unit on a GPU, as much as is quick on a CPU."""
-    steps, batch = min(MEASURED_STEPS, options.steps), unit_of(options)
+    steps, batch = min(MEASURED_STEPS, options.steps), images_per_unit(options)
     if options.device == "cpu":
-        work = macs(network.config).total(MATMUL) * (1 if options.scale == 1.0 else 2)
+        work = macs(network.config).total() * guidance_branches(options.scale)
         steps = min(steps, max(int(CPU_WORK / work), 1))
         batch = min(batch, max(int(CPU_WORK / (work * steps)), 1))
     return steps, batch
@@ -112,18 +87,16 @@ def _shape(config: DiTConfig) -> tuple[int, int, int]:
 
 def _draw(options: GenerationOptions, config: DiTConfig, model: Model, batch: int, device: torch.device) -> Tensor:
     """What the sampler leaves of a batch of images, (N, C, S, S)."""
-    run = samplers.make_solver(options.sampler, options.steps)
-
-    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
-        return run.solve(model, x, y, noise=noise, scale=options.scale, null_label=config.num_classes)
-
-    return draw(solve, _shape(config), config.num_classes, range(batch), seed=options.seed, device=device)[0]
+    solver = samplers.make_solver(options.sampler, options.steps)
+    return samplers.guided_samples(
+        solver, model, config, range(batch), seed=options.seed, scale=options.scale, device=device
+    )[0]
 
 
 def _trained(options: GenerationOptions, batch: int) -> tuple[Model, Decoder]:
     """The run's own network and decoder."""
     job = prepare_generation(options)
-    return sampling_model(options, job, batch), job.decoder
+    return sampling_model(job, batch), job.decoder
 
 
 def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple[Model, Decoder | None]:
@@ -132,7 +105,7 @@ def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple
         raise InputError(f"{options.checkpoint}: cannot be timed without its autoencoder; give --vae DIR, or --rate")
     # A masked forward costs the same at every lambda.
     target = network.target or 0.5
-    given = LatencyOptions(
+    latency = LatencyOptions(
         models=[network.name],
         lambdas=[target],
         batch=[batch],
@@ -142,17 +115,12 @@ def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple
         resolution=network.shape[0],
         seed=options.seed,
     )
-    static, dynamic = build_pair(network.name, given)
-    rows = batch if options.scale == 1.0 else 2 * batch
-    cases = timed_cases(network.name, static, dynamic, rows, given)
+    static, dynamic = build_pair(network.name, latency)
+    rows = batch * guidance_branches(options.scale)
+    cases = timed_cases(network.name, static, dynamic, rows, latency)
     keys = {"static": "static", "masked": f"masked {target}", "realised": f"realised {target} even"}
     forward = cases[keys[network.engine]].model
     decoder = None
     if options.vae is not None or not network.latent:
         decoder = decoding.open_decoder(network.config, options.vae, options.device)
     return computing_in(DTYPES[options.dtype], forward), decoder
-
-
-def unit_of(options: GenerationOptions) -> int:
-    """Images per unit of a new run."""
-    return options.unit or min(UNIT, options.images)

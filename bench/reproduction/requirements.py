@@ -1,7 +1,7 @@
 """What a long run needs and may not find: checkpoint, autoencoder, extractor weights, reference, data set, disk.
 
-Every check looks at this machine alone: nothing is downloaded, and no large file is read. A run that names all its
-needs first (`check`) does not stop after a day for a file that was never there.
+Every check looks at this machine alone: nothing is downloaded, and no large file is read. A run that names everything
+it lacks first (`check_requirements`) does not stop after a day for a file that was never there.
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
 import torch
 
 from bench.generation import decoding
-from bench.machine import available
+from bench.machine import free_bytes
 from bench.quality.features import extractors
 from bench.quality.references import manifest
+from bench.records import portable
 from dydit import InputError
 from dydit.checkpoint import PUBLISHED
 
@@ -40,10 +42,62 @@ class Requirement:
 
 
 def check_requirements(needs: Iterable[Requirement], run: str) -> None:
-    """Raise InputError, naming everything that is missing of the needs of `run`, each with its remedy, in one line."""
+    """Check what a run needs.
+
+    Raises:
+        InputError: something is missing; all of it is named in one line, each with its remedy.
+    """
     missing = [f"{need.name} ({need.where}): {need.remedy}" for need in needs if not need.present]
     if missing:
         raise InputError(f"{run}: {len(missing)} missing: {'; '.join(missing)}")
+
+
+def requirements_table(needs: Iterable[Requirement]) -> pd.DataFrame:
+    """One row per need; paths as they may be published."""
+    rows = [
+        {
+            "need": portable(need.name),
+            "present": "yes" if need.present else "missing",
+            "where": portable(need.where),
+            "how to get it": "" if need.present else portable(need.remedy),
+        }
+        for need in needs
+    ]
+    return pd.DataFrame(rows)
+
+
+def run_requirements(
+    source: str,
+    *,
+    vae: str | None = None,
+    reference: str | None = None,
+    extractor: str | None = None,
+    weights: Path | None = None,
+    weights_sha256: str | None = None,
+    data_root: Path | None = None,
+) -> list[Requirement]:
+    """What a run and its scoring need of files, each looked for on this machine alone.
+
+    Args:
+        source: the checkpoint, a file or a published name.
+        vae: the autoencoder (None: a model of pixels).
+        reference: what the images are compared with (None: they are not).
+        extractor: name of the feature extractor (None: nothing is scored).
+        weights: its file, where that does not lie where the extractor looks.
+        weights_sha256: the digest of that file, where it is not the published one.
+        data_root: directory of data sets and downloaded files.
+
+    Raises:
+        InputError: no such extractor, or no such split of a data set.
+    """
+    needs = [checkpoint_requirement(source)]
+    if vae is not None:
+        needs.append(autoencoder_requirement(vae))
+    if extractor is not None:
+        needs.append(extractor_requirement(extractor, weights, weights_sha256))
+    if reference is not None:
+        needs.append(reference_requirement(reference, data_root))
+    return needs
 
 
 def checkpoint_requirement(source: str | Path) -> Requirement:
@@ -87,9 +141,9 @@ def reference_requirement(source: str, data_root: Path | None = None) -> Require
 
     name = f"reference {source}"
     entry = manifest.load_manifest().get(source)
-    found = entry.find(data_root) if entry is not None else None
-    if found is not None:
-        return Requirement(name, True, str(found), "")
+    statistics = entry.find(data_root) if entry is not None else None
+    if statistics is not None:
+        return Requirement(name, True, str(statistics), "")
     images, _, split = source.partition("/")
     if images in DATASETS:
         return dataset_requirement(images, data_root, split or None)
@@ -119,10 +173,10 @@ def dataset_requirement(name: str, data_root: Path | None = None, split: str | N
         remedy += ", after consent to its terms on the hub"
     if data_root is not None:
         try:
-            found = locate(name, split, data_root)
+            files = locate(name, split, data_root)
         except InputError as error:  # some of its files
             return Requirement(title, False, str(data_root), str(error))
-        return Requirement(title, found is not None, str(found or data_root), remedy)
+        return Requirement(title, files is not None, str(files or data_root), remedy)
     cached = _converted(entry, split)
     return Requirement(title, cached is not None, str(cached or "the cache of datasets"), remedy)
 
@@ -136,34 +190,34 @@ def _converted(entry: DataSet, split: str) -> Path | None:
     owner, name = entry.hub_id.split("/")
     folder = Path(config.HF_DATASETS_CACHE) / f"{owner}___{camelcase_to_snakecase(name)}" / str(entry.config)
     records = [path.parent for path in folder.glob("*/*/dataset_info.json") if path.parent.suffix != ".incomplete"]
-    return next((found for found in records if any(found.glob(f"*-{split}*.arrow"))), None)
+    return next((record for record in records if any(record.glob(f"*-{split}*.arrow"))), None)
 
 
 def disk_requirement(directory: Path, needed: int) -> Requirement:
     """Free space, in bytes, on the disk where `directory` is or will be."""
     existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    said = f"{existing}: {free / 2**30:.1f} GiB free"
+    where = f"{existing}: {free / 2**30:.1f} GiB free"
     return Requirement(
-        f"{needed / 2**30:.1f} GiB of disk", free >= needed, said, "make room, or name another directory"
+        f"{needed / 2**30:.1f} GiB of disk", free >= needed, where, "make room, or name another directory"
     )
 
 
 def memory_requirement(device: torch.device, needed: int) -> Requirement:
     """Free memory, in bytes, on a device of this machine; what the system does not say counts as enough."""
-    free = available(device)
-    said = f"{device}: " + ("unknown" if free is None else f"{free / 2**30:.1f} GiB free")
+    free = free_bytes(device)
+    where = f"{device}: " + ("unknown" if free is None else f"{free / 2**30:.1f} GiB free")
     enough = free is None or free >= needed
-    return Requirement(f"{needed / 2**30:.1f} GiB of memory", enough, said, "choose a smaller --unit")
+    return Requirement(f"{needed / 2**30:.1f} GiB of memory", enough, where, "choose a smaller --unit")
 
 
 def _on_hub(name: str, repository: str, files: list[str], other: str) -> Requirement:
     """Files of a hub repository, all of them in the cache."""
     from huggingface_hub import constants, try_to_load_from_cache
 
-    found = [try_to_load_from_cache(repository, file) for file in files]
-    present = all(isinstance(path, str) for path in found)
+    paths = [try_to_load_from_cache(repository, file) for file in files]
+    present = all(isinstance(path, str) for path in paths)
     where = f"the hub's cache {constants.HF_HUB_CACHE}"
     if present:
-        where = str(found[0]) if len(files) == 1 else str(Path(str(found[0])).parent)
+        where = str(paths[0]) if len(files) == 1 else str(Path(str(paths[0])).parent)
     return Requirement(name, present, where, f"run `hf download {repository} {' '.join(files)}`, or {other}")

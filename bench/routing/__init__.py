@@ -1,4 +1,4 @@
-"""A checkpoint enters; what its routers learned leaves, as arrays, tables, figures and findings.
+"""A checkpoint enters; what its routers learned leaves, as arrays, tables, figures and a description.
 
 Uses generation, records and machine.
 """

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.routing.learned import Floats, Learned
-from bench.routing.tables import by_class
+from bench.routing.learned import Floats, LearnedRouting
+from bench.routing.tables import class_table
 from dydit.checkpoint.atomic import atomic_path
 
 if TYPE_CHECKING:
@@ -25,13 +25,13 @@ LABELS_NAMED = 40
 PANELS_PER_ROW = 7
 
 
-def write_figures(learned: Learned, directory: Path) -> list[Path]:
+def write_figures(learned: LearnedRouting, directory: Path) -> list[Path]:
     """Write all figures as PNG without a date or a version in them; their paths."""
     figures = {
-        "routing_widths": widths(learned),
-        "routing_tokens": tokens(learned),
-        "routing_positions": positions(learned),
-        "routing_classes": classes(learned),
+        "routing_widths": width_figure(learned),
+        "routing_tokens": token_figure(learned),
+        "routing_positions": position_figure(learned),
+        "routing_classes": class_figure(learned),
     }
     paths = []
     for name, figure in figures.items():
@@ -42,7 +42,7 @@ def write_figures(learned: Learned, directory: Path) -> list[Path]:
     return paths
 
 
-def widths(learned: Learned) -> Figure:
+def width_figure(learned: LearnedRouting) -> Figure:
     """Rates over timestep and layer: of heads and channel groups at every timestep, of tokens at the run's steps."""
     rates = {"attention heads (TDW)": learned.head_rate, "MLP channel groups (TDW)": learned.channel_rate}
     rates |= {
@@ -71,7 +71,7 @@ def widths(learned: Learned) -> Figure:
     return figure
 
 
-def tokens(learned: Learned) -> Figure:
+def token_figure(learned: LearnedRouting) -> Figure:
     """The first images beside the share of layers whose MLP each token passes, at several steps of the run."""
     shown = np.unique(np.linspace(0, len(learned.timesteps) - 1, STEPS_SHOWN).round().astype(int))
     rows = [(image, maps) for image, maps in zip(learned.shown_images, learned.shown_maps, strict=True)]
@@ -100,8 +100,8 @@ def tokens(learned: Learned) -> Figure:
     return figure
 
 
-def positions(learned: Learned) -> Figure:
-    """Token rate by position in the image, a panel a layer, mean over images, steps and branches."""
+def position_figure(learned: LearnedRouting) -> Figure:
+    """Token rate by position in the image, one panel per layer, mean over images, steps and branches."""
     maps = learned.token_map.mean((0, 1), dtype=np.float64)
     columns = min(len(maps), PANELS_PER_ROW)
     rows = -(-len(maps) // columns)
@@ -119,9 +119,9 @@ def positions(learned: Learned) -> Figure:
     return figure
 
 
-def classes(learned: Learned) -> Figure:
+def class_figure(learned: LearnedRouting) -> Figure:
     """FLOPs ratio of the blocks by class, in rising order, with the standard error of each mean, and all images."""
-    table = by_class(learned).sort_values("flops_ratio", kind="stable").reset_index(drop=True)
+    table = class_table(learned).sort_values("flops_ratio", kind="stable").reset_index(drop=True)
     figure = _figure(7.0, 3.6)
     ax = figure.subplots()
     rank = {label: position for position, label in enumerate(table["label"])}

@@ -15,13 +15,12 @@ from dydit.checkpoint.atomic import atomic_path
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
 
-
 BRANCHES = ("conditional", "unconditional")
 
 
 @dataclass(frozen=True)
-class Learned:
-    """The arrays of a study, all numpy; each field is a key of `routing.npz`, and its annotation says what it holds.
+class LearnedRouting:
+    """What routing learned, in numpy arrays. Each field is a key of `routing.npz`; its annotation says what it holds.
 
     `timesteps` gives the original timestep of each step of the run; the first axis of the width arrays is the timestep
     itself. All rates are shares of what the complete model has open.
@@ -48,19 +47,25 @@ class Learned:
         """Names along the axis B."""
         return BRANCHES[: len(self.token_map)]
 
+    @property
+    def position_rate(self) -> Floats:
+        """Share of a token's MLPs that run, by position: (B, G, G), mean over images, steps and layers."""
+        rate: Floats = self.token_map.mean((1, 2), dtype=np.float64)
+        return rate
 
-def write_arrays(learned: Learned, path: Path) -> None:
+
+def write_arrays(learned: LearnedRouting, path: Path) -> None:
     """Write every field of `learned` under its name, compressed, whole or not at all."""
     with atomic_path(path) as partial:
         np.savez_compressed(partial, **arrays(learned))
 
 
-def arrays(learned: Learned) -> dict[str, Any]:
+def arrays(learned: LearnedRouting) -> dict[str, Any]:
     """The fields by name."""
     return {field.name: getattr(learned, field.name) for field in dataclasses.fields(learned)}
 
 
 def meanings() -> dict[str, str]:
     """What each array holds, by name."""
-    hints = get_type_hints(Learned, include_extras=True)
-    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(Learned)}
+    hints = get_type_hints(LearnedRouting, include_extras=True)
+    return {field.name: hints[field.name].__metadata__[0] for field in dataclasses.fields(LearnedRouting)}

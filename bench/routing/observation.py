@@ -1,35 +1,44 @@
-"""Asks the width routers at every timestep and watches the token routers over a guided sampling run."""
+"""Runs the width routers at every timestep, and observes the token routers over a guided sampling run."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.generation.job import UNIT, GenerationJob, GenerationOptions, prepare_generation
+from bench.generation.job import GenerationJob, GenerationOptions, images_per_unit, prepare_generation
+from bench.generation.samplers import guided_samples
 from bench.machine import check_fits, track
-from bench.routing.learned import Bools, Floats, Learned
-from dydit import Diffusion, DyDiT, InputError, Routing, draw, flops_ratio
+from bench.routing.learned import Bools, Floats, LearnedRouting
+from dydit import (
+    Diffusion,
+    DiTConfig,
+    DyDiT,
+    InputError,
+    Observation,
+    ObservedSampling,
+    Routing,
+    draw_in_batches,
+    flops_ratio,
+    guidance_branches,
+)
 from dydit.inference import WidthPlan
+from dydit.sampling import Track
 
 SHOWN = 6
 """Images whose own token maps are kept: the first of the run."""
-
-
 ENGINE = "masked"
 """How the network runs: the routers are read where their masks are applied."""
 
 
-def prepare_study(options: GenerationOptions) -> GenerationJob:
-    """As `generate.prepare`, for a network whose widths are a function of the timestep.
+def prepare_observation(options: GenerationOptions) -> GenerationJob:
+    """As `prepare_generation`, for a network whose widths are a function of the timestep.
 
     Raises:
-        InputError: as `generate.prepare`, or a network without such routers.
+        InputError: as `prepare_generation`, or a network without such routers.
     """
     job = prepare_generation(dataclasses.replace(options, engine=None))
     network = job.network
@@ -40,39 +49,39 @@ def prepare_study(options: GenerationOptions) -> GenerationJob:
             f"{options.checkpoint}: holds a {type(network).__name__}, whose masks are not DyDiT's; give a DyDiT"
         )
     if job.device.type == "cuda":
-        unit = _unit(options)
+        unit = images_per_unit(options)
         check_fits(type(network).__name__, network.config, unit, job.device, torch.float32)
     return dataclasses.replace(job, engine=ENGINE)
 
 
-def observe(options: GenerationOptions, job: GenerationJob) -> Learned:
-    """Ask the width routers at every timestep, and watch the token routers over a sampling run of all images."""
+def observe(options: GenerationOptions, job: GenerationJob) -> LearnedRouting:
+    """Run the width routers at every timestep, and observe the token routers while all images are sampled."""
     network = job.network.to(job.device)
     assert isinstance(network, DyDiT)
-    heads, channels = widths(network)
-    watch = TokenWatch(network, len(job.run.timesteps), options.images, 1 if options.scale == 1.0 else 2)
-    labels, shown = _sample(options, job, watch)
-    token_map = watch.token_count.astype(np.float32) / np.float32(options.images)
-    return Learned(
-        timesteps=np.array(job.run.timesteps, dtype=np.int64),
+    heads, channels = open_widths(network)
+    sums = TokenSums(network.config, len(job.solver.timesteps), options.images, guidance_branches(options.scale))
+    labels, shown = _sample(options, job, sums)
+    token_map = sums.token_count.astype(np.float32) / np.float32(options.images)
+    return LearnedRouting(
+        timesteps=np.array(job.solver.timesteps, dtype=np.int64),
         heads_open=heads,
         channels_open=channels,
         head_rate=heads.mean(-1),
         channel_rate=channels.mean(-1),
         width_ratio=_width_ratio(network, heads, channels),
         token_map=token_map,
-        token_rate=watch.token_count.mean((-2, -1)) / options.images,
-        branches_differ=watch.differ_count / (options.images * network.config.tokens),
-        flops_ratio=watch.step_ratio / options.images,
+        token_rate=sums.token_count.mean((-2, -1)) / options.images,
+        branches_differ=sums.differ_count / (options.images * network.config.tokens),
+        flops_ratio=sums.step_ratio / options.images,
         labels=labels,
-        image_token_rate=watch.image_tokens / len(job.run.timesteps),
-        image_flops_ratio=watch.image_ratio / len(job.run.timesteps),
+        image_token_rate=sums.image_tokens / len(job.solver.timesteps),
+        image_flops_ratio=sums.image_ratio / len(job.solver.timesteps),
         shown_images=shown,
-        shown_maps=watch.shown,
+        shown_maps=sums.shown,
     )
 
 
-def widths(network: DyDiT) -> tuple[Bools, Bools]:
+def open_widths(network: DyDiT) -> tuple[Bools, Bools]:
     """Which heads and channel groups are open at every timestep, bool (T, L, H) each, from the routers alone."""
     total = len(Diffusion.linear())
     plan = WidthPlan.from_routers(network, range(total))
@@ -87,18 +96,11 @@ def _width_ratio(network: DyDiT, heads: Bools, channels: Bools) -> Floats:
     return ratio
 
 
-class TokenWatch:
-    """A DyDiT as a sampling model that adds up what its token routers decide.
+class TokenSums:
+    """Adds up what token routers decide over a sampling run; the arrays of `LearnedRouting` are its means."""
 
-    `begin` announces the images of the next run; every call is one step of it, its rows all conditional images, then,
-    with guidance, the same images unconditional.
-    """
-
-    def __init__(self, network: DyDiT, steps: int, images: int, branches: int) -> None:
-        config = network.config
-        self.network = network
-        self.indices = range(0)
-        self.step = 0
+    def __init__(self, config: DiTConfig, steps: int, images: int, branches: int) -> None:
+        self.config = config
         layers, grid = config.depth, config.grid_size
         self.token_count = np.zeros((branches, steps, layers, grid, grid), dtype=np.int64)
         self.differ_count = np.zeros((steps, layers), dtype=np.int64)
@@ -107,64 +109,52 @@ class TokenWatch:
         self.image_ratio = np.zeros((images, branches))
         self.shown = np.zeros((min(SHOWN, images), branches, steps, layers, grid, grid), dtype=np.bool_)
 
-    def begin(self, indices: range) -> None:
-        """The next calls sample these images, from the first step on."""
-        self.indices = indices
-        self.step = 0
-
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output, routing = self.network.route(x, t, y)
-        branches, grid = len(self.token_count), self.token_count.shape[-1]
-        opened = routing.tokens.bool().cpu().numpy()
-        opened = opened.reshape(branches, len(self.indices), -1, grid, grid)  # (B, n, L, G, G)
-        ratio = flops_ratio(routing, self.network.config).double().cpu().numpy().reshape(branches, -1)
-        self._add(opened, ratio)
-        self.step += 1
-        return output
-
-    def _add(self, opened: Bools, ratio: Floats) -> None:
-        rows = slice(self.indices.start, self.indices.stop)
-        self.token_count[:, self.step] += opened.sum(1)
-        self.step_ratio[:, self.step] += ratio.sum(1)
-        self.image_tokens[rows] += opened.mean((2, 3, 4)).T
+    def add(self, observed: Observation) -> None:
+        """Count one step of a batch."""
+        step, indices = observed.step, observed.indices
+        branches, grid = len(self.token_count), self.config.grid_size
+        is_open = observed.routing.tokens.bool().cpu().numpy()
+        is_open = is_open.reshape(branches, len(indices), -1, grid, grid)  # (B, n, L, G, G)
+        ratio = flops_ratio(observed.routing, self.config).double().cpu().numpy().reshape(branches, -1)
+        rows = slice(indices.start, indices.stop)
+        self.token_count[:, step] += is_open.sum(1)
+        self.step_ratio[:, step] += ratio.sum(1)
+        self.image_tokens[rows] += is_open.mean((2, 3, 4)).T
         self.image_ratio[rows] += ratio.T
-        if len(opened) == 2:
-            self.differ_count[self.step] += (opened[0] != opened[1]).sum((0, 2, 3))
-        kept = range(self.indices.start, min(self.indices.stop, len(self.shown)))
-        self.shown[kept.start : kept.stop, :, self.step] = opened[:, : len(kept)].swapaxes(0, 1)
-
-
-def _unit(options: GenerationOptions) -> int:
-    return options.unit or min(UNIT, options.images)
+        if branches == 2:
+            self.differ_count[step] += (is_open[0] != is_open[1]).sum((0, 2, 3))
+        kept = range(indices.start, min(indices.stop, len(self.shown)))
+        self.shown[kept.start : kept.stop, :, step] = is_open[:, : len(kept)].swapaxes(0, 1)
 
 
 def _sample(
-    options: GenerationOptions, job: GenerationJob, watch: TokenWatch
+    options: GenerationOptions, job: GenerationJob, sums: TokenSums
 ) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
     """Labels (N,) of all images and the pixels of the first; the rest are drawn for their masks alone."""
-    config = job.network.config
-    unit = _unit(options)
-    batches = [range(start, min(start + unit, options.images)) for start in range(0, options.images, unit)]
-    bar = iter(track(range(len(batches) * len(job.run.timesteps)), f"sampling {options.images} images"))
+    network, steps = job.network, len(job.solver.timesteps)
+    assert isinstance(network, DyDiT)
+    model = ObservedSampling(network.route, steps, guidance_branches(options.scale), sums.add)
 
-    def advance(steps: Iterable[int]) -> Iterable[int]:
-        for step in steps:
-            next(bar, None)
-            yield step
-
-    def solve(x: Tensor, y: Tensor, noise: Any) -> Tensor:
-        return job.run.solve(
-            watch, x, y, noise=noise, scale=options.scale, null_label=config.num_classes, track=advance
+    def draw_batch(indices: range, steps: Track) -> tuple[Tensor, Tensor]:
+        return guided_samples(
+            job.solver,
+            model,
+            network.config,
+            indices,
+            seed=options.seed,
+            scale=options.scale,
+            device=job.device,
+            track=steps,
         )
 
-    shape = (config.in_channels, config.input_size, config.input_size)
+    label = f"sampling {options.images} images"
+    batches = draw_in_batches(
+        draw_batch, options.images, images_per_unit(options), steps, lambda steps: track(steps, label)
+    )
     labels, shown = [], []
-    for indices in batches:
-        watch.begin(indices)
-        x, y = draw(solve, shape, config.num_classes, indices, seed=options.seed, device=job.device)
+    for indices, x, y in batches:
         labels.append(y.cpu())
-        wanted = max(len(watch.shown) - indices.start, 0)
+        wanted = max(len(sums.shown) - indices.start, 0)
         if wanted:
             shown.append(job.decoder(x[:wanted]).permute(0, 2, 3, 1).cpu())
-    next(bar, None)  # closes the bar
     return torch.cat(labels).numpy(), torch.cat(shown).numpy()

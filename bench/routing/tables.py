@@ -1,4 +1,4 @@
-"""Tables and findings of what routing learned, computed from the arrays of `bench.routing.study`."""
+"""Tables of what routing learned, computed from its arrays (`bench.routing.learned`)."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from bench.routing.learned import Floats, Learned, arrays, meanings
+from bench.routing.learned import LearnedRouting, arrays, meanings
 
 BINS = 10
 """Bins of equal width over all timesteps."""
 
 
-def routing_tables(learned: Learned) -> dict[str, pd.DataFrame]:
+def routing_tables(learned: LearnedRouting) -> dict[str, pd.DataFrame]:
     """All tables by file name."""
     return {
-        "routing_layers": by_layer(learned),
-        "routing_timesteps": by_timestep(learned),
-        "routing_classes": by_class(learned),
-        "routing_positions": by_position(learned),
-        "routing_arrays": keys(learned),
+        "routing_layers": layer_table(learned),
+        "routing_timesteps": timestep_table(learned),
+        "routing_classes": class_table(learned),
+        "routing_positions": position_table(learned),
+        "routing_arrays": array_table(learned),
     }
 
 
-def by_layer(learned: Learned) -> pd.DataFrame:
-    """A row a layer: rates over all timesteps, what is open at every or no timestep, and tokens over the run.
+def layer_table(learned: LearnedRouting) -> pd.DataFrame:
+    """One row per layer: rates over all timesteps, what is open at every or no timestep, and tokens over the run.
 
     `head_changes` and `group_changes` count the timesteps t > 0 with another mask than at t - 1. `mlp_work` is what
     groups and tokens together leave of the MLP's work over the run.
@@ -33,22 +33,22 @@ def by_layer(learned: Learned) -> pd.DataFrame:
     tokens = learned.token_rate.mean(1)
     groups_in_run = learned.channel_rate[learned.timesteps]
     frame = pd.DataFrame({"layer": np.arange(learned.head_rate.shape[1])})
-    for name, rate, opened in (
+    for name, rate, is_open in (
         ("head", learned.head_rate, learned.heads_open),
         ("group", learned.channel_rate, learned.channels_open),
     ):
         frame[f"{name}_rate"] = rate.mean(0)
-        frame[f"{name}s_always_open"] = opened.all(0).sum(-1)
-        frame[f"{name}s_never_open"] = (~opened).all(0).sum(-1)
-        frame[f"{name}_changes"] = (opened[1:] != opened[:-1]).any(-1).sum(0)
+        frame[f"{name}s_always_open"] = is_open.all(0).sum(-1)
+        frame[f"{name}s_never_open"] = (~is_open).all(0).sum(-1)
+        frame[f"{name}_changes"] = (is_open[1:] != is_open[:-1]).any(-1).sum(0)
     for branch, rate in zip(learned.branches, tokens, strict=True):
         frame[f"token_rate_{branch}"] = rate
     frame["mlp_work"] = (groups_in_run * learned.token_rate).mean((0, 1))
     return frame
 
 
-def by_timestep(learned: Learned) -> pd.DataFrame:
-    """A row a bin of timesteps, noisiest first: widths at all its timesteps, tokens and FLOPs at the run's steps in it.
+def timestep_table(learned: LearnedRouting) -> pd.DataFrame:
+    """One row per bin of timesteps, noisiest first: widths at each timestep, tokens and FLOPs at the run's steps.
 
     Cells are empty where the run has no step in a bin.
     """
@@ -69,8 +69,8 @@ def by_timestep(learned: Learned) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def by_class(learned: Learned) -> pd.DataFrame:
-    """A row a label that was drawn: its images, tokens a branch, and FLOPs ratio over both with its spread.
+def class_table(learned: LearnedRouting) -> pd.DataFrame:
+    """One row per label that was drawn: its images, tokens by branch, and FLOPs ratio over both with its spread.
 
     `flops_ratio_std` is between images (N - 1) and `flops_ratio_stderr` that of the mean; empty for a single image.
     """
@@ -84,28 +84,27 @@ def by_class(learned: Learned) -> pd.DataFrame:
     return table.reset_index()
 
 
-def by_position(learned: Learned) -> pd.DataFrame:
-    """A row a token of the grid: how often it passes an MLP, mean over images, steps and layers."""
+def position_table(learned: LearnedRouting) -> pd.DataFrame:
+    """One row per token of the grid: how often it passes an MLP, mean over images, steps and layers."""
     side = learned.token_map.shape[-1]
     rows, columns = np.divmod(np.arange(side**2), side)
     frame = pd.DataFrame({"row": rows, "column": columns})
-    for branch, rate in zip(learned.branches, position_rate(learned), strict=True):
+    for branch, rate in zip(learned.branches, learned.position_rate, strict=True):
         frame[f"token_rate_{branch}"] = rate.ravel()
     return frame
 
 
-def position_rate(learned: Learned) -> Floats:
-    """Share of a token's MLPs that run, by position: (B, G, G), mean over images, steps and layers."""
-    rate: Floats = learned.token_map.mean((1, 2), dtype=np.float64)
-    return rate
-
-
-def keys(learned: Learned) -> pd.DataFrame:
-    """A row a key of `routing.npz`."""
-    said = meanings()
+def array_table(learned: LearnedRouting) -> pd.DataFrame:
+    """One row per array of `routing.npz`."""
+    meaning = meanings()
     return pd.DataFrame(
         [
-            {"key": name, "dtype": str(array.dtype), "shape": " x ".join(map(str, array.shape)), "meaning": said[name]}
+            {
+                "key": name,
+                "dtype": str(array.dtype),
+                "shape": " x ".join(map(str, array.shape)),
+                "meaning": meaning[name],
+            }
             for name, array in arrays(learned).items()
         ]
     )

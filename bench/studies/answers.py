@@ -1,10 +1,14 @@
-"""Questions of the paper's public reviews, answered on the study on digits: a row a configuration, with words."""
+"""Questions of the paper's public reviews, answered on the study on digits: one row per configuration, with words."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
+from bench.claims import Activity
 from bench.studies.catalogue import (
     ABLATION_LAMBDA,
     CONTROL,
@@ -18,99 +22,103 @@ from bench.studies.catalogue import (
     TRAININGS,
 )
 from bench.studies.scores import SAMPLER_STEPS, STEPS
-from bench.studies.spread import CONVERGED, FID, Runs, Spread
+from bench.studies.spread import CONVERGED, FID, METHOD, SDT, TDW, Runs, Spread, run_name
 
 
 def questions(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a question and configuration: the quotient of FIDs with its interval, that of losses, and words."""
+    """One row per question and configuration: the quotients of FIDs and of losses with intervals, and words.
+
+    `activity` is the share of decisions in which the mechanism of the question acted; where that is less than
+    `LEAST_ACTIVITY`, the answer is that the question was not exercised.
+    """
     runs = Runs(frame)
     rows = [*_samplers(runs), *_scratch(runs), *_near_one(runs), *_depth(runs), *_sdt_alone(runs), *_controls(runs)]
     return pd.DataFrame(rows)
 
 
+@dataclass(frozen=True)
+class Configuration:
+    """A run at a lambda (None: without routers)."""
+
+    run: str
+    target: float | None
+
+    def __str__(self) -> str:
+        name = run_name(self.run)
+        return name if self.target is None else f"{name} at lambda {self.target}"
+
+
+CONTROLLED = Configuration(CONTROL, None)
+DYDIT = Configuration("both", ABLATION_LAMBDA)
+
+
 def _samplers(runs: Runs) -> list[dict[str, object]]:
-    target, question = ABLATION_LAMBDA, "Does routing learned on 1,000 steps fit other samplers?"
+    question = "Does routing learned on 1,000 steps fit other samplers?"
+    activity = runs.activity({DYDIT.run: METHOD}, DYDIT.target)
     rows = []
     for steps in sorted({STEPS, *SAMPLER_STEPS}, reverse=True):
-        ratio = np.mean(runs.values("both", target, MIDDLE, "sampled_ratio", steps))
-        here = runs.against_control("both", target, steps=steps)
-        many = runs.against_control("both", target, steps=max(SAMPLER_STEPS))
+        ratio = np.mean(runs.values(DYDIT.run, DYDIT.target, MIDDLE, "sampled_ratio", steps))
+        here = runs.against_control(DYDIT.run, DYDIT.target, steps=steps)
+        many = runs.against_control(DYDIT.run, DYDIT.target, steps=max(SAMPLER_STEPS))
         worse = [a / b for a, b in zip(here, many, strict=True)]
-        spread = Spread.of(worse)
         words = "the reference of this question"
         if steps != max(SAMPLER_STEPS):
-            words = f"against {max(SAMPLER_STEPS)} steps, each relative to the control: FID {_change(spread)}"
+            words = f"against {max(SAMPLER_STEPS)} steps, each relative to the control: FID {_change(Spread.of(worse))}"
         words += f"; FLOPs ratio {ratio:.3f}"
-        rows.append(_answer(question, f"both-{target} / control, {steps} steps", Spread.of(here), None, words))
+        configurations = f"size {MIDDLE}, {steps} steps: {DYDIT} / {CONTROLLED}"
+        rows.append(_answer(question, configurations, Spread.of(here), None, activity, words))
     return rows
 
 
 def _scratch(runs: Runs) -> list[dict[str, object]]:
-    target = ABLATION_LAMBDA
-    ratio = np.mean(runs.values(SCRATCH, target, MIDDLE, "ratio"))
-    return [
-        _compared(
-            runs,
-            "Does DyDiT train from scratch?",
-            (SCRATCH, target),
-            ("both", target),
-            f"; FLOPs ratio {ratio:.3f}, as many steps as the static model and its fine-tuning together",
-        )
-    ]
+    scratch = Configuration(SCRATCH, ABLATION_LAMBDA)
+    ending = "; as many steps as the static model and its fine-tuning together"
+    return [_compared(runs, "Does DyDiT train from scratch?", scratch, DYDIT, {SCRATCH: METHOD}, ending)]
 
 
 def _near_one(runs: Runs) -> list[dict[str, object]]:
-    large = LARGEST
+    question = "What do lambda 0.8 and 0.9 give on the largest size?"
     return [
-        _compared(
-            runs,
-            "What do lambda 0.8 and 0.9 give on the largest size?",
-            ("both", target),
-            (CONTROL, None),
-            f"; FLOPs ratio {np.mean(runs.values('both', target, large, 'ratio')):.3f}",
-            large,
-        )
+        _compared(runs, question, Configuration("both", target), CONTROLLED, {"both": METHOD}, size=LARGEST)
         for target in (0.9, LARGEST_LAMBDA)
     ]
 
 
 def _depth(runs: Runs) -> list[dict[str, object]]:
-    target, question = ABLATION_LAMBDA, "Layer skipping without TDW?"
+    """Layers are skipped by gates of attention, which stand as heads, and of MLPs, which stand as tokens."""
+    question, skipping = "Layer skipping without TDW?", Configuration("layer-skip-only", ABLATION_LAMBDA)
+    gates = ("heads", *SDT)
     return [
-        _compared(runs, question, ("layer-skip-only", target), (baseline, target))
-        for baseline in ("both", "layer-skip", "tdw-only")
+        _compared(
+            runs, question, skipping, Configuration(run, ABLATION_LAMBDA), {"layer-skip-only": gates, run: columns}
+        )
+        for run, columns in (("both", METHOD), ("layer-skip", SDT), ("tdw-only", TDW))
     ]
 
 
 def _sdt_alone(runs: Runs) -> list[dict[str, object]]:
+    question = "Where does SDT alone lose its quality?"
     rows = []
     for target in SDT_LAMBDAS:
         ratios = runs.values("sdt-only", target, MIDDLE, "ratio")
         reached = max(abs(ratio - target) for ratio in ratios) <= CONVERGED
-        ending = f"; FLOPs ratio {np.mean(ratios):.3f}{'' if reached else ', not converged'}"
-        question, control = "Where does SDT alone lose its quality?", (CONTROL, None)
-        rows.append(_compared(runs, question, ("sdt-only", target), control, ending))
+        ending = "" if reached else "; lambda was not reached"
+        rows.append(_compared(runs, question, Configuration("sdt-only", target), CONTROLLED, {"sdt-only": SDT}, ending))
     return rows
 
 
 def _controls(runs: Runs) -> list[dict[str, object]]:
-    target = ABLATION_LAMBDA
-    rows = [
-        _compared(runs, "Is the gain the extra training's?", (CONTROL, None), (STATIC, None), size=size)
-        for size in SIZES
-    ]
-    control = (CONTROL, None)
-    rows.append(_compared(runs, "Do the routers' parameters help by themselves?", ("soft-gated", 1.0), control))
-    question = "Does attention need every token?"
-    rows.append(_compared(runs, question, ("token-skip-attention", target), ("both", target)))
+    static = Configuration(STATIC, None)
+    rows = [_compared(runs, "Is the gain the extra training's?", CONTROLLED, static, {}, size=size) for size in SIZES]
+    soft_gated = Configuration("soft-gated", 1.0)
+    rows.append(_compared(runs, "Do the routers' parameters help by themselves?", soft_gated, CONTROLLED, {}))
+    skipping = Configuration("token-skip-attention", ABLATION_LAMBDA)
+    needed = {skipping.run: SDT}
+    rows.append(_compared(runs, "Does attention need every token?", skipping, DYDIT, needed))
+    question = "Does the weight of the FLOPs loss matter (2 in the release)?"
     for run in (run for run in TRAININGS if run.startswith("flops-weight")):
-        ratio = np.mean(runs.values(run, target, MIDDLE, "ratio"))
-        question = "Does the weight of the FLOPs loss matter (2 in the release)?"
-        rows.append(_compared(runs, question, (run, target), ("both", target), f"; FLOPs ratio {ratio:.3f}"))
+        rows.append(_compared(runs, question, Configuration(run, ABLATION_LAMBDA), DYDIT, {run: METHOD}))
     return rows
-
-
-Configuration = tuple[str, float | None]
 
 
 def _compared(
@@ -118,24 +126,33 @@ def _compared(
     question: str,
     one: Configuration,
     other: Configuration,
+    needed: Mapping[str, Sequence[str]],
     ending: str = "",
     size: str = MIDDLE,
 ) -> dict[str, object]:
-    spread, loss = (Spread.of(runs.over(*one, *other, size, column)) for column in ("FID", "loss"))
-    names = " / ".join(run if target is None else f"{run}-{target}" for run, target in (one, other))
-    baseline = other[0] if other[1] is None else f"{other[0]} at lambda {other[1]}"
-    words = f"against {baseline}: FID {_change(spread)}, loss {_change(loss)}{ending}"
-    return _answer(question, f"size {size}: {names}", spread, loss, words)
+    """One row; `needed` names the mechanisms that the question is about (empty: it is about none)."""
+    pair = (one.run, one.target, other.run, other.target, size)
+    spread, loss = (Spread.of(runs.over(*pair, column)) for column in ("FID", "loss"))
+    activity = runs.activity(needed, one.target, size) if needed else None
+    words = f"against {other}: FID {_change(spread)}; loss {_change(loss)}"
+    if needed:
+        words += f"; FLOPs ratio {np.mean(runs.values(one.run, one.target, size, 'ratio')):.3f}"
+    return _answer(question, f"size {size}: {one} / {other}", spread, loss, activity, f"{words}{ending}")
 
 
 def _change(spread: Spread) -> str:
+    """What an interval of a ratio says in words; one that contains 1 decides nothing."""
     if not spread.separated:
-        return "no different beyond the seeds' spread"
+        return f"undecided, {spread.low - 1:+.1%} to {spread.high - 1:+.1%}"
     return f"{abs(spread.mean - 1):.1%} {'higher' if spread.mean > 1 else 'lower'}"
 
 
-def _answer(question: str, configurations: str, spread: Spread, loss: Spread | None, words: str) -> dict[str, object]:
+def _answer(
+    question: str, configurations: str, spread: Spread, loss: Spread | None, activity: Activity | None, words: str
+) -> dict[str, object]:
     row: dict[str, object] = {"question": question, "configurations": configurations}
     for name, value in ((f"{FID} ratio", spread), ("loss ratio", loss)):
         row |= {name: value and value.mean, f"{name} low": value and value.low, f"{name} high": value and value.high}
-    return row | {"answer": words}
+    if activity is not None and not activity.exercised:
+        words = f"not exercised ({activity})"
+    return row | {"activity": activity and activity.share, "answer": words}

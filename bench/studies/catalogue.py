@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from bench.data.sets import digits
+from bench.data import preprocessing
+from bench.data.sets import digits, fashion
 from bench.machine import track
+from bench.quality.features import classifiers
+from bench.quality.features.classifiers import ClassifierKind
 from dydit import DiTConfig, InputError, model_config, nearest
 from dydit.ablations import ABLATIONS
-from dydit.training import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, Recipe, modified
+from dydit.training import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, Recipe, apply_modifier
 
+ROUTER_RATE = "router-rate-"
+"""Prefix of runs with another factor on the routers' learning rate."""
 STATIC, CONTROL, SCRATCH = "static", "control", "from-scratch"
 """Names of runs besides the ablations and the modifiers of recipes: the model that all others start from, the same
 trained on without routers, and a DyDiT trained from nothing for as long as the two together."""
@@ -34,6 +39,11 @@ class TrainingSet:
     labels: Tensor
     name: str
     sha256: str
+
+    @property
+    def x(self) -> Tensor:
+        """The images as models take them, float32 in [-1, 1]."""
+        return preprocessing.to_model(self.images)
 
 
 @dataclass(frozen=True)
@@ -89,15 +99,17 @@ class Study:
     load: Callable[[Path | None], TrainingSet]
     dtype: torch.dtype
     extractor: str
-    classifier_epochs: int = 0
+    classifier: ClassifierKind | None = None
+    reference: Callable[[Path | None], Tensor] | None = None
 
     def shortened(self, by: int) -> Study:
         """The same study with every count of steps and epochs divided, for trials."""
         if by == 1:
             return self
         stages = (dataclasses.replace(stage, recipe=_shortened(stage.recipe, by)) for stage in self.stages)
-        epochs = self.classifier_epochs and max(self.classifier_epochs // by, 1)
-        return dataclasses.replace(self, stages=tuple(stages), classifier_epochs=epochs)
+        kind = self.classifier
+        short = kind and dataclasses.replace(kind, epochs=max(kind.epochs // by, 1))
+        return dataclasses.replace(self, stages=tuple(stages), classifier=short)
 
     def only(self, names: Iterable[str]) -> Study:
         """The named stages and what they need.
@@ -123,6 +135,7 @@ def _shortened(recipe: Recipe, by: int) -> Recipe:
         complete_warmup=recipe.complete_warmup // by,
         target_hold=hold,
         target_reached=max(recipe.target_reached // by, hold + 1),
+        double_steps=recipe.double_steps // by,
     )
 
 
@@ -201,14 +214,21 @@ def _digits_stages() -> Iterator[Stage]:
             yield _digits_stage(MIDDLE, "sdt-only", target, seed, _DYNAMIC)
         yield _digits_stage(MIDDLE, "soft-gated", 1.0, seed, _DYNAMIC)
         for run in TRAININGS:
-            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, modified(_DYNAMIC, run)[0])
+            yield _digits_stage(MIDDLE, run, ABLATION_LAMBDA, seed, apply_modifier(_DYNAMIC, run)[0])
 
 
 def _digits_stage(size: str, run: str, target: float | None, seed: int, recipe: Recipe) -> Stage:
+    return _fine_tuned(SIZES, size, run, target, seed, recipe)
+
+
+def _fine_tuned(
+    networks: Mapping[str, DiTConfig], size: str, run: str, target: float | None, seed: int, recipe: Recipe
+) -> Stage:
+    """A stage that starts from the static model of its size, or, where it is `SCRATCH`, from nothing."""
     return Stage(
         stage_stem(size, run, target, seed),
         size,
-        SIZES[size],
+        networks[size],
         run,
         dataclasses.replace(recipe, target=target, seed=seed),
         None if run == SCRATCH else f"dit-{size}",
@@ -224,7 +244,7 @@ def stage_stem(size: str, run: str, target: float | None, seed: int) -> str:
     return f"dydit-{size}-{middle}{target}-s{seed}"
 
 
-DIGITS = Study("digits", tuple(_digits_stages()), _digits, torch.float16, "digits-cnn", classifier_epochs=60)
+DIGITS = Study("digits", tuple(_digits_stages()), _digits, torch.float16, classifiers.DIGITS.name, classifiers.DIGITS)
 
 
 # CIFAR-10
@@ -251,7 +271,73 @@ def _cifar10_stages() -> Iterator[Stage]:
 
 CIFAR10 = Study("cifar10", tuple(_cifar10_stages()), _cifar10, torch.float32, "inception-v3-compat")
 
-STUDIES = {study.name: study for study in (DIGITS, CIFAR10)}
+# Fashion-MNIST
+
+
+FASHION_SIZE = "f"
+FASHION_NETWORKS = {
+    FASHION_SIZE: DiTConfig(
+        input_size=32, patch_size=4, in_channels=1, hidden_size=96, depth=6, num_heads=6, num_classes=10
+    )
+}
+"""One size: 64 tokens, 1.06 million parameters."""
+FASHION_LAMBDAS = (0.7, 0.5)
+FASHION_ROUTER_RATES = (1.0, 10.0)
+"""Factors on the routers' learning rate beside that of the study."""
+_FASHION_STATIC = Recipe(steps=16_000, batch_size=64, seed=0, learning_rate=1e-3, ema_decay=0.999)
+# The recipe of the digits with routers that can travel 20, as far as in the paper: 1,000 steps x 5e-4 x 40.
+_FASHION_DYNAMIC = dataclasses.replace(_DYNAMIC, router_learning_rate=40.0)
+
+
+def _fashion_images(split: str, data_root: Path | None) -> tuple[Tensor, Tensor]:
+    from bench.data.sets.opening import open_dataset
+
+    data = open_dataset(fashion.NAME, split, data_root=data_root)
+    images = torch.stack([data[index][:1] for index in track(range(len(data)), f"reading fashion {split}")])
+    fashion.check_published(images, data.labels, split, data.name)
+    return images, data.labels
+
+
+def _fashion(data_root: Path | None) -> TrainingSet:
+    return TrainingSet(*_fashion_images("train", data_root), "fashion_mnist train", fashion.checksum("train"))
+
+
+def _fashion_test_images(data_root: Path | None) -> Tensor:
+    return _fashion_images("test", data_root)[0]
+
+
+def _fashion_stages() -> Iterator[Stage]:
+    yield Stage(f"dit-{FASHION_SIZE}", FASHION_SIZE, FASHION_NETWORKS[FASHION_SIZE], STATIC, _FASHION_STATIC)
+    runs: list[tuple[str, float | None, Recipe]] = [
+        (CONTROL, None, _CONTROL),
+        *(("both", target, _FASHION_DYNAMIC) for target in FASHION_LAMBDAS),
+        ("tdw-only", 0.5, _FASHION_DYNAMIC),
+        ("sdt-only", 0.7, _FASHION_DYNAMIC),
+        ("random", 0.5, _FASHION_DYNAMIC),
+        ("layer-skip", 0.5, _FASHION_DYNAMIC),
+        ("token-skip-attention", 0.5, _FASHION_DYNAMIC),
+        ("soft-gated", 1.0, _FASHION_DYNAMIC),
+        *(
+            (f"{ROUTER_RATE}{factor:g}", 0.5, dataclasses.replace(_FASHION_DYNAMIC, router_learning_rate=factor))
+            for factor in FASHION_ROUTER_RATES
+        ),
+    ]
+    for seed in SEEDS:
+        for run, target, recipe in runs:
+            yield _fine_tuned(FASHION_NETWORKS, FASHION_SIZE, run, target, seed, recipe)
+
+
+FASHION = Study(
+    "fashion",
+    tuple(_fashion_stages()),
+    _fashion,
+    torch.float16,
+    classifiers.FASHION.name,
+    classifiers.FASHION,
+    _fashion_test_images,
+)
+
+STUDIES = {study.name: study for study in (DIGITS, CIFAR10, FASHION)}
 
 
 def find_study(name: str) -> Study:

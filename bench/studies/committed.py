@@ -1,4 +1,4 @@
-"""Scores of the committed models of the study on digits, and the paper's claims judged on them."""
+"""Scores of the committed models of the study on digits: one training each, of the middle size."""
 
 from __future__ import annotations
 
@@ -11,40 +11,37 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.claims.paper_tables import _TABLE3_AVERAGE
-from bench.claims.published import find_published
-from bench.claims.verdict import Claim, SummaryRow, Tolerance
 from bench.data.sets import digits
 from bench.machine import track
-from bench.quality.features import digits_cnn, extractors
+from bench.quality.features import classifiers, extractors
 from bench.quality.measure import Quality, evaluate, extract
 from bench.quality.metrics.intervals import bootstrap_fid, bootstrap_fid_ratio
 from bench.studies.samples import (
     DIRECTORY,
     GUIDANCE_SCALE,
-    LAMBDAS,
     Rates,
     Sampling,
     Variant,
     compared_variants,
     draw_samples,
 )
-from bench.studies.spread import CONVERGED
 
 EXTRACTOR = "digits-cnn"
 STATIC, CONTROL = (variant.name for variant in compared_variants()[:2])
-RATIO_TOLERANCE = Tolerance.symmetric(CONVERGED, "what a run must reach to count as converged")
 RESAMPLES = 100
 
 
 @dataclass(frozen=True)
 class Score:
-    """One variant's metrics, FID interval, features (N, 64), and achieved FLOPs ratio and rates (None: static)."""
+    """One variant's metrics, FID interval and features (N, 64).
+
+    `flops_ratios` (N,) are those of its images, `rates` its open shares (None: static).
+    """
 
     quality: Quality
     interval: tuple[float, float]
     features: Tensor
-    flops_ratio: float | None
+    flops_ratios: Tensor | None
     rates: Rates | None
 
 
@@ -69,7 +66,7 @@ def score_committed(sampling: Sampling, directory: Path = DIRECTORY) -> Committe
     Raises:
         InputError: a checkpoint or the extractor's weights are missing.
     """
-    weights = directory / digits_cnn.DIGITS_WEIGHTS.name
+    weights = directory / classifiers.DIGITS.weights.name
     extractors.extractor(EXTRACTOR).weights(weights)
     real = digits.load_digits().images
     reference = _features(real, weights)
@@ -91,15 +88,15 @@ def quality_table(study: CommittedScores) -> pd.DataFrame:
         "guidance_scale": GUIDANCE_SCALE,
         "seed": study.sampling.seed,
     }
+    fid = extractors.extractor(EXTRACTOR).metric("FID")
     rows: list[dict[str, Any]] = []
     for name, score in study.scores.items():
         for row in _metric_rows(score.quality):
-            low, high = score.interval if row["metric"] == _fid_name() else (None, None)
+            low, high = score.interval if row["metric"] == fid else (None, None)
             rows.append({"model": name, "dataset": "digits", **row, "low": low, "high": high} | drawn)
-        if score.flops_ratio is not None:
-            rows.append(
-                {"model": name, "dataset": "digits", "metric": "FLOPs ratio", "value": score.flops_ratio} | drawn
-            )
+        if score.flops_ratios is not None:
+            ratio = score.flops_ratios.mean().item()
+            rows.append({"model": name, "dataset": "digits", "metric": "FLOPs ratio", "value": ratio} | drawn)
     halves = {"model": "real digits, half against half", "dataset": "digits"}
     floor = [halves | row for row in _metric_rows(study.floor)]
     columns = ("model", "dataset", "metric", "value", "low", "high", "n_samples", "n_reference")
@@ -108,26 +105,11 @@ def quality_table(study: CommittedScores) -> pd.DataFrame:
 
 
 def _metric_rows(measured: Quality) -> list[dict[str, Any]]:
-    """A row a metric, without the names of the sets: the columns `model` and `dataset` say what was compared."""
+    """One row per metric, without the names of the sets: `model` and `dataset` say what was compared."""
     return [
         {key: cell for key, cell in row.items() if key not in ("samples", "reference", "std")}
         for row in measured.rows()
     ]
-
-
-def committed_claims(study: CommittedScores, tier: str) -> list[SummaryRow]:
-    """The paper's claims at this scale: FLOPs reached, quality kept, routing learned, and the missing control."""
-    rows = []
-    for target in LAMBDAS:
-        name = f"DyDiT lambda={target}"
-        rows += [
-            _reached(study, name, target, tier),
-            _against_static(study, name, target, tier),
-            _against_random(study, name, target, tier, "random", "at the learned overall rates"),
-            _against_random(study, name, target, tier, "shuffled", "at the learned rates of every block and step"),
-            _against_control(study, name, target, tier),
-        ]
-    return rows
 
 
 def _score(
@@ -145,7 +127,7 @@ def _score(
         quality=evaluate(samples.images, real, extractor=EXTRACTOR, weights=weights),
         interval=bootstrap_fid(generated.numpy(), reference.numpy(), resamples=RESAMPLES),
         features=generated,
-        flops_ratio=samples.flops_ratio,
+        flops_ratios=samples.flops_ratios,
         rates=samples.rates,
     )
 
@@ -153,80 +135,3 @@ def _score(
 def _features(images: Tensor, weights: Path) -> Tensor:
     layer = extractors.extractor(EXTRACTOR).features_layer
     return extract(images, [layer], extractor=EXTRACTOR, weights=weights)[layer]
-
-
-def _fid_name() -> str:
-    return extractors.extractor(EXTRACTOR).metric("FID")
-
-
-def _reached(study: CommittedScores, name: str, target: float, tier: str) -> SummaryRow:
-    claim = Claim(
-        f"digits-flops-ratio-{target}",
-        "DyDiT, Section 3.4",
-        f"digits, {name}",
-        "FLOPs of the blocks relative to static (claimed by the masks)",
-        "",
-        target,
-    )
-    measured = study.scores[name].flops_ratio
-    assert measured is not None  # only static variants have none
-    note = f"mean over {study.sampling.steps} DDPM steps, both guidance branches"
-    return SummaryRow.judged(claim, measured, RATIO_TOLERANCE, tier, f"quality.csv: {name}, FLOPs ratio", note)
-
-
-def _against_static(study: CommittedScores, name: str, target: float, tier: str) -> SummaryRow:
-    """Table 8 gives DyDiT-S / DiT-S: the smallest model of the paper is the nearest to this one."""
-    dynamic, static = (_table8(f"DyDiT-S lambda={target}"), _table8("DiT-S static lambda=1.0"))
-    note = "published ratio: DyDiT-S / DiT-S on ImageNet"
-    return _fid_claim(study, name, STATIC, f"digits-fid-static-{target}", dynamic / static, tier, note)
-
-
-def _against_control(study: CommittedScores, name: str, target: float, tier: str) -> SummaryRow:
-    """The paper compares DyDiT-XL with a DiT-XL that was not trained further; here the baseline was."""
-    dynamic, static = (_table8(f"DyDiT-XL lambda={target}"), _table8("DiT-XL static lambda=1.0"))
-    extra, _, _ = study.fid_ratio(CONTROL, STATIC)
-    note = (
-        "published ratio: DyDiT-XL / DiT-XL without further training; measured against the static model fine-tuned for "
-        f"the same steps, whose own FID is {extra:.3f} of the static model's"
-    )
-    return _fid_claim(study, name, CONTROL, f"digits-fid-control-{target}", dynamic / static, tier, note)
-
-
-def _against_random(
-    study: CommittedScores, name: str, target: float, tier: str, routing: str, rates: str
-) -> SummaryRow:
-    random_row, learned_row = (
-        find_published("dydit_iclr2025", table="Table 3 (ablation)", row=row, metric="FID", dataset=_TABLE3_AVERAGE)
-        for row in ("I with random router", "I: TDW only")
-    )
-    assert random_row.value is not None
-    assert learned_row.value is not None
-    published = random_row.value / learned_row.value
-    ratio, low, high = study.fid_ratio(f"{name}, {routing} routing", name)
-    claim = Claim(
-        f"digits-fid-{routing}-{target}",
-        "DyDiT, Table 3",
-        f"digits, {name}: {routing} / learned routing",
-        f"{_fid_name()} ratio",
-        "x",
-        published,
-    )
-    tolerance = Tolerance(published - 1.1, float("inf"), "claim in words: learned routing is better by more than 10 %")
-    note = f"95 % interval {low:.3f} to {high:.3f}; random places {rates}, not trained for"
-    return SummaryRow.judged(claim, ratio, tolerance, tier, f"quality.csv: {name}", note)
-
-
-def _fid_claim(
-    study: CommittedScores, name: str, baseline: str, claim_id: str, published: float, tier: str, note: str
-) -> SummaryRow:
-    ratio, low, high = study.fid_ratio(name, baseline)
-    claim = Claim(claim_id, "DyDiT, Table 8", f"digits, {name} / {baseline}", f"{_fid_name()} ratio", "x", published)
-    tolerance = Tolerance.symmetric(0.25, "another data set and model size: the direction and rough size are the claim")
-    interval = f"95 % interval {low:.3f} to {high:.3f} of the measured ratio"
-    return SummaryRow.judged(claim, ratio, tolerance, tier, f"quality.csv: {name}; {baseline}", f"{interval}; {note}")
-
-
-def _table8(row: str) -> float:
-    value = find_published("dydit_iclr2025", table="Table 8", row=row, metric="FID-50K").value
-    assert value is not None  # Table 8 is complete
-    return value

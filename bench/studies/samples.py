@@ -3,24 +3,40 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from bench.data import preprocessing
 from bench.machine import track
-from bench.quality.features import digits_cnn
+from bench.quality.features import classifiers
 from bench.studies.catalogue import CONTROL, MIDDLE, SEEDS, stage_stem
-from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, flops_ratio, generate
+from dydit import (
+    Diffusion,
+    DiT,
+    DiTConfig,
+    DyDiT,
+    InputError,
+    Model,
+    Observation,
+    ObservedSampling,
+    Routing,
+    checkpoint,
+    draw_in_batches,
+    flops_ratio,
+    generate,
+    guidance_branches,
+)
 from dydit.ablations import RandomRouting
+from dydit.observation import Route
+from dydit.sampling import Track
 
 LAMBDAS = (0.7, 0.5)
 SEED = SEEDS[0]
-DIRECTORY = digits_cnn.DIGITS_WEIGHTS.parent
+DIRECTORY = classifiers.DIGITS.weights.parent
 """The committed checkpoints of the digits: of the middle size, seed 1."""
 GUIDANCE_SCALE = 1.5
 
@@ -28,40 +44,54 @@ Rates = tuple[float, float, float]
 Kind = Literal["learned", "random", "shuffled"]
 
 
-class RoutedModel:
-    """A DyDiT as a sampling model that keeps batch size, FLOPs ratio and rates of every call.
+def routed(model: DyDiT, kind: Kind, seed: int, rates: Rates | None) -> Route:
+    """The model's `route`, or one in which masks drawn from `seed` replace its routers' own (see `Variant`).
 
-    With `routing` other than `learned`, masks drawn from `seed` replace the routers' own (see `Variant`); `random`
-    needs `rates`.
+    `random` needs `rates`, those of the learned run.
     """
+    config, generator = model.config, torch.Generator().manual_seed(seed)
 
-    def __init__(self, model: DyDiT, routing: Kind = "learned", seed: int = 0, rates: Rates | None = None) -> None:
-        self.model = model
-        self.kind = routing
-        self.rates = rates
-        self.generator = torch.Generator().manual_seed(seed)
-        self.calls: list[tuple[int, float, Rates]] = []
+    def at_random(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Routing]:
+        assert rates is not None, "random routing needs the learned run's rates"
+        shape = (len(x), config.depth, config.num_heads, config.tokens)
+        return model.route(x, t, y, Routing.random(shape, rates, generator))
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output, routing = self.model.route(x, t, y, self._drawn(len(x)))
-        if self.kind == "shuffled":
-            output, routing = self.model.route(x, t, y, routing.shuffled(self.generator))
-        self.calls.append((len(x), flops_ratio(routing, self.model.config).mean().item(), routing.rates))
-        return output
+    def shuffled(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Routing]:
+        _, learned = model.route(x, t, y)
+        return model.route(x, t, y, learned.shuffled(generator))
 
-    def _drawn(self, images: int) -> Routing | None:
-        if self.kind != "random":
-            return None
-        assert self.rates is not None, "random routing needs the learned run's rates"
-        config = self.model.config
-        return Routing.random((images, config.depth, config.num_heads, config.tokens), self.rates, self.generator)
+    routes: dict[Kind, Route] = {"learned": model.route, "random": at_random, "shuffled": shuffled}
+    return routes[kind]
 
-    def means(self) -> tuple[float, Rates]:
-        """FLOPs ratio and rates over all images and steps."""
-        weights = torch.tensor([float(rows) for rows, _, _ in self.calls])
-        values = torch.tensor([(ratio, *rates) for _, ratio, rates in self.calls])
-        ratio, heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
-        return ratio, (heads, groups, tokens)
+
+class MeanRouting:
+    """Adds up FLOPs ratio and rates over all images, steps and guidance branches of a run."""
+
+    def __init__(self, config: DiTConfig) -> None:
+        self.config = config
+        self._calls: list[tuple[range, Tensor, Rates]] = []  # images, their FLOPs ratios (n,), rates
+
+    def add(self, observed: Observation) -> None:
+        """Count one step of a batch."""
+        ratios = flops_ratio(observed.routing, self.config).double().view(-1, len(observed.indices)).mean(0)
+        self._calls.append((observed.indices, ratios.cpu(), observed.routing.rates))
+
+    def mean_rates(self) -> Rates:
+        """Rates of heads, channel groups and tokens, mean over all images and steps."""
+        weights = torch.tensor([float(len(indices)) for indices, _, _ in self._calls])
+        values = torch.tensor([rates for _, _, rates in self._calls])
+        heads, groups, tokens = ((values * weights[:, None]).sum(0) / weights.sum()).tolist()
+        return heads, groups, tokens
+
+    def image_ratios(self) -> Tensor:
+        """FLOPs ratio of every image (N,), float64: mean over the steps and guidance branches."""
+        images = max(indices.stop for indices, _, _ in self._calls)
+        sums, counts = torch.zeros(images, dtype=torch.float64), torch.zeros(images, dtype=torch.float64)
+        for indices, ratios, _ in self._calls:
+            rows = slice(indices.start, indices.stop)
+            sums[rows] += ratios
+            counts[rows] += 1
+        return sums / counts
 
 
 @dataclass(frozen=True)
@@ -108,12 +138,17 @@ def compared_variants() -> tuple[Variant, ...]:
 
 @dataclass(frozen=True)
 class Samples:
-    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), achieved FLOPs ratio and rates (None: static)."""
+    """Generated digits uint8 (N, 1, 8, 8), their labels (N,), their FLOPs ratios (N,) and rates (None: static)."""
 
     images: Tensor
     labels: Tensor
-    flops_ratio: float | None
+    flops_ratios: Tensor | None
     rates: Rates | None
+
+    @property
+    def flops_ratio(self) -> float | None:
+        """The achieved FLOPs ratio, mean over the images (None: static)."""
+        return None if self.flops_ratios is None else self.flops_ratios.mean().item()
 
 
 def committed_file(target: float | None = None) -> Path:
@@ -132,8 +167,9 @@ def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train the study with `nox -s small_scale` or restore the file")
     model, found = checkpoint.load_model(path)
+    record = found.record
     if isinstance(model, RandomRouting):
-        model.seed = int(found.record["seed"])
+        model.seed = int(record["seed"])
     return model
 
 
@@ -145,39 +181,36 @@ def draw_samples(
     `rates` are those of the learned run, which `random` routing needs.
     """
     model = load_stage(variant.stage, directory)
-    network: Any = RoutedModel(model, variant.routing, sampling.seed, rates) if isinstance(model, DyDiT) else model
-    diffusion = Diffusion.linear().respaced(sampling.steps)
     config = model.config
-    shape = (config.in_channels, config.input_size, config.input_size)
-    batches = [
-        range(start, min(start + sampling.batch_size, sampling.images))
-        for start in range(0, sampling.images, sampling.batch_size)
-    ]
-    steps = iter(track(range(sampling.steps * len(batches)), f"sampling {variant.name}"))
+    diffusion = Diffusion.linear().respaced(sampling.steps)
+    routing = MeanRouting(config)
+    network: Model = model
+    if isinstance(model, DyDiT):
+        route = routed(model, variant.routing, sampling.seed, rates)
+        network = ObservedSampling(route, sampling.steps, guidance_branches(GUIDANCE_SCALE), routing.add)
 
-    def advance(inner: Iterable[int]) -> Iterable[int]:
-        for step in inner:
-            next(steps, None)
-            yield step
-
-    drawn = [
-        generate(
+    def draw_batch(indices: range, steps: Track) -> tuple[Tensor, Tensor]:
+        shape = (config.in_channels, config.input_size, config.input_size)
+        return generate(
             network,
             diffusion,
             shape,
             config.num_classes,
-            batch,
+            indices,
             seed=sampling.seed,
             scale=GUIDANCE_SCALE,
-            track=advance,
+            track=steps,
         )
-        for batch in batches
-    ]
-    next(steps, None)  # closes the bar
-    ratio, used = network.means() if isinstance(network, RoutedModel) else (None, None)
+
+    label = f"sampling {variant.name}"
+    batches = draw_in_batches(
+        draw_batch, sampling.images, sampling.batch_size, sampling.steps, lambda steps: track(steps, label)
+    )
+    drawn = [(x, y) for _, x, y in batches]
+    dynamic = isinstance(model, DyDiT)
     return Samples(
         images=preprocessing.to_uint8(torch.cat([images for images, _ in drawn])),
         labels=torch.cat([labels for _, labels in drawn]),
-        flops_ratio=ratio,
-        rates=used,
+        flops_ratios=routing.image_ratios() if dynamic else None,
+        rates=routing.mean_rates() if dynamic else None,
     )

@@ -6,36 +6,47 @@ import functools
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
+import torch
+from torch import Tensor
 
-from bench.data import preprocessing
-from bench.data.sets import digits
+from bench.data.image_set import of_tensor
 from bench.machine import Task, arithmetic, run_tasks
+from bench.quality.drift import measure_drift
+from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, write_json
+from bench.records import file_sha256, whole_file, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
-from bench.studies.train import CLASSIFIER, THREADS, evaluated
-from dydit import DiTConfig, Routing, flops_ratio
+from bench.studies.train import THREADS, Evaluated, evaluated
+from dydit import DiTConfig, flops_ratio
 
-EXTRACTOR = "digits-cnn"
 IMAGES = 1000
+"""Drawn from every model of a study, unless the study says otherwise."""
 STEPS = 25
 SAMPLER_STEPS = (250, 50, 20, 10, 4)
 """Step counts at which DyDiT at lambda 0.5 and the control are sampled besides: does routing fit other samplers?"""
+QUARTERS, TIMESTEPS = 4, 1000
 METRICS = ("FID", "IS", "precision", "recall")
 
 
-def score_all(study: Study, directory: Path, *, processes: int = 1, images: int = IMAGES) -> pd.DataFrame:
-    """Score every trained stage in `directory`; a row a stage and number of sampling steps, in the study's order.
+def score_all(
+    study: Study, directory: Path, *, processes: int = 1, images: int = IMAGES, data_root: Path | None = None
+) -> pd.DataFrame:
+    """Score every trained stage in `directory`; one row per stage and number of sampling steps, in the study's order.
 
     `scores/STAGE.json` keeps the rows, and is made anew only when the weights, the classifier or the sampling changed.
     Image k of every model of one seed has the same label and noise.
 
     Columns: stage, size, run, lambda (NaN: static), seed (of the images, too), steps, images; `ratio`, `heads`,
     `groups` and `tokens` of the masks over training's draws, all 1000 timesteps, which the FLOPs loss holds to lambda;
-    `sampled_ratio` over the guided run; `loss` on fixed draws; and `METRICS`.
+    `sampled_ratio` over the guided run; `loss` on fixed draws; `METRICS`; `objects` and `background`, shares of tokens
+    that bypass the MLP among those that hold more than black background in the clean image, and among the others; and
+    the drift from the static model that it was made from, see `bench.quality.drift`: `drift_mse` (mean), `drift_psnr`
+    (median, dB) and `drift_fid`.
 
     Raises:
         InputError: a stage is not trained yet.
@@ -43,12 +54,21 @@ def score_all(study: Study, directory: Path, *, processes: int = 1, images: int 
     scores = directory / "scores"
     scores.mkdir(exist_ok=True)
     tasks = [
-        Task(stage.name, functools.partial(_score, stage, directory, scores / f"{stage.name}.json", images))
+        Task(stage.name, functools.partial(_score, study, stage, directory, images, data_root), _compared_with(stage))
         for stage in study.stages
     ]
     run_tasks(tasks, processes, f"scoring {study.name}")
     rows = [row for stage in study.stages for row in json.loads((scores / f"{stage.name}.json").read_text())["rows"]]
     return pd.DataFrame(rows)
+
+
+def _compared_with(stage: Stage) -> tuple[str, ...]:
+    """The static model whose images of the same noise a stage's are compared with."""
+    return (stage.parent,) if stage.parent is not None else ()
+
+
+def _images_file(directory: Path, stage: str, seed: int) -> Path:
+    return directory / "scores" / f"{stage}-s{seed}.npz"
 
 
 def sampler_steps(stage: Stage) -> tuple[int, ...]:
@@ -60,9 +80,11 @@ def sampler_steps(stage: Stage) -> tuple[int, ...]:
     return (STEPS, *SAMPLER_STEPS) if asked else (STEPS,)
 
 
-def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
+def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: Path | None) -> str:
+    assert study.classifier is not None, f"{study.name}: a study without a classifier is not scored here"
+    path = directory / "scores" / f"{stage.name}.json"
     model = load_stage(stage.name, directory)
-    weights = directory / CLASSIFIER
+    weights = directory / study.classifier.weights.name
     # One static model stands beside every seed: it is drawn with the noise of each.
     seeds = SEEDS if stage.run == STATIC else (stage.recipe.seed,)
     identity = {
@@ -72,30 +94,89 @@ def _score(stage: Stage, directory: Path, path: Path, images: int) -> str:
         "steps": list(sampler_steps(stage)),
         "seeds": list(seeds),
     }
-    if path.is_file() and json.loads(path.read_text()).get("identity") == identity:
+    if path.is_file() and (kept := json.loads(path.read_text())).get("identity") == identity and "quarters" in kept:
         return ""
-    data = digits.load_digits()
+    data = study.load(data_root)
+    real = data.images if study.reference is None else study.reference(data_root)
     with arithmetic(THREADS, tf32=False):
-        loss, routing = evaluated(model, preprocessing.to_model(data.images), data.labels)
+        seen = evaluated(model, data.x, data.labels)
         rows = []
         for seed, steps in itertools.product(seeds, sampler_steps(stage)):
             sampling = Sampling(images, steps, seed=seed)
             drawn = draw_samples(Variant(stage.name, stage.name), sampling, directory)
-            measured = evaluate(drawn.images, data.images, extractor=EXTRACTOR, weights=weights)
-            rows.append(
-                {"stage": stage.name, "size": stage.size, "run": stage.run, "lambda": stage.recipe.target, "seed": seed}
-                | {"steps": steps, "images": images, "loss": loss}
-                | _routed(routing, stage.network)
-                | {"sampled_ratio": drawn.flops_ratio}
-                | {metric: measured[metric].value for metric in METRICS}
-            )
-    write_json({"identity": identity, "rows": rows}, path)
-    return f"{stage.name}: FID[{EXTRACTOR}] {rows[0]['FID']:.2f}"
+            measured = evaluate(drawn.images, real, extractor=study.extractor, weights=weights)
+            row: dict[str, Any] = {"stage": stage.name, "size": stage.size, "run": stage.run}
+            row |= {"lambda": stage.recipe.target, "seed": seed, "steps": steps, "images": images, "loss": seen.loss}
+            row |= _routed(seen, stage.network) | {"sampled_ratio": drawn.flops_ratio}
+            row |= {metric: measured[metric].value for metric in METRICS}
+            rows.append(row | _drift(study, stage, directory, drawn.images, seed, steps))
+            if stage.run == STATIC and steps == STEPS:
+                with whole_file(_images_file(directory, stage.name, seed)) as partial, partial.open("wb") as file:
+                    np.savez_compressed(file, images=drawn.images.numpy())
+    facts: dict[str, Any] = {
+        "stage": stage.name,
+        "run": stage.run,
+        "lambda": stage.recipe.target,
+        "seed": stage.recipe.seed,
+    }
+    quarters = [facts | quarter for quarter in _by_quarter(seen)]
+    write_json({"identity": identity, "rows": rows, "quarters": quarters}, path)
+    return f"{stage.name}: FID[{study.extractor}] {rows[0]['FID']:.2f}"
 
 
-def _routed(routing: Routing | None, config: DiTConfig) -> dict[str, float | None]:
-    if routing is None:
-        return dict.fromkeys(("ratio", "heads", "groups", "tokens"))
-    heads, groups, tokens = routing.rates
-    ratio = flops_ratio(routing, config).mean().item()
-    return {"ratio": ratio, "heads": heads, "groups": groups, "tokens": tokens}
+def _drift(
+    study: Study, stage: Stage, directory: Path, images: Tensor, seed: int, steps: int
+) -> dict[str, float | None]:
+    """How far images lie from those that the parent drew from the same noise; nothing without parent."""
+    assert study.classifier is not None
+    if stage.parent is None or steps != STEPS:
+        return dict.fromkeys(("drift_mse", "drift_psnr", "drift_fid"))
+    with np.load(_images_file(directory, stage.parent, seed)) as file:
+        started = of_tensor(torch.from_numpy(file["images"]), stage.parent)
+    weights = extractor(study.extractor).weights(directory / study.classifier.weights.name)
+    drift = measure_drift(of_tensor(images, stage.name), started, study.extractor, weights)
+    psnr = float(np.median(drift.psnr()))
+    return {"drift_mse": float(drift.errors.mean()), "drift_psnr": psnr, "drift_fid": drift.fid}
+
+
+def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
+    """Where and when each scored model is open; one row per dynamic stage and quarter of the timesteps.
+
+    Quarter 1 is [0, 250), the least noise. Columns `heads` and `groups` are open shares of the widths, `objects` and
+    `background` those of tokens that hold more than black background in the clean image, and of the others, and
+    `between_images` the standard deviation of token decisions between images, mean over blocks and tokens.
+    """
+    files = (directory / "scores" / f"{stage.name}.json" for stage in study.stages)
+    return pd.DataFrame([row for file in files for row in json.loads(file.read_text())["quarters"]])
+
+
+def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:
+    if seen.routing is None:
+        return []
+    rows, quarter = [], seen.timesteps * QUARTERS // TIMESTEPS
+    for number in range(QUARTERS):
+        chosen = quarter == number
+        tokens, objects = seen.routing.tokens[chosen].float(), seen.objects[chosen]
+        shares = tokens.mean(dim=1)  # (n, T), over blocks
+        rows.append(
+            {
+                "quarter": number + 1,
+                "heads": seen.routing.heads[chosen].float().mean().item(),
+                "groups": seen.routing.channels[chosen].float().mean().item(),
+                "objects": shares[objects].mean().item(),
+                "background": shares[~objects].mean().item(),
+                "between_images": tokens.std(dim=0).mean().item(),
+            }
+        )
+    return rows
+
+
+def _routed(seen: Evaluated, config: DiTConfig) -> dict[str, float | None]:
+    if seen.routing is None:
+        return dict.fromkeys(("ratio", "heads", "groups", "tokens", "objects", "background"))
+    heads, groups, tokens = seen.routing.rates
+    routed: dict[str, float | None] = {"ratio": flops_ratio(seen.routing, config).mean().item()}
+    skipped = 1 - seen.routing.tokens.float().mean(dim=1)  # (N, T), over blocks
+    objects, background = (skipped[chosen].mean().item() for chosen in (seen.objects, ~seen.objects))
+    shares = {"heads": heads, "groups": groups, "tokens": tokens, "objects": objects, "background": background}
+    return {**routed, **shares}

@@ -8,21 +8,38 @@ t on the logarithms); a difference counts where the interval leaves 1 out.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
+from bench.claims import Activity
 from bench.quality.features import extractors
-from bench.studies.catalogue import CONTROL, MIDDLE
+from bench.studies.catalogue import CONTROL, DIGITS, MIDDLE, Study
 from bench.studies.samples import GUIDANCE_SCALE
-from bench.studies.scores import EXTRACTOR, STEPS
+from bench.studies.scores import STEPS
 
 CONVERGED = 0.01
-"""How far the achieved FLOPs ratio may lie from lambda."""
-FID = extractors.extractor(EXTRACTOR).metric("FID")
+"""How far the achieved FLOPs ratio may lie from lambda: a tenth of the step from one printed lambda to the next."""
+MECHANISMS = {
+    "heads": "heads closed",
+    "groups": "channel groups closed",
+    "tokens": "tokens skipped",
+    "ratio": "FLOPs of the blocks skipped",
+}
+"""Column of open shares -> what the rest of it is called; the last stands for the method as a whole."""
+TDW, SDT, METHOD = ("heads", "groups"), ("tokens",), ("ratio",)
+"""Columns in which dynamic width, dynamic tokens, and the method as a whole act."""
+
+
+def fid_name(study: Study) -> str:
+    """What the FID of a study is called, such as `FID[digits-cnn]`."""
+    return extractors.extractor(study.extractor).metric("FID")
+
+
+FID = fid_name(DIGITS)
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,20 @@ class Spread:
         half = stats.t.ppf(0.975, len(logs) - 1) * logs.std(ddof=1) / math.sqrt(len(logs))
         return cls(*(math.exp(logs.mean() + side) for side in (0.0, -half, half)))
 
+    @classmethod
+    def of_one_more(cls, values: Sequence[float]) -> Spread:
+        """Mean of at least two values, and the interval in which one more lies with 95 % probability (Student's t)."""
+        from scipy import stats
+
+        numbers = np.asarray(values, dtype=np.float64)
+        half = stats.t.ppf(0.975, len(numbers) - 1) * numbers.std(ddof=1) * math.sqrt(1 + 1 / len(numbers))
+        return cls(*(float(numbers.mean() + side) for side in (0.0, -half, half)))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Both ends of the interval."""
+        return self.low, self.high
+
     @property
     def separated(self) -> bool:
         """Whether the interval leaves 1 out."""
@@ -55,7 +86,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Runs:
-    """The scored runs of the study, `study_scores.score_all`'s table."""
+    """The scored runs of the study, the table of `bench.studies.scores.score_all`."""
 
     frame: pd.DataFrame
 
@@ -89,16 +120,55 @@ class Runs:
         """Quotients over the static model of that size that was trained on as long."""
         return self.over(run, target, CONTROL, None, size, column, steps)
 
+    def activity(
+        self, needed: Mapping[str, Sequence[str]], target: float | None, size: str = MIDDLE, steps: int = STEPS
+    ) -> Activity:
+        """How often mechanisms acted in some runs of one lambda, over all seeds.
 
-def means(frame: pd.DataFrame) -> pd.DataFrame:
-    """A row a configuration and number of sampling steps: means, standard deviations, and quotients over the control.
+        Args:
+            needed: run -> columns of `MECHANISMS` that must have acted in it.
+            target: lambda of these runs.
+            size: of their network.
+            steps: of their sampling.
 
-    `converged` counts the seeds whose achieved ratio lies within `CONVERGED` of lambda.
+        Returns:
+            The activity of the one that acted least, and the open shares of all of them.
+        """
+        shares = {
+            f"{MECHANISMS[column]} by {run_name(run)}": 1
+            - float(np.mean(self.values(run, target, size, column, steps)))
+            for run, columns in needed.items()
+            for column in columns
+        }
+        least = min(shares, key=shares.__getitem__)
+        return Activity(least, max(shares[least], 0.0), "; ".join(self._rates(run, target, size) for run in needed))
+
+    def _rates(self, run: str, target: float | None, size: str) -> str:
+        return rates_text(
+            run_name(run), *(float(np.mean(self.values(run, target, size, column))) for column in MECHANISMS)
+        )
+
+
+def run_name(run: str) -> str:
+    """What people call a run: `both`, which has both mechanisms, is DyDiT."""
+    return "DyDiT" if run == "both" else run
+
+
+def rates_text(name: str, heads: float, groups: float, tokens: float, ratio: float) -> str:
+    """Open shares of a model in words."""
+    return f"{name}: open heads {heads:.3f}, channel groups {groups:.3f}, tokens {tokens:.4f}; FLOPs ratio {ratio:.3f}"
+
+
+def means(frame: pd.DataFrame, fid: str = FID) -> pd.DataFrame:
+    """One row per configuration and number of sampling steps: means, deviations, quotients over the control.
+
+    `fid` is what the FID is called; `converged` counts the seeds whose achieved ratio lies within `CONVERGED` of
+    lambda.
     """
     runs, rows = Runs(frame), []
     for key, group in frame.groupby(["size", "run", "lambda", "steps"], dropna=False, sort=False):
-        size, run, given, steps = cast(tuple[Any, ...], key)
-        target = None if pd.isna(given) else float(given)
+        size, run, lambda_, steps = cast(tuple[Any, ...], key)
+        target = None if pd.isna(lambda_) else float(lambda_)
         row: dict[str, Any] = {"size": size, "run": run, "lambda": target, "steps": steps, "seeds": len(group)}
         if target is not None:
             row["converged"] = int(((group["ratio"] - target).abs() <= CONVERGED).sum())
@@ -112,5 +182,5 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
                 name = f"{column}_over_control"
                 row |= {name: spread.mean, f"{name}_low": spread.low, f"{name}_high": spread.high}
         rows.append(row)
-    table = pd.DataFrame(rows).rename(columns={"FID": FID, "FID_std": f"{FID}_std"})
+    table = pd.DataFrame(rows).rename(columns={"FID": fid, "FID_std": f"{fid}_std"})
     return table.assign(guidance_scale=GUIDANCE_SCALE)

@@ -14,20 +14,27 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from bench.data import preprocessing
-from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
-from bench.quality.features import digits_cnn
-from bench.records import environment_record, file_sha256
+from bench.machine import Task, arithmetic, check_device, run_tasks, track
+from bench.quality.features import classifiers
+from bench.quality.features.classifiers import ClassifierKind
+from bench.records import file_sha256, provenance
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
+from bench.training.checkpoints import SCHEMA_VERSION, read_whole, write_tensors
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.training import Draws, Recipe, StepLog, train
+from dydit.training import Draws, InMemory, Recipe, Training
 
-CLASSIFIER = digits_cnn.DIGITS_WEIGHTS.name
 THREADS = 1
 """Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
+
+
+BACKGROUND = -0.9
+"""Pixels up to this value, a twentieth of the way from black to white, belong to the background."""
+SAVE_EVERY = 500
+"""Steps between two saved states of a stage, from which a broken-off training goes on to the same bits."""
 
 
 def train_all(
@@ -61,9 +68,9 @@ def train_all(
     data = study.load(data_root)
     for stage in study.stages:
         _check_fits(study, stage, data)
-    if study.classifier_epochs:
+    if study.classifier is not None:
         with arithmetic(THREADS, tf32=False):
-            _train_classifier(directory / CLASSIFIER, data, study.classifier_epochs, made_by)
+            _train_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
     load = functools.partial(study.load, data_root)
     tasks = [
         Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
@@ -86,8 +93,8 @@ def _make(
     if _is_made(path, identity):
         return ""
     with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
-        x, labels = preprocessing.to_model(data.images).to(device), data.labels.to(device)
-        model, log = _train_stage(stage, directory, x, labels)
+        x, labels = data.x.to(device), data.labels.to(device)
+        model, log = _train_stage(stage, directory, x, labels, identity)
     tail = log[-max(len(log) // 10, 1) :]
     outcome = {
         "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
@@ -95,6 +102,7 @@ def _make(
         "skipped_steps": str(sum(entry.skipped for entry in log)),
     }
     checkpoint.write(path, model, identity | made_by | outcome, dtype=dtype)
+    (directory / f".{stage.name}.partial.pt").unlink(missing_ok=True)
     return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
 
 
@@ -114,26 +122,26 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
         )
 
 
-def provenance(device: str = "cpu") -> dict[str, str]:
-    """Command, commit and versions that a trained file records, and the GPU where one trained it."""
-    record = environment_record()
-    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
-    made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
-    gpu = torch.device(device).type == "cuda"
-    return made_by | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
-
-
-def _train_classifier(path: Path, data: TrainingSet, epochs: int, made_by: dict[str, str]) -> None:
-    identity = _record_of(data, {"epochs": epochs, "seed": 0}) | {"parent_sha256": ""}
+def _train_classifier(kind: ClassifierKind, path: Path, data: TrainingSet, made_by: dict[str, str]) -> None:
+    identity = _record_of(data, {"epochs": kind.epochs, "seed": 0}) | {"parent_sha256": ""}
     if _is_made(path, identity):
         return
-    status(f"{path.name}: training for {epochs} epochs")
-    bar: Callable[[range], Iterable[int]] = lambda epochs: track(epochs, "digits classifier")  # noqa: E731
-    model = digits_cnn.train_digits_classifier(data.images, data.labels, seed=0, epochs=epochs, progress=bar)
-    digits_cnn.save_digits_classifier(model, path, identity | made_by)
+    bar: Callable[[range], Iterable[int]] = lambda steps: track(steps, f"training {kind.name}")  # noqa: E731
+    model = classifiers.train_classifier(kind, data.images, data.labels, seed=0, epochs=kind.epochs, progress=bar)
+    classifiers.save_classifier(model, path, identity | made_by)
 
 
-def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tuple[DiT, list[StepLog]]:
+class StepOutcome(NamedTuple):
+    """Loss and FLOPs ratio of one step, and whether it was skipped for its gradient norm."""
+
+    loss: float
+    ratio: float
+    skipped: bool
+
+
+def _train_stage(
+    stage: Stage, directory: Path, x: Tensor, labels: Tensor, identity: dict[str, str]
+) -> tuple[DiT, list[StepOutcome]]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.recipe.seed)
         model = _built(stage)
@@ -147,10 +155,43 @@ def _train_stage(stage: Stage, directory: Path, x: Tensor, labels: Tensor) -> tu
         learned = checkpoint.load_model(directory / f"{stage.rates_of}.safetensors")[0]
         routing = evaluated(learned, x.cpu(), labels.cpu()).routing
         assert routing is not None, f"{stage.rates_of}: a static model has no rates"
-        model.meet(routing.rates, stage.recipe.seed)
-    log: list[StepLog] = []
-    bar = lambda steps: track(steps, f"training {stage.name}", total=stage.recipe.steps)  # noqa: E731
-    return train(model.to(x.device), x, labels, stage.recipe, track=bar, on_step=log.append).cpu(), log
+        model.set_rates(routing.rates, stage.recipe.seed)
+    return _trained(stage, model.to(x.device), InMemory(x, labels), directory / f".{stage.name}.partial.pt", identity)
+
+
+def _trained(
+    stage: Stage, model: DiT, data: InMemory, partial: Path, identity: dict[str, str]
+) -> tuple[DiT, list[StepOutcome]]:
+    """The moving average after all steps, and what every step came to; goes on from `partial` of the same training."""
+    training, outcomes = Training(model, stage.recipe), list[StepOutcome]()
+    found = _partly_trained(partial, identity)
+    if found is not None:
+        training.restore(found["training"])
+        outcomes = [StepOutcome(*values) for values in found["outcomes"]]
+    steps = range(training.step, stage.recipe.steps)
+    for step in track(steps, f"training {stage.name}", total=len(steps)):
+        log = training.advance(data)
+        outcomes.append(StepOutcome(log.loss, log.ratio, log.skipped))
+        if (step + 1) % SAVE_EVERY == 0 and step + 1 < stage.recipe.steps:
+            content = {
+                "schema_version": SCHEMA_VERSION,
+                "identity": identity,
+                "training": training.state(),
+                "outcomes": [tuple(outcome) for outcome in outcomes],
+            }
+            write_tensors(content, partial)
+    return training.averaged.cpu(), outcomes
+
+
+def _partly_trained(partial: Path, identity: dict[str, str]) -> dict[str, Any] | None:
+    """What a broken-off training of the same stage left; None where there is nothing, or something else."""
+    if not partial.is_file():
+        return None
+    try:
+        content = read_whole(partial)
+    except InputError:
+        return None
+    return content if content["identity"] == identity else None
 
 
 def _built(stage: Stage) -> DiT:
@@ -163,10 +204,17 @@ def _built(stage: Stage) -> DiT:
 
 
 class Evaluated(NamedTuple):
-    """Loss of the images (that of training, without its FLOPs term), and the routing (None in a static model)."""
+    """What a model makes of N draws of training.
+
+    `loss` is that of training without its FLOPs term; `routing` is None in a static model. `timesteps` (N,) and
+    `objects` (N, T) say of each draw its timestep, and which tokens hold more than the black background in the clean
+    image.
+    """
 
     loss: float
     routing: Routing | None
+    timesteps: Tensor
+    objects: Tensor
 
 
 @torch.no_grad()
@@ -177,10 +225,18 @@ def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evalu
     """
     config, diffusion = model.config, Diffusion.linear()
     shape = (config.in_channels, config.input_size, config.input_size)
-    rows, _, t, noise = Draws.of(Recipe(steps=1, batch_size=draws, seed=0), 0, len(x), shape, len(diffusion))
+    recipe = Recipe(steps=1, batch_size=draws, seed=0)
+    rows, _, t, noise = Draws.of_step(recipe, 0, rows=len(x), shape=shape, timesteps=len(diffusion))
     x_t, y = diffusion.add_noise(x[rows], t, noise), labels[rows]
     output, routing = model.route(x_t, t, y) if isinstance(model, DyDiT) else (model(x_t, t, y), None)
-    return Evaluated(diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item(), routing)
+    loss = diffusion.losses(output, x[rows], x_t, t, noise).loss.mean().item()
+    return Evaluated(loss, routing, t, object_tokens(x[rows], config.patch_size))
+
+
+def object_tokens(x: Tensor, patch: int) -> Tensor:
+    """Tokens (N, T) of images (N, C, S, S) in [-1, 1] with a pixel above `BACKGROUND`."""
+    brightest = F.max_pool2d(x.amax(dim=1, keepdim=True), patch)
+    return brightest.flatten(1) > BACKGROUND
 
 
 def _record_of(data: TrainingSet, recipe: dict[str, Any]) -> dict[str, str]:
@@ -206,4 +262,15 @@ def _is_made(path: Path, identity: dict[str, str]) -> bool:
     if not path.is_file():
         return False
     record = checkpoint.read(path).record
-    return all(record.get(key) == value for key, value in identity.items())
+    if _completed(record.get("recipe", "{}")) != _completed(identity["recipe"]):
+        return False
+    return all(record.get(key) == value for key, value in identity.items() if key != "recipe")
+
+
+def _completed(recipe: str) -> dict[str, Any]:
+    """A recipe's record (JSON) with the defaults of fields that did not exist when it was written."""
+    defaults = {
+        field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
+    }
+    recorded: dict[str, Any] = json.loads(recipe)
+    return defaults | recorded

@@ -11,15 +11,16 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.data.sources import open_labelled
+from bench.generation.decoding import LATENT_CHANNELS
 from bench.machine import track
 from bench.training import latents
 from dydit import DiTConfig, InputError
-from dydit.training import Data, mirrored
+from dydit.training import Data, mirror_images
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """Images uint8 (N, C, S, S) and labels int64 (N,) in memory, given out in [-1, 1]."""
+    """Images uint8 (N, C, S, S) and labels int64 (N,) in memory; a batch of them is float32 in [-1, 1]."""
 
     images: Tensor
     labels: Tensor
@@ -28,8 +29,8 @@ class Pixels:
         return len(self.images)
 
     def batch(self, rows: Tensor, mirror: Tensor) -> tuple[Tensor, Tensor]:
-        """As `dydit.training.batch.Data.batch`."""
-        return mirrored(preprocessing.to_model(self.images[rows]), mirror), self.labels[rows]
+        """As `dydit.training.Data.batch`."""
+        return mirror_images(preprocessing.to_model(self.images[rows]), mirror), self.labels[rows]
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,9 @@ def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> 
     """The training data that a network of `config` takes.
 
     Args:
-        source: `digits` or another data set of `bench.data.sets.opening`, a folder of pictures in one folder a class, a
-            generated set, an .npz; or, for a model of latents, a directory that `python -m bench latents` wrote.
+        source: `digits` or another data set of `bench.data.sets.opening`, a folder with one folder of pictures per
+            class, a generated set, an .npz; or, for a model of latents, a directory that `python -m bench latents`
+            wrote.
         config: of the network; its input decides the resolution.
         data_root: local copies of data sets, as in `bench.data.sets.opening.open_dataset`.
 
@@ -54,10 +56,8 @@ def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> 
         InputError: nothing there, no labels, more classes than the network has, images smaller than its input, or
             images for a model of latents.
     """
-    found = _latents(source, config) if (Path(source) / latents.MANIFEST).is_file() else None
-    if found is None:
-        found = _pixels(source, config, data_root)
-    data, sha256, labels = found
+    encoded = (Path(source) / latents.MANIFEST).is_file()
+    data, sha256, labels = _latents(source, config) if encoded else _pixels(source, config, data_root)
     classes = int(labels.max()) + 1
     if int(labels.min()) < 0 or classes > config.num_classes:
         raise InputError(
@@ -75,7 +75,7 @@ def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor]:
 
 
 def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor]:
-    if config.in_channels == latents.CHANNELS:
+    if config.in_channels == LATENT_CHANNELS:
         raise InputError(
             f"data {source}: the network takes latents; encode the images once with "
             f"`python -m bench latents --data {source} --out DIR` and give that directory"

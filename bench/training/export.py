@@ -7,35 +7,31 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from bench.records import environment_record, writing
-from bench.training import checkpoints
+from bench.records import clear_write_errors, whole_file
+from bench.training.checkpoints import write_tensors
 from bench.training.job import TrainingJob
 from bench.training.log import training_outcome
 from dydit import checkpoint
 from dydit.checkpoint import model_card
-from dydit.checkpoint.atomic import atomic_path
 
 
-def provenance(device: str) -> dict[str, str]:
-    """Command, commit and versions that exported files record, and the GPU where one trained them."""
-    record = environment_record()
-    commit = f"{record['commit']}{' (dirty)' if record['dirty'] else ''}"
-    made_by = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
-    return made_by | ({"device": torch.cuda.get_device_name()} if device == "cuda" else {})
+def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], made_by: Mapping[str, str]) -> Path:
+    """Write the `weights` of a finished training as `model.safetensors`, `model.pt` and `README.md`.
 
+    Args:
+        job: of which the log is complete.
+        weights: `ema` and `model`, each tensors by their key.
+        made_by: see `bench.records.provenance`.
 
-def export_model(
-    out: Path, job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], made_by: Mapping[str, str]
-) -> Path:
-    """Write the `weights` of a training as `model.safetensors`, `model.pt` and `README.md`; the log must be complete.
+    Returns:
+        The path of `model.safetensors`.
 
     Raises:
         InputError: a file cannot be written.
     """
-    training, recipe = job.training, job.plan.recipe
+    out, training, recipe = job.options.out, job.training, job.plan.recipe
     outcome = training_outcome(out, recipe)
     record = {
         "recipe": json.dumps(dataclasses.asdict(recipe), sort_keys=True),
@@ -51,12 +47,11 @@ def export_model(
     }
     path = out / "model.safetensors"
     states = {name: {key: value.cpu() for key, value in state.items()} for name, state in weights.items()}
-    checkpoints.write_training(out / "model.pt", states)
+    write_tensors(states, out / "model.pt")
     averaged = training.kind(**training.model.config.kwargs())
     averaged.load_state_dict(states["ema"])
-    with writing(path):
+    with clear_write_errors(path):
         checkpoint.write(path, averaged, record)
-    card = out / "README.md"
-    with writing(card), atomic_path(card) as partial:
+    with whole_file(out / "README.md") as partial:
         partial.write_text(model_card.card_text(averaged, record), encoding="utf-8")
     return path

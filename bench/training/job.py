@@ -1,11 +1,11 @@
-"""What a fine-tuning is to be: options, the recipe and network they come to, and the training, ready to begin."""
+"""A fine-tuning before its first step: options, the plan (recipe and network) that they make, and the job of both."""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib.util
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,67 +14,98 @@ import torch
 from torch.distributed.device_mesh import DeviceMesh
 
 from bench.machine import ProcessGroup, check_arithmetic
+from bench.options import (
+    DataOptions,
+    OutputOptions,
+    ProcessOptions,
+    Tf32Options,
+    WeightsOptions,
+    option,
+)
 from bench.records import file_sha256
 from bench.training.data import TrainingData, open_data
 from dydit import DiT, DiTConfig, InputError, checkpoint, is_router_key, model_config, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.training import PRECISIONS, Recipe, Training, find_recipe, is_modifier, modified
+from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
-"""The control: the static model, trained on by the same recipe without routers."""
+"""The control: the static model, trained further by the same recipe, without routers."""
+SEED = 0
+"""Of a recipe that has no name and is given none."""
 
 
-@dataclass(frozen=True)
-class FinetuneOptions:
-    """What to train.
+@dataclass(frozen=True, kw_only=True)
+class RecipeOptions:
+    """Fields of `Recipe` that differ from a named recipe, or from the defaults of `Recipe`; None: as there."""
 
-    Args:
-        source: checkpoint of the static model: a file.
-        data: see `bench.training.data.open_data`.
-        out: directory of the run; what it holds of the same run is gone on with.
-        recipe: a name of `dydit.training.published_recipes`, or None: then `changes` must give steps, batch_size and,
-            but for the static control, target.
-        changes: fields of `Recipe` that differ from the named one, or from its defaults.
-        ablation: names of one network of `dydit.ablations` or `STATIC`, and of modifiers of a recipe.
-        model: name of the network, for files that do not name their own; a named recipe says it, too.
-        resolution: side of the images in pixels, for a named network.
-        weights: which weights of a training checkpoint to take, `ema` or `model`.
-        rates: of heads, channel groups and tokens, for the ablation `random`.
-        data_root: local copies of data sets.
-        precision: `fp32` or `bf16`.
-        checkpointing: recompute activations (see `Training`).
-        shard: share weights, gradients and optimiser out over the processes, of which there must be several.
-        device: `cpu`, or `cuda`, where each process takes the GPU of its local rank.
-        tf32: let float32 products on a GPU take TF32 inputs, as the papers' training does.
-        threads: of the CPU, per process; sums depend on it.
-        save_every: steps between two checkpoints.
-        keep: how many checkpoints stay.
-        tensorboard: write the logs for TensorBoard, too.
+    steps: int | None = option(None, metavar="N", help="optimiser steps")
+    batch_size: int | None = option(None, name="batch", metavar="N", help="images per step, over all processes")
+    micro_batch: int | None = option(
+        None,
+        metavar="N",
+        help="images computed at once, of which the FLOPs loss takes the mean ratio (default: the batch)",
+    )
+    target: float | None = option(None, name="lambda", metavar="X", help="target FLOPs ratio")
+    seed: int | None = option(None, metavar="N", help=f"of rows, timesteps, noise and gates (default {SEED})")
+    learning_rate: float | None = option(None, metavar="X", help=f"of AdamW (default {Recipe.learning_rate})")
+    router_learning_rate: float | None = option(
+        None, metavar="X", help="factor on the learning rate of the routers (default 1)"
+    )
+    ema_decay: float | None = option(None, metavar="X", help=f"of the moving average (default {Recipe.ema_decay})")
+    complete_warmup: int | None = option(
+        None,
+        name="warmup",
+        metavar="N",
+        help=f"steps with the loss of the complete model (default {Recipe.complete_warmup})",
+    )
+    target_hold: int | None = option(
+        None, metavar="N", help=f"steps before the FLOPs target falls (default {Recipe.target_hold})"
+    )
+    target_reached: int | None = option(
+        None, metavar="N", help=f"step at which it is lambda (default {Recipe.target_reached})"
+    )
+    gradient_limit: float | None = option(None, metavar="X", help="norm above which a step is skipped (default: none)")
+    flip: bool | None = option(None, help="mirror half of the images")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """What was given, by the name of the field of `Recipe`."""
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(RecipeOptions)}
+        return {name: value for name, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options, DataOptions, OutputOptions):
+    """What to train; `out` is the directory of the run, and what it holds of the same run is gone on with.
+
+    Without a named recipe, steps, batch_size and, but for the static control, target must be given.
 
     Raises:
         InputError: a value out of range, or one that this machine does not have.
     """
 
-    source: str
-    data: str
-    out: Path
-    recipe: str | None = None
-    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    ablation: tuple[str, ...] = ()
-    model: str | None = None
-    resolution: int | None = None
-    weights: str = "ema"
-    rates: tuple[float, float, float] | None = None
-    data_root: Path | None = None
-    precision: str = "fp32"
-    checkpointing: bool = False
-    shard: bool = False
-    device: str = "cpu"
-    tf32: bool = False
-    threads: int = 1
-    save_every: int = 1000
-    keep: int = 2
-    tensorboard: bool = False
+    out: Path = Path("results/local/finetune")
+    source: str = option(name="from", metavar="FILE", help="checkpoint of the static DiT")
+    data: str = option(metavar="NAME|PATH", help="digits, another data set, images, or cached latents")
+    recipe: str | None = option(
+        None, metavar="NAME", help="such as dydit-xl-0.5 or released-xl-0.7; the options of a recipe change it"
+    )
+    ablation: Sequence[str] = option(
+        (),
+        repeated=True,
+        metavar="NAME",
+        help="a network (tdw-only, sdt-only, random, layer-skip, ...; static for the control) or no-warmup, "
+        "no-ordering, flops-weight-X; may be repeated",
+    )
+    rates: tuple[float, float, float] | None = option(
+        None, metavar=("HEADS", "GROUPS", "TOKENS"), help="open shares, for --ablation random"
+    )
+    precision: str = option("fp32", help="fp32, or bf16 for matrix products in bfloat16")
+    checkpointing: bool = option(False, help="recompute activations: less memory, more time")
+    shard: bool = option(False, help="under torchrun: each process holds its part of the model alone (FSDP)")
+    save_every: int = option(1000, metavar="N", help="steps between two checkpoints")
+    tensorboard: bool = option(False, help="write the logs to OUT/tensorboard, too")
+    keep: int = option(2, metavar="N", help="checkpoints that stay")
 
     def __post_init__(self) -> None:
         for name in ("threads", "save_every", "keep"):
@@ -89,19 +120,30 @@ class FinetuneOptions:
 
 @dataclass(frozen=True)
 class TrainingPlan:
-    """What the options come to: recipe, the name of the network's kind, whether it is ordered first, and its source."""
+    """What the options ask for: the recipe and where it comes from, and the network by its name.
+
+    Args:
+        recipe: with all changes.
+        kind: name of the network in `dydit.ablations`, or `STATIC`.
+        ordered: whether heads and channel groups are ordered by importance before the training.
+        network: its name in `dydit.config`; None where only its checkpoint names it.
+        source: where the recipe is from, in words.
+        warning: how the run differs from its named recipe in a way that is easily overlooked; None if it does not.
+    """
 
     recipe: Recipe
     kind: str
     ordered: bool
     network: str | None
     source: str
+    warning: str | None = None
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """A training that may begin, its data, and what decides its result."""
+    """Checked options and what they come to: a training that may begin, its data, and what decides its result."""
 
+    options: FinetuneOptions
     plan: TrainingPlan
     training: Training
     data: TrainingData
@@ -115,7 +157,7 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
         InputError: an unknown name, or values that do not make a recipe.
     """
     named = find_recipe(options.recipe) if options.recipe is not None else None
-    changes = dict(options.changes)
+    changes = options.changes
     networks = [name for name in options.ablation if not is_modifier(name)]
     if len(networks) > 1:
         raise InputError(f"ablations {', '.join(networks)}: each is a network of its own; choose one")
@@ -126,50 +168,46 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
             raise InputError(
                 "recipe: give --recipe NAME, or --steps, --batch and --lambda (no --lambda with --ablation static)"
             )
-        recipe = Recipe(**{"seed": 0, **changes})
+        recipe = Recipe(**{"seed": SEED, **changes})
     else:
         recipe = dataclasses.replace(named.recipe, **changes)
-    ordered = True
+    ordered = named.ordered if named else True
     for name in options.ablation:
         if is_modifier(name):
-            recipe, orders = modified(recipe, name)
+            recipe, orders = apply_modifier(recipe, name)
+            if not (ordered or orders):
+                raise InputError(f"ablation {name}: heads and channel groups are not ordered anyway; leave it out")
             ordered = ordered and orders
     if kind == STATIC:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
     network = options.model or (named.network if named else None)
     source = named.source if named else "given by options"
-    return TrainingPlan(
-        recipe, kind, ordered, network, f"{source}; changed: {_told(changes)}" if named and changes else source
+    if named and changes:
+        source = f"{source}; changed: {_told(changes)}"
+    return TrainingPlan(recipe, kind, ordered, network, source, _group_warning(named, recipe) if named else None)
+
+
+def _group_warning(named: NamedRecipe, recipe: Recipe) -> str | None:
+    """What to say where the FLOPs loss takes its mean over groups of another size than in the named recipe."""
+    size, published = recipe.micro_batch_size, named.recipe.micro_batch_size
+    if size == published or recipe.target is None:
+        return None
+    return (
+        f"warning: the FLOPs loss takes the mean ratio of {size} images, in the recipe {named.name} of {published}; "
+        "the fewer they are, the more it penalises differences between timesteps and images (--micro-batch)"
     )
-
-
-def own_device(options: FinetuneOptions, world: ProcessGroup) -> torch.device:
-    """The device of this process, which torch's own choices follow from now on.
-
-    Raises:
-        InputError: it has no GPU of its own, or there is nobody to share the model out to.
-    """
-    if options.shard and world.size == 1:
-        raise InputError("shard: one process has nobody to share with; start several with torchrun --nproc-per-node N")
-    if options.device != "cuda":
-        return torch.device(options.device)
-    if world.local_rank >= torch.cuda.device_count():
-        raise InputError(f"process {world.local_rank} of this machine has no GPU of its own; start fewer processes")
-    device = torch.device("cuda", world.local_rank)
-    torch.cuda.set_device(device)
-    return device
 
 
 def prepare_training(
     options: FinetuneOptions, world: ProcessGroup, device: torch.device, mesh: DeviceMesh | None = None
 ) -> TrainingJob:
-    """Read weights and data and build the training, on a device or shared out over a mesh of all processes' devices.
+    """Read weights and data and build the training, on a device or sharded over a mesh of all processes' devices.
 
     Raises:
         InputError: anything of these that cannot be had, or that does not fit the others.
     """
     planned = plan_training(options)
-    model = build(options, planned)
+    model = build_network(options, planned)
     training = Training(
         model if mesh else model.to(device),
         planned.recipe,
@@ -191,10 +229,10 @@ def prepare_training(
         "data_sha256": data.sha256,
         "parent_sha256": file_sha256(Path(options.source)),
     }
-    return TrainingJob(planned, training, data, identity)
+    return TrainingJob(options, planned, training, data, identity)
 
 
-def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
+def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     """The network to train, filled from the static checkpoint, its heads and channels in order.
 
     Raises:
@@ -215,13 +253,13 @@ def build(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
         ablation.check_target(config, planned.recipe.target)
         kind = ablation.kind
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(planned.recipe.seed)  # of the routers' weights
+        torch.manual_seed(planned.recipe.seed)  # decides the routers' weights
         model = kind(**config.kwargs())
     checkpoint.load_into(model, found, source)
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:
-        model.meet(options.rates, planned.recipe.seed)
+        model.set_rates(options.rates, planned.recipe.seed)
     if planned.ordered:
         order_by_importance(model)
     return model

@@ -7,7 +7,7 @@
 
 The autoencoder gives a distribution, of which DiT trains on a new sample at every appearance. Mean and deviation are
 stored, so that a batch draws its own: mean + deviation * noise, times 0.18215. The noise is torch's global generator's,
-which training seeds for every part of every batch.
+which the trainer seeds anew for every micro-batch.
 """
 
 from __future__ import annotations
@@ -26,26 +26,47 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.data.image_set import Images
+from bench.data.shards import unit_ranges
 from bench.data.sources import open_labelled
 from bench.generation import decoding
-from bench.generation.decoding import LATENT_SCALE
+from bench.generation.decoding import LATENT_CHANNELS, LATENT_SCALE
 from bench.machine import arithmetic, check_device, status, track
-from bench.records import environment_record, exclusive, file_sha256, prepare_output, tensors_sha256, write_json
+from bench.options import AutoencoderOptions, DataOptions, OutputOptions, ProcessOptions, option
+from bench.records import (
+    check_same_run,
+    environment_record,
+    file_sha256,
+    take_directory,
+    tensors_sha256,
+    whole_file,
+    write_json,
+)
 from dydit import VAE_DOWNSAMPLING, InputError, first_line
-from dydit.checkpoint.atomic import atomic_path
 
 MANIFEST = "latents.json"
+PROGRESS = "progress.json"
+"""What a run that is broken off has made: its identity, and the SHA-256 of its files."""
+FILES = (MANIFEST, PROGRESS, "*.npy")
+"""All files of a set, as patterns."""
 SCHEMA_VERSION = 1
-CHANNELS = 4
-UNIT = 1024
-"""Images per file."""
 BATCH = 8
 """Images that the autoencoder encodes at once."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class LatentsOptions(AutoencoderOptions, ProcessOptions, DataOptions, OutputOptions):
+    """What to encode, see `bench.data.sources.open_labelled`, and by which autoencoder."""
+
+    out: Path = Path("results/local/latents")
+    data: str = option(metavar="NAME|PATH", help="data set, or folder with one folder per class")
+    split: str | None = option(None, metavar="NAME", help="of a data set (default: its first, for training)")
+    resolution: int = option(256, metavar="PIXELS", help="of the images")
+    unit: int = option(1024, metavar="N", help="images per file")
+
+
 @dataclass(frozen=True)
 class Latents:
-    """Latents on disk, as `dydit.training.batch.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
+    """Latents on disk, as `dydit.training.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
 
     files: tuple[NDArray[Any], ...]
     shape: tuple[int, int, int]
@@ -85,12 +106,13 @@ def open_latents(directory: Path) -> Latents:
         if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
             raise ValueError(f"shape {shape}, schema version {content['schema_version']}")
         labels = np.load(directory / "labels.npy", allow_pickle=False)
-        paths = [unit_path(directory, number) for number in range(-(-count // unit))]
-        files = tuple(np.load(path, mmap_mode="r", allow_pickle=False) for path in paths)
-        for number, file in enumerate(files):
-            size = (min(unit, count - number * unit), 4, *shape)
+        files: list[NDArray[Any]] = []
+        for number, rows in enumerate(unit_ranges(count, unit)):
+            file = np.load(unit_path(directory, number), mmap_mode="r", allow_pickle=False)
+            size = (len(rows), 4, *shape)
             if file.shape != size or file.dtype != np.float32:
-                raise ValueError(f"{paths[number].name} holds {file.dtype} {file.shape}, not {size}")
+                raise ValueError(f"{unit_path(directory, number).name} holds {file.dtype} {file.shape}, not {size}")
+            files.append(file)
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels.npy holds {labels.dtype} {labels.shape}")
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
@@ -98,59 +120,37 @@ def open_latents(directory: Path) -> Latents:
             f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
         ) from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return Latents(files, (shape[0], shape[1], shape[2]), unit, torch.from_numpy(labels), digest)
+    return Latents(tuple(files), (shape[0], shape[1], shape[2]), unit, torch.from_numpy(labels), digest)
 
 
-def encode_latents(
-    source: str,
-    out: Path,
-    *,
-    resolution: int = 256,
-    vae: str | None = None,
-    data_root: Path | None = None,
-    split: str | None = None,
-    device: str = "cpu",
-    unit: int = UNIT,
-    threads: int = 1,
-) -> Latents:
-    """Encode a data set into `out`; a broken-off run goes on, and files whose checksum does not fit are made again.
-
-    Args:
-        source: as `bench.data.sources.open_images` takes it.
-        out: directory.
-        resolution: side in pixels.
-        vae: as `bench.generation.decoding.open_decoder` takes it.
-        data_root: local copies of data sets.
-        split: of a data set.
-        device: cpu or cuda.
-        unit: images per file.
-        threads: of the CPU; sums depend on it.
+def encode_latents(options: LatentsOptions) -> Latents:
+    """Encode a data set; a run that was broken off goes on, and files of another checksum are made again.
 
     Raises:
         InputError: anything that cannot be had, images without labels, or a directory that holds another set.
     """
-    prepare_output(out)
+    out, resolution = options.out, options.resolution
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
-    for name, number in (("unit", unit), ("threads", threads)):
+    for name, number in (("unit", options.unit), ("threads", options.threads)):
         if number < 1:
             raise InputError(f"{name} = {number}; it must be at least 1")
-    check_device(device, torch.float32)
-    opened = open_labelled(source, resolution, data_root, split)
-    module = decoding.open_autoencoder(vae, device)
-    side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
-    identity = {
-        "data": source,
-        "split": split,
-        "preprocessing": opened.preprocessing,
-        "resolution": resolution,
-        "count": len(opened),
-        "unit": unit,
-        "vae_sha256": tensors_sha256(module.state_dict()),
-        "shape": [CHANNELS, side, side],
-    }
-    with exclusive(out), arithmetic(threads, tf32=False):
-        sums = _write_files(out, identity, module, opened, torch.device(device))
+    check_device(options.device, torch.float32)
+    with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
+        opened = open_labelled(options.data, resolution, options.data_root, options.split)
+        module = decoding.open_autoencoder(options.vae, options.device)
+        side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
+        identity = {
+            "data": options.data,
+            "split": options.split,
+            "preprocessing": opened.preprocessing,
+            "resolution": resolution,
+            "count": len(opened),
+            "unit": options.unit,
+            "vae_sha256": tensors_sha256(module.state_dict()),
+            "shape": [LATENT_CHANNELS, side, side],
+        }
+        sums = _write_files(out, identity, module, opened, torch.device(options.device))
         content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment_record()}
         write_json(content, out / MANIFEST)
     status(f"{out}: latents of {len(opened)} images")
@@ -160,55 +160,46 @@ def encode_latents(
 def _write_files(
     out: Path, identity: dict[str, Any], module: Any, opened: Images, device: torch.device
 ) -> dict[str, str]:
-    """Labels and units, those aside that an earlier run has made; the checksums of all."""
-    sums, unit = _begun(out, identity), identity["unit"]
+    """Write the labels and those units that an earlier run has not made; the checksums of all files."""
+    sums = _earlier_sums(out, identity)
     _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
     sums["labels.npy"] = file_sha256(out / "labels.npy")
-    for number in track(range(-(-len(opened) // unit)), f"encoding {identity['data']}"):
+    units = unit_ranges(len(opened), identity["unit"])
+    for number, rows in enumerate(track(units, f"encoding {identity['data']}")):
         path = unit_path(out, number)
         if path.is_file() and sums.get(path.name) == file_sha256(path):
             continue
-        rows = range(number * unit, min((number + 1) * unit, len(opened)))
         _write(path, _moments(module, opened, rows, device))
         sums[path.name] = file_sha256(path)
-        write_json({"identity": identity, "sha256": sums}, out / "progress.json")
+        write_json({"identity": identity, "sha256": sums}, out / PROGRESS)
     return sums
 
 
-def _begun(out: Path, identity: dict[str, Any]) -> dict[str, str]:
+def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     """Checksums of the files that an earlier run of the same set has made."""
-    path = out / "progress.json"
+    path = out / PROGRESS
     if not path.is_file():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))
-    for name, value in identity.items():
-        if found["identity"].get(name) != value:
-            raise InputError(
-                f"output {out}: holds latents with {name} = {found['identity'].get(name)}, these have {value}; "
-                "choose another directory"
-            )
-    return dict(found["sha256"])
+    there = json.loads(path.read_text(encoding="utf-8"))
+    check_same_run(out, there["identity"], identity)
+    return dict(there["sha256"])
 
 
 @torch.no_grad()
 def _moments(module: Any, opened: Images, rows: range, device: torch.device) -> NDArray[np.float32]:
     """Mean and deviation of images and of their mirrored twins, (n, 4, C, S, S)."""
     chosen = torch.utils.data.Subset(opened, rows)
-    # A GPU is faster than one process that decodes pictures.
+    # One process decodes pictures more slowly than a GPU encodes them.
     workers = min(os.cpu_count() or 1, 8) if device.type == "cuda" else 0
     parts = []
     for batch in torch.utils.data.DataLoader(chosen, BATCH, num_workers=workers):
         x = preprocessing.to_model(batch).to(device)
-        found = [module.encode(given).latent_dist for given in (x, x.flip(-1))]
-        parts.append(torch.stack([part for each in found for part in (each.mean, each.std)], 1).float().cpu())
-    made: NDArray[np.float32] = torch.cat(parts).numpy()
-    return made
+        latents = [module.encode(images).latent_dist for images in (x, x.flip(-1))]
+        parts.append(torch.stack([moment for each in latents for moment in (each.mean, each.std)], 1).float().cpu())
+    moments: NDArray[np.float32] = torch.cat(parts).numpy()
+    return moments
 
 
 def _write(path: Path, array: NDArray[Any]) -> None:
-    try:
-        with atomic_path(path) as partial, partial.open("wb") as file:
-            np.save(file, array)
-    except OSError as error:
-        reason = error.strerror or str(error)
-        raise InputError(f"{path}: cannot be written ({reason}); mend that and repeat the run, which goes on") from None
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.save(file, array)

@@ -1,6 +1,7 @@
-"""The log of a training: a row a step, and now and then the rates of every block; cut back where a run resumes.
+"""The log of a training: one row per step, and every so often the rates of every block.
 
-The same may go to TensorBoard, which hides of an earlier run what comes after the step that it is resumed from.
+Where a run resumes, the files are cut back to the steps before. The same may go to TensorBoard, which then hides the
+later steps of the earlier run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from bench.records import writing
+from bench.records import clear_write_errors
 from dydit.checkpoint.atomic import atomic_path
 from dydit.training import Recipe, StepLog
 
@@ -29,7 +30,7 @@ SCALARS = ("loss", "ratio", "target", "gradient_norm")
 
 
 class Logs:
-    """`log.csv` and `rates.csv`, open to be written on, and TensorBoard's `board`."""
+    """`log.csv` and `rates.csv`, open for more rows, and TensorBoard's `board` (None: not asked for)."""
 
     def __init__(self, out: Path, steps: IO[str], rates: IO[str], board: SummaryWriter | None) -> None:
         self.out, self.board = out, board
@@ -38,24 +39,24 @@ class Logs:
     @classmethod
     @contextlib.contextmanager
     def opened(cls, out: Path, step: int, tensorboard: bool = False) -> Iterator[Logs]:
-        """Both files with what they hold of the steps before `step`, and `tensorboard/` where asked for.
+        """Both files, cut back to the steps before `step`, and `tensorboard/` where asked for.
 
         Raises:
             InputError: a file cannot be written.
         """
-        with writing(out), contextlib.ExitStack() as stack:
-            named = (("log.csv", LOG), ("rates.csv", RATES))
-            steps, rates = (stack.enter_context(_cut_back(out / name, columns, step)) for name, columns in named)
+        with clear_write_errors(out), contextlib.ExitStack() as stack:
+            files = (("log.csv", LOG), ("rates.csv", RATES))
+            steps, rates = (stack.enter_context(_cut_back(out / name, columns, step)) for name, columns in files)
             yield cls(out, steps, rates, stack.enter_context(_board(out, step)) if tensorboard else None)
 
     def add(self, log: StepLog) -> None:
-        """Write what is to be told of a step.
+        """Write the row of a step, and the rates of its blocks where they are due.
 
         Raises:
             InputError: a file cannot be written.
         """
         layers = list(enumerate(log.rates)) if log.step % RATES_EVERY == 0 else []
-        with writing(self.out):
+        with clear_write_errors(self.out):
             self.steps.writerow([getattr(log, name) for name in LOG])
             self.rates.writerows([log.step, layer, *rates] for layer, rates in layers)
             if self.board is not None:
@@ -73,7 +74,7 @@ def _board(out: Path, step: int) -> SummaryWriter:
 
 
 def _cut_back(path: Path, columns: tuple[str, ...], step: int) -> IO[str]:
-    """A log with its whole rows of the steps before `step`, to be written on a line at a time."""
+    """A log, cut back to its whole rows of the steps before `step` and open for more; every line is written at once."""
     rows = _before(path, columns, step)
     with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows([columns, *rows])
@@ -90,11 +91,11 @@ def _before(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
 
 
 def training_outcome(out: Path, recipe: Recipe) -> dict[str, str]:
-    """Means over the last tenth of the steps, from the log."""
+    """What the log says of a finished training: means over the last tenth of its steps, and how many were skipped."""
     with (out / "log.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     tail = rows[-max(recipe.steps // 10, 1) :]
-    if len(rows) < recipe.steps:  # someone has shortened the log
+    if len(rows) < recipe.steps:  # somebody has edited the file
         return dict.fromkeys(("final_loss", "final_ratio", "skipped_steps"), "unknown, the log has gaps")
     means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
     skipped = sum(row["skipped"] == "True" for row in rows)

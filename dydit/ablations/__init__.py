@@ -1,6 +1,6 @@
 """The networks of the paper's Table 3 and the controls, by name.
 
-Uses the modules of dydit itself alone.
+Uses only the modules directly in dydit.
 """
 
 from dydit.ablations.networks import RandomRouting

@@ -1,10 +1,11 @@
 """Networks with one thing changed from DyDiT, for its ablations and controls (paper, Table 3; its public reviews).
 
-Each is a `DyDiT` whose blocks carry other routers or use them elsewhere: training takes it as it is, `flops.py` counts
-its `Routing`, it starts as the complete DiT and fills from a static checkpoint by `checkpoint.load_into`. The paper's
-text on Table 3 was not at hand, only names and averages of its rows: "our reading" marks what we chose.
+Each is a `DyDiT` whose blocks carry other routers or use them in another place. It is trained as a DyDiT is,
+`dydit.flops` counts its `Routing`, it starts as the complete DiT and takes the weights of a static checkpoint through
+`dydit.checkpoint.load_into`. We had the names and averages of Table 3's rows, but not the paper's text about
+them: "our reading" marks what we chose ourselves.
 
-Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and MLP channel groups).
+Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and channel groups, of which there are as many).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ TIMESTEPS = 1000
 
 
 class OpenWidths(nn.Module):
-    """In place of a TDW router: every head or group is on, (N, C) -> (N, H) of ones."""
+    """In place of a TDW router: every head or channel group is on, (N, C) -> (N, H) of ones."""
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
@@ -69,13 +70,13 @@ class SdtOnlyBlock(DyDiTBlock):
 
 
 class SdtOnly(DyDiT):
-    """Spatial-wise dynamic tokens alone (Table 3, II): all heads and groups are on."""
+    """Spatial-wise dynamic tokens alone (Table 3, II): all heads and channel groups are on."""
 
     block_type = SdtOnlyBlock
 
 
 class LayerRouter(TokenRouter):
-    """One decision for an image's whole layer: the SDT router on its mean token, (N, T, C) -> (N, T), alike in T."""
+    """One decision per image and layer: the SDT router on the image's mean token, (N, T, C) -> (N, T), equal over T."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.mean(1, keepdim=True)).expand(-1, x.shape[1])
@@ -90,9 +91,9 @@ class LayerSkipBlock(DyDiTBlock):
 class LayerSkip(DyDiT):
     """Layers skipped instead of tokens (Table 3, III with layer-skip).
 
-    Known: layer skipping replaces SDT in model III, so TDW stays, and what SDT gates, the MLP, is what is skipped.
-    Our reading: each image and block decides by itself, on the mean of the tokens that SDT would look at one by one,
-    with a router of the same size. The keys are those of DyDiT.
+    Known: layer skipping replaces SDT in model III. So TDW stays, and the skipped layer is the one that SDT gates, the
+    MLP. Our reading: the decision is made for each image and block, by a router of the same size that sees the mean of
+    the tokens instead of each of them. The state dict has DyDiT's keys.
     """
 
     block_type = LayerSkipBlock
@@ -108,15 +109,15 @@ class DepthBlock(DyDiTBlock):
         super().__init__(config)
         self.attn_rate = LayerRouter(config.hidden_size, config.token_router_hidden)
 
-    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
+    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, override: Masks | None) -> tuple[Tensor, Masks]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
         channels = self.mlp_rate(t_emb)
         heads = self.attn_rate(x)[:, :1].expand_as(channels)  # head 0 stands for the layer
-        if given is not None:
-            heads, channels = given[0].to(x.dtype), given[1].to(x.dtype)
+        if override is not None:
+            heads, channels = override[0].to(x.dtype), override[1].to(x.dtype)
         attended = self.attn(modulate(self.norm1(x), shift_a, scale_a), heads.detach())
         x = x + heads[:, :1, None] * gate_a[:, None] * attended
-        tokens = self.token_selection(x) if given is None else given[2].to(x.dtype)
+        tokens = self.token_selection(x) if override is None else override[2].to(x.dtype)
         update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
         return x + tokens[:, :, None] * update, (heads, channels, tokens)
 
@@ -124,8 +125,8 @@ class DepthBlock(DyDiTBlock):
 class LayerSkipOnly(DyDiT):
     """Layer skipping without TDW (an open question of the reviews): dynamic depth and nothing else.
 
-    Attention is skipped too, since MLPs alone make up less than two thirds of the work. Routing records a skipped
-    attention layer as all its heads closed, head 0 included.
+    Attention can be skipped, too, since the MLPs make up less than two thirds of the work. A skipped attention layer
+    stands in `Routing` as one whose heads are all closed, head 0 included.
     """
 
     block_type = DepthBlock
@@ -143,11 +144,11 @@ class TokenRouting(Routing):
 class TokenSkipBlock(DyDiTBlock):
     """Block that a closed token passes unchanged; its token router stands before attention."""
 
-    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, given: Masks | None) -> tuple[Tensor, Masks]:
+    def masked(self, x: Tensor, c: Tensor, t_emb: Tensor, override: Masks | None) -> tuple[Tensor, Masks]:
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.adaLN_modulation(c).chunk(6, dim=1)
         heads, channels, tokens = self.attn_rate(t_emb), self.mlp_rate(t_emb), self.token_selection(x)
-        if given is not None:
-            heads, channels, tokens = (mask.to(x.dtype) for mask in given)
+        if override is not None:
+            heads, channels, tokens = (mask.to(x.dtype) for mask in override)
         is_open = tokens[:, :, None]
         x = x + is_open * gate_a[:, None] * self.attn(modulate(self.norm1(x), shift_a, scale_a), heads)
         update = gate_m[:, None] * self.mlp(modulate(self.norm2(x), shift_m, scale_m), channels)
@@ -157,10 +158,10 @@ class TokenSkipBlock(DyDiTBlock):
 class TokenSkipAttention(DyDiT):
     """Tokens skipped for attention too, which the paper's SDT avoids.
 
-    Our reading: one decision of the SDT router on the block's input holds for both layers. A closed token asks nothing
-    (no query, scores, values or projection) and keeps its value; its key and value stay, so that open tokens still see
-    the whole image. Attention then costs a (2 T C^2 + s (2 T C^2 + 2 T^2 C)), with head ratio a and token ratio s; keys
-    and values count even for an image where no token asks.
+    Our reading: one decision of the SDT router, made on the block's input, applies to attention and MLP. A closed token
+    passes the block unchanged, and its query, scores, weighted values and projection are not computed. Its key and
+    value are, so that open tokens still see the whole image. Attention then costs a (2 T C^2 + s (2 T C^2 + 2 T^2 C)),
+    with head ratio a and token ratio s; keys and values count even for an image without open tokens.
     """
 
     block_type = TokenSkipBlock
@@ -176,12 +177,12 @@ class OpenBlock(DyDiTBlock):
 
 
 class RandomRouting(DyDiT):
-    """Random masks at given rates in place of learned ones (Table 3, I with random router, at a token rate of 1).
+    """Random masks at fixed rates in place of learned ones (Table 3, I with random router, at a token rate of 1).
 
-    Rates are the same in every block; with those of a learned run (`Routing.rates`) the expected FLOPs are equal.
-    Our reading: the model is fine-tuned under random masks, too. Training draws for each image and step from torch's
-    global generator. In evaluation the masks are a fixed function of `seed` and timestep, alike for all images. A new
-    model has rates of 1: it is complete until `meet`.
+    The rates are the same in every block; with those of a trained DyDiT (`Routing.rates`) the expected FLOPs are equal.
+    Our reading: the model is fine-tuned under random masks, too. Training draws new masks for each image and step from
+    torch's global generator. In evaluation the masks are a fixed function of `seed` and timestep, equal for all images.
+    A new model has rates of 1: nothing is masked until `set_rates`.
     """
 
     block_type = OpenBlock
@@ -193,11 +194,11 @@ class RandomRouting(DyDiT):
         self.seed = 0
         self.register_buffer("random_rates", torch.ones(3))
 
-    def meet(self, rates: tuple[float, float, float], seed: int = 0) -> None:
-        """Draw at these rates of heads, channel groups and tokens from now on; the state dict keeps the rates.
+    def set_rates(self, rates: tuple[float, float, float], seed: int = 0) -> None:
+        """From now on draw masks at these rates of heads, channel groups and tokens; the state dict keeps the rates.
 
         Raises:
-            InputError: a rate above 1 or below what one head or group, always on, makes up.
+            InputError: a rate above 1, or below 1 / H where one head or channel group is always on.
         """
         least = 1 / self.config.num_heads
         for name, rate, low in zip(("heads", "channel groups", "tokens"), rates, (least, least, 0.0), strict=True):
@@ -211,22 +212,22 @@ class RandomRouting(DyDiT):
 
     def draw(self, t: Tensor) -> Routing:
         """Masks for images at timesteps (N,), on their device."""
-        config, (heads, groups, tokens) = self.config, self.random_rates.tolist()
+        config, (heads, channels, tokens) = self.config, self.random_rates.tolist()
         sizes = (config.depth, config.num_heads, config.tokens)
         if self.training:
-            drawn = [Routing.random((len(t), *sizes), (heads, groups, tokens), shared=False)]
+            drawn = [Routing.random((len(t), *sizes), (heads, channels, tokens), shared=False)]
             index = torch.arange(len(t))
         else:
             steps, index = torch.unique(t.cpu(), return_inverse=True)
             seeds = [self.seed * TIMESTEPS + step for step in steps.tolist()]
             sources = [torch.Generator().manual_seed(seed) for seed in seeds]
-            drawn = [Routing.random((1, *sizes), (heads, groups, tokens), source) for source in sources]
+            drawn = [Routing.random((1, *sizes), (heads, channels, tokens), source) for source in sources]
         masks = zip(*((each.heads, each.channels, each.tokens) for each in drawn), strict=True)
         return Routing(*(torch.cat(parts)[index].to(t.device) for parts in masks))
 
 
 class SoftWidthRouter(WidthRouter):
-    """TDW router with the gate 2 sigmoid(logit), in (0, 2) and 1 at first; the first head or group has the gate 1."""
+    """TDW router with the gate 2 sigmoid(logit), in (0, 2) and 1 at first; that of the first head or group is 1."""
 
     def gate(self, logits: Tensor) -> Tensor:
         return 2 * torch.sigmoid(logits)
@@ -258,7 +259,7 @@ class SoftBlock(DyDiTBlock):
 
 
 class SoftRouting(Routing):
-    """Factors instead of masks: nothing is ever closed, so every rate is 1."""
+    """Soft factors in place of masks: nothing is ever closed, so every rate is 1."""
 
     @property
     def head_rate(self) -> Tensor:
@@ -276,8 +277,9 @@ class SoftRouting(Routing):
 class SoftGated(DyDiT):
     """Control with DyDiT's router parameters that multiplies and never skips: its FLOPs ratio is 1.
 
-    Our reading: no noise, and 2 sigmoid(logit) with logits of 0 at first. A plain sigmoid that is open to rounding,
-    as DyDiT's biases make it, has no gradient left to learn from; this one is exactly 1 and has its steepest slope.
+    Our reading: no noise, and the gate 2 sigmoid(logit) with logits of 0 at first, which is exactly 1 and has its
+    steepest slope there. A plain sigmoid with DyDiT's initial biases would be 1 to rounding, too, but without a
+    gradient to learn from.
     """
 
     block_type = SoftBlock

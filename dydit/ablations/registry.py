@@ -1,6 +1,6 @@
 """Ablations and controls by name (DyDiT paper, Table 3; its public reviews): class, cost and limits of each.
 
-Ablations of the training alone (no warm-up, no ordering, weight of the FLOPs loss) are recipes of the network `both`.
+What only changes the training (no warm-up, no ordering, weight of the FLOPs loss) is a recipe for the network `both`.
 """
 
 from __future__ import annotations
@@ -29,9 +29,14 @@ from dydit.routing import Routing, TokenRouter
 
 @dataclass(frozen=True)
 class Ablation:
-    """A network by name: what it shows, its class, and its row of Table 3 in `reference_stats/paper`, if it has one.
+    """A network of the registry.
 
-    `least` counts the heads, channel groups and tokens that stay open when every router closes (None: all).
+    Args:
+        kind: its class.
+        shows: the question that it answers.
+        least: numbers of heads, channel groups and tokens that stay open when every router closes all it can; None
+            stands for all of them.
+        row: name of its row of Table 3 in `reference_stats/paper`, if it has one.
     """
 
     kind: type[DyDiT]
@@ -40,11 +45,11 @@ class Ablation:
     row: str | None = None
 
     def build(self, config: DiTConfig) -> DyDiT:
-        """A new model, in training mode and all open."""
+        """A new model, in training mode, with every router open."""
         return self.kind(**config.kwargs())
 
     def router_macs(self, config: DiTConfig) -> int:
-        """MACs of the routers of all blocks: once an image for widths and layers, once a token for tokens."""
+        """MACs of one image's routers in all blocks; width and layer routers run once per image, others per token."""
         total = 0
         for block in self._outline(config).blocks:
             for router in routers(block):
@@ -57,7 +62,7 @@ class Ablation:
         """What the masks claim, as `flops.macs`, with this network's own routers."""
         return dataclasses.replace(macs(config, routing), routers=self.router_macs(config))
 
-    def closed(self, config: DiTConfig) -> Routing:
+    def closed_routing(self, config: DiTConfig) -> Routing:
         """The routing of one image when every router closes all it can."""
         sizes = (config.num_heads, config.num_heads, config.tokens)
         masks = [torch.arange(size) < (size if n is None else n) for size, n in zip(sizes, self.least, strict=True)]
@@ -69,7 +74,7 @@ class Ablation:
         Raises:
             InputError: it lies outside (0, 1], or below what this network reaches with every router closed.
         """
-        least = flops_ratio(self.closed(config), config).item()
+        least = flops_ratio(self.closed_routing(config), config).item()
         if check_lambda(target) < least - 1e-6:
             raise InputError(
                 f"lambda = {target}: {self.kind.__name__} keeps a FLOPs ratio of {least:.3f} with every router closed; "

@@ -1,6 +1,6 @@
-"""Checkpoint files enter and leave, in the published layouts and the project's own.
+"""Checkpoint files enter and leave, in the published layouts and in the project's own.
 
-Uses ablations and the modules of dydit itself.
+Uses ablations and the modules directly in dydit.
 """
 
 from __future__ import annotations

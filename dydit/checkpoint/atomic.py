@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Files that are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -10,12 +10,17 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Path beside `path`, with its suffix, to write to: renamed onto `path` on success, removed on failure."""
+    """A temporary path beside `path`, with its suffix: renamed to `path` on success, removed on failure."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:8]}.partial{path.suffix}")
+    partial = partial_path(path, uuid.uuid4().hex[:8])
     try:
         yield partial
         partial.chmod(0o644)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def partial_path(path: Path, token: str) -> Path:
+    """Where `path` lies while it is written; `token` tells the writers of one file apart."""
+    return path.with_name(f".{path.stem}.{token}.partial{path.suffix}")

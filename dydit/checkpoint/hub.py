@@ -1,7 +1,7 @@
 """Trained networks as folders and hub repositories, through huggingface_hub's own mixin.
 
-A folder holds `model.safetensors` as `checkpoint.write` makes it, `config.json` and the model card `README.md`; what
-`python -m bench finetune` leaves behind is one, too.
+A folder holds `model.safetensors` as `writing.write` makes it, `config.json` and the model card `README.md`.
+`python -m bench finetune` writes such a folder, too.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ WEIGHTS = "model.safetensors"
 
 
 class Pretrained(ModelHubMixin):
-    """A network, of any kind that `checkpoint.load_model` knows, with the text record of its weights.
+    """A network, of any kind that `network.load_model` knows, with the text record of its weights.
 
-    `save_pretrained(directory)`, `Pretrained.from_pretrained(directory or repository).model` and `push_to_hub` are the
-    mixin's. Unlike its version for PyTorch modules, loading is strict and finds the network's class by itself.
+    `save_pretrained(directory)`, `Pretrained.from_pretrained(directory or repository).model` and `push_to_hub` come
+    from the mixin. Unlike its variant for PyTorch modules, loading is strict and finds the network's class by itself.
     """
 
     def __init__(self, model: DiT, record: Mapping[str, str] | None = None) -> None:
@@ -32,7 +32,7 @@ class Pretrained(ModelHubMixin):
         self._hub_mixin_config = {"kind": type(model).__name__, **model.config.kwargs()}
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
-        """The card that the mixin writes where there is none."""
+        """The card that the mixin writes into a folder without one."""
         return ModelCard(model_card.card_text(self.model, self.record))
 
     def _save_pretrained(self, save_directory: Path) -> None:
@@ -40,10 +40,10 @@ class Pretrained(ModelHubMixin):
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Pretrained:
-        """As the mixin asks for it.
+        """Load from a folder or a hub repository; called by the mixin's `from_pretrained`.
 
         Raises:
-            InputError: no weights there, or none that a network of this project fits.
+            InputError: there are no weights, or none that fit a network of this project.
         """
         path = Path(model_id) / WEIGHTS
         if not Path(model_id).is_dir():

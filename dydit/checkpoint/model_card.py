@@ -21,11 +21,11 @@ _FACTS = {
     "torch": "torch",
     "device": "device",
 }
-"""Entries of the record that the card tells, and what it calls them."""
+"""Entries of the record that the card shows, and their names there."""
 
 
 def card_text(model: DiT, record: Mapping[str, str]) -> str:
-    """Markdown of the card, from the record that the weights carry; what it does not hold is left out."""
+    """Markdown of the card, from the record of the weights; entries that the record lacks are left out."""
     recipe = json.loads(record.get("recipe", "{}"))
     target = recipe.get("target")
     title = type(model).__name__ + (f", target FLOPs ratio (lambda) {target}" if target is not None else "")
@@ -35,7 +35,7 @@ def card_text(model: DiT, record: Mapping[str, str]) -> str:
         ("Recipe", record.get("recipe_source", ""), "setting", recipe),
         ("Record", "", "fact", facts),
     ]
-    told = "\n\n".join(_section(*section) for section in sections if section[3])
+    body = "\n\n".join(_section(*section) for section in sections if section[3])
     return f"""---
 tags:
 - diffusion
@@ -51,7 +51,7 @@ last step as `model`, in the layout of the published checkpoints.
 
     python -m bench generate --checkpoint model.safetensors --images 64
 
-{told}
+{body}
 """
 
 

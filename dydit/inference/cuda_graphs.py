@@ -13,35 +13,35 @@ from dydit.inference.engine import Engine
 from dydit.inference.weight_slices import AttentionWeights, MlpWeights
 
 Key = tuple[object, ...]
-"""Shape and dtype of the latents, and the open widths."""
+"""Shape and dtype of the latents, and the open heads and channel groups."""
 
 MAX_GRAPHS = 64
 
 
 @dataclass(frozen=True)
-class _Captured:
+class _Capture:
     graph: torch.cuda.CUDAGraph
     inputs: tuple[Tensor, Tensor, Tensor]
     output: Tensor
     weights: list[AttentionWeights | MlpWeights]
-    """Slices that the graph reads: held here, since the engine's cache may drop them."""
+    """The slices that the graph reads; kept here, because the engine's cache may drop them."""
 
 
 class GraphedForward:
     """An `Engine` whose forward passes are captured once and replayed: (x, t, y) -> output, equal to the engine's.
 
-    Timesteps with the same open widths share a graph, and all graphs share one memory pool. Beside it every graph
+    Timesteps with the same open widths share a graph, and all graphs share one memory pool. In addition every graph
     keeps the weight slices that it reads, which may exceed the engine's `memory_share`: lower `limit` to bound them.
-    A batch that mixes timesteps runs ungraphed. Give `t` on the CPU to avoid the one synchronisation of a call.
+    A batch that mixes timesteps runs without a graph. A call with `t` on the CPU does not wait for the device.
 
-    Written where no GPU was at hand: on the CPU only the refusal is tested, the rest by tests that need a GPU.
+    Graphs need a GPU, and so do the tests of this class, except for that of its refusal on the CPU.
 
     Args:
         engine: on a CUDA device; its model, plan and token masks stay as they are from here on.
-        limit: graphs to keep; the least recently used is dropped.
+        limit: number of graphs to keep; the least recently used is dropped.
 
     Raises:
-        InputError: no CUDA device, or slices of one step that the engine's cache cannot hold together.
+        InputError: the model is not on a CUDA device, or the slices of one step exceed the engine's cache.
     """
 
     def __init__(self, engine: Engine, limit: int = MAX_GRAPHS) -> None:
@@ -53,7 +53,7 @@ class GraphedForward:
         self.engine = engine
         self.limit = limit
         self._device = device
-        self._graphs: OrderedDict[Key, _Captured] = OrderedDict()
+        self._graphs: OrderedDict[Key, _Capture] = OrderedDict()
         self._pool = torch.cuda.graph_pool_handle()
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
@@ -64,22 +64,22 @@ class GraphedForward:
         steps = sorted(set(t.tolist())) if plan is not None else [0]
         if len(steps) > 1:
             return self.engine(x, t.to(self._device), y)
-        key = (x.shape, x.dtype, None if plan is None else plan.opened(steps[0]))
+        key = (x.shape, x.dtype, None if plan is None else plan.open_indices(steps[0]))
         if key not in self._graphs:
             self._graphs[key] = self._capture(x, t, y, steps[0])
             if len(self._graphs) > self.limit:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
-        captured = self._graphs[key]
-        for static, given in zip(captured.inputs, (x, t, y), strict=True):
-            static.copy_(given, non_blocking=True)
-        captured.graph.replay()
-        return captured.output.clone()  # the next replay overwrites it
+        capture = self._graphs[key]
+        for buffer, value in zip(capture.inputs, (x, t, y), strict=True):
+            buffer.copy_(value, non_blocking=True)
+        capture.graph.replay()
+        return capture.output.clone()  # the next replay overwrites it
 
-    def _capture(self, x: Tensor, t: Tensor, y: Tensor, step: int) -> _Captured:
+    def _capture(self, x: Tensor, t: Tensor, y: Tensor, step: int) -> _Capture:
         engine, weights = self.engine, self._weights(step)
         inputs = (x.to(self._device, copy=True), t.to(self._device, copy=True), y.to(self._device, copy=True))
-        # Warm-up on the capturing stream: kernels are compiled and library workspaces allocated outside the graph.
+        # Warm-up on the stream of the capture: kernels are compiled and library workspaces allocated before the graph.
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
             for _ in range(2):
@@ -88,10 +88,10 @@ class GraphedForward:
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
             output = engine.run(*inputs, step, engine.tokens)
-        return _Captured(graph, inputs, output, weights)
+        return _Capture(graph, inputs, output, weights)
 
     def _weights(self, step: int) -> list[AttentionWeights | MlpWeights]:
-        """The slices of one step, all of them in the engine's cache, so that none is copied during a capture."""
+        """The slices of one step, after which all of them are in the engine's cache: a capture copies none."""
         engine = self.engine
         if engine.plan is None:
             return []

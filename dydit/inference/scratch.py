@@ -1,4 +1,4 @@
-"""Memory for the intermediates of a forward on the CPU, kept from block to block and from forward to forward."""
+"""Memory for the intermediates of a forward on the CPU, reused by the next block and the next forward."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from torch import Tensor
 class Scratch:
     """Named buffers that grow to the largest request.
 
-    The C library returns large blocks to the system when they are freed, and the pages of new ones come one fault at
-    a time. On a GPU torch's own allocator keeps memory, so there every request is a new tensor.
+    The C library returns large blocks to the system when they are freed, and each page of a new block costs a page
+    fault. On a GPU torch's own allocator keeps memory, so there every request is a new tensor.
     """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
 
     def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
-        """An uninitialised tensor of this shape, with the dtype and device of `like`; it voids the last of its name."""
+        """An uninitialised tensor of this shape, with the dtype and device of `like`.
+
+        It shares memory with the previous tensor of the same name, whose content is lost.
+        """
         if like.is_cuda:
             return like.new_empty(shape)
         size, key = math.prod(shape), (name, like.dtype)
@@ -28,5 +31,5 @@ class Scratch:
         return self._buffers[key][:size].view(shape)
 
     def release(self) -> None:
-        """Give the memory back."""
+        """Free the memory of all buffers."""
         self._buffers.clear()

@@ -1,4 +1,4 @@
-"""Names for the parts of a forward, for whoever watches: a clock, or `torch.profiler.record_function`."""
+"""Names for the parts of a forward, by which a clock or `torch.profiler.record_function` can watch them."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 
 Watch = Callable[[str], contextlib.AbstractContextManager[object]]
+"""Name of a part -> the context in which the part runs."""
+
 _NO_SPAN = contextlib.nullcontext()
 _watch: ContextVar[Watch] = ContextVar("watch", default=lambda _: _NO_SPAN)
 
 
 @contextlib.contextmanager
-def watched(watch: Watch) -> Iterator[None]:
-    """Inside, every named part of a forward runs within `watch(name)`."""
+def watch_spans(watch: Watch) -> Iterator[None]:
+    """Inside this context every named part of a forward runs within `watch(name)`."""
     token = _watch.set(watch)
     try:
         yield
@@ -22,5 +24,5 @@ def watched(watch: Watch) -> Iterator[None]:
 
 
 def span(name: str) -> contextlib.AbstractContextManager[object]:
-    """Name a part of the forward."""
+    """The context in which the part of this name runs."""
     return _watch.get()(name)

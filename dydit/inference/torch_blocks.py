@@ -1,10 +1,15 @@
-"""How an engine computes the parts of a block, on any device with torch alone; chosen by name.
+"""The parts of a transformer block as an engine computes them, with torch alone, on any device.
 
-- "torch": `Kernels`, gathers the chosen tokens, which asks the host for their number once a layer;
-- "dense": `DenseKernels`, computes every token and keeps the chosen results: exact, no question, skips no token;
-- "triton": fused.py, computes the chosen tokens only and leaves their number on the device.
+An engine chooses its implementation of these parts, its *backend*, by name:
 
-Shape letters: N images, T tokens, R = N * T rows, S chosen rows, C hidden size.
+- "torch": `TorchBlocks`, which gathers the selected tokens and therefore asks the device, once per block, how many
+  there are;
+- "dense": `DenseTorchBlocks`, which computes every token and keeps the results of the selected ones: it never asks the
+  device, and it skips no token;
+- "triton": `TritonBlocks` in triton_blocks.py, which computes the selected tokens alone and leaves their number on the
+  device.
+
+Shape letters: N images, T tokens, R = N * T rows, S selected rows, C hidden size, h open heads, D head width.
 """
 
 from __future__ import annotations
@@ -22,25 +27,26 @@ from dydit.inference.weight_slices import AttentionWeights, MlpWeights
 
 
 class Modulation(NamedTuple):
-    """Of one half of a block, (N, 1, C) each: LayerNorm is scaled by 1 + scale and shifted, the update gated."""
+    """Of one half of a block, (N, 1, C) each: LayerNorm is scaled by 1 + scale and shifted, the update is gated."""
 
     shift: Tensor
     scale: Tensor
     gate: Tensor
 
 
-class Kernels:
-    """The parts of a block, by torch. Tokens (N, T, C) are updated in place.
+class TorchBlocks:
+    """The parts of a block, computed by torch. Tokens (N, T, C) are updated in place.
 
-    One forward at a time: its intermediates lie in two buffers of `scratch`, "narrow" for rows of C (the normed tokens,
-    then their update) and "wide" for what stands between them (queries, keys and values, or the MLP's hidden channels).
+    It serves one forward at a time, whose intermediates lie in two buffers of `scratch`: "narrow" holds rows of C (the
+    normalised tokens, then their update), "wide" what is computed between these two (queries, keys and values, or the
+    MLP's hidden channels).
     """
 
     def __init__(self) -> None:
         self.scratch = Scratch()
 
     def linear(self, x: Tensor, layer: Any) -> Tensor:
-        """A layer on few rows (N, C), such as the modulations."""
+        """A linear layer on few rows (N, C), such as the one that computes the modulations."""
         assert isinstance(layer, nn.Linear)
         return layer(x) if x.is_cuda else _few_rows(x, layer)
 
@@ -66,23 +72,27 @@ class Kernels:
         with span("scatter"):
             self.add_gated(hidden, out, modulation.gate)
 
-    def choose(self, hidden: Tensor, router: nn.Module, given: Tensor | None) -> Any:
-        """What `update_chosen` takes for the router's tokens, or for the `given` ones, bool (N, T), after all."""
-        chosen = router(hidden).bool()
-        return chosen if given is None else given
+    def select_tokens(self, hidden: Tensor, router: nn.Module, override: Tensor | None) -> Any:
+        """The tokens that the router selects, in the form that `update_selected` takes.
 
-    def update_chosen(self, hidden: Tensor, chosen: Any, weights: MlpWeights, modulation: Modulation) -> None:
-        """Add the gated MLP of the chosen tokens; the others keep their value."""
+        `override`, bool (N, T), replaces the router's decision; the router runs all the same, so that its time is
+        part of a timed forward.
+        """
+        selected = router(hidden).bool()
+        return selected if override is None else override
+
+    def update_selected(self, hidden: Tensor, selected: Any, weights: MlpWeights, modulation: Modulation) -> None:
+        """Add the gated MLP of the selected tokens; the others keep their value."""
         shift, scale, gate = (m.squeeze(1) for m in modulation)
         flat = hidden.view(-1, hidden.shape[-1])
         with span("gather"):
-            index = chosen.flatten().nonzero().squeeze(1)  # (S,), rising: an image's tokens stay together
+            index = selected.flatten().nonzero().squeeze(1)  # (S,), ascending: an image's tokens stay together
         if len(index) == 0:
             return
-        if len(index) == chosen.numel():
+        if len(index) == selected.numel():
             return self.update_all(hidden, weights, modulation)
         with span("gather"):
-            ends = chosen.sum(1).cumsum(0).tolist()
+            ends = selected.sum(1).cumsum(0).tolist()
             spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         with span("norm"):
             normed, scale = self.scratch("narrow", flat, len(index), flat.shape[-1]), scale + 1
@@ -111,9 +121,9 @@ class Kernels:
         return torch.addmm(bias, flat, weight.t(), out=out).view(*x.shape[:-1], len(weight))
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
-        """The MLP of tokens (..., C), same shape; x may lie in "narrow", where the result goes."""
+        """The MLP of tokens (..., C), same shape, in "narrow"; x may lie there, too."""
         if x.is_cuda:
-            # The product applies GELU itself, on CUDA in its tanh form: a pass over the hidden channels saved.
+            # On CUDA this product applies GELU in its tanh form, which saves a pass over the hidden channels.
             flat = x.reshape(-1, x.shape[-1])
             hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
         else:
@@ -125,29 +135,30 @@ class Kernels:
         hidden.addcmul_(gate, update)
 
     def tuning(self) -> contextlib.AbstractContextManager[object]:
-        """Inside, a forward chooses the fastest form of each part; here there is only one."""
+        """Inside this context a forward finds the fastest form of each part; here there is only one."""
         return contextlib.nullcontext()
 
 
-class DenseKernels(Kernels):
-    """Static shapes on any device: the MLP runs on every token."""
+class DenseTorchBlocks(TorchBlocks):
+    """Shapes that do not depend on the masks, on any device: the MLP runs on every token."""
 
-    def update_chosen(self, hidden: Tensor, chosen: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
+    def update_selected(self, hidden: Tensor, selected: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
         updated = hidden.clone()
         self.update_all(updated, weights, modulation)
-        hidden.copy_(torch.where(chosen[:, :, None], updated, hidden))
+        hidden.copy_(torch.where(selected[:, :, None], updated, hidden))
 
 
 def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
-    """`linear(x)` for few rows, where reading the weights is the cost: weights on the left stream up to 4x faster."""
+    """`linear(x)` for few rows, whose cost is reading the weights: up to 4x faster with them as the left operand."""
     parts = torch.split(x, 4) if len(x) <= 12 else [x]
     return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
 
 
 def _normalise(x: Tensor, factor: Tensor | None = None, shift: Tensor | None = None) -> Tensor:
-    """LayerNorm of rows (..., C), times `factor` (C,) plus `shift` (C,) where given."""
+    """LayerNorm of rows (..., C); its result times `factor` (C,) plus `shift` (C,), unless these are None."""
     return F.layer_norm(x, (x.shape[-1],), factor, shift, eps=1e-6)
 
 
 _LARGE_IMAGE = 2**15
-"""T * C from which the CPU normalises image by image: LayerNorm's own pass can scale and shift, by one vector each."""
+"""From this T * C on, the CPU normalises image by image: LayerNorm can then scale and shift in its own pass, because it
+takes one vector of each."""

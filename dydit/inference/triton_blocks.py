@@ -1,11 +1,11 @@
-"""The parts of a block in fused Triton kernels, without telling the host how many tokens were chosen.
+"""The parts of a transformer block in fused Triton kernels; the host never learns how many tokens are selected.
 
-A gather with `nonzero` stops the host once per layer until the device has caught up. Here the count stays in device
-memory and all shapes and grids are static, so that the host runs ahead and a CUDA graph can hold a whole forward.
-The MLP's two products over the chosen tokens are Triton's with GELU and scatter fused into them, or the library's
-grouped product, which reads its row count on the device as well; `Engine.tune` times them and keeps the fastest.
+A gather with `nonzero` stops the host once per block until the device has caught up. Here the number of selected tokens
+stays in device memory and no shape or grid depends on it, so that the host runs ahead and a CUDA graph can hold a whole
+forward. The MLP's two products over the selected tokens are Triton's, with GELU and scatter fused into them, or torch's
+grouped product, which reads its number of rows on the device as well; `Engine.tune` times both and keeps the faster.
 
-Shape letters: N images, T tokens, R = N * T rows, S chosen rows, C hidden size.
+Shape letters: N images, T tokens, R = N * T rows, S selected rows, C hidden size.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from torch import Tensor, nn
 
 from dydit.errors import InputError
 from dydit.inference.spans import span
-from dydit.inference.torch_blocks import Kernels, Modulation
+from dydit.inference.torch_blocks import Modulation, TorchBlocks
 from dydit.inference.weight_slices import MlpWeights
 from dydit.routing import TokenRouter
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One program's share of a matrix product, and how Triton builds it.
+    """The part of a matrix product that one program computes, and how Triton compiles it.
 
     Args:
         rows: rows of the output tile.
         columns: columns of the output tile.
         depth: length of one step along the summed dimension.
-        group: row tiles that sweep the columns together, for reuse in L2.
+        group: row tiles that go over the columns together, for reuse in L2.
         warps: warps per program.
-        stages: steps of the sum that are in flight.
+        stages: steps of the sum whose operands are loaded ahead.
     """
 
     rows: int
@@ -50,7 +50,7 @@ class Tile:
 
 
 Tiles = tuple[Tile, Tile]
-"""For the product with fc1, and for the one with fc2, whose scattering epilogue needs more registers."""
+"""For the product with fc1 and for the one with fc2; the second scatters its result, which takes more registers."""
 
 TILES: dict[torch.dtype, tuple[Tiles, ...]] = {
     torch.bfloat16: (
@@ -65,10 +65,10 @@ TILES: dict[torch.dtype, tuple[Tiles, ...]] = {
         (Tile(32, 32, 32, group=8, warps=4, stages=3), Tile(32, 32, 32, group=8, warps=4, stages=3)),
     ),
 }
-"""The first is the default, the last serves few rows.
+"""The first is the default, the last the default for few rows.
 
-Compiled for compute capability 9.0 they fit its shared memory and keep their sums in registers (up to 16 bytes of
-spill a thread in float32, none in bfloat16); they have not been timed on a device.
+Compiled for compute capability 9.0 they fit its shared memory and keep their sums in registers (float32 spills up to
+16 bytes per thread, bfloat16 none); they have not been timed on a device.
 """
 
 LIBRARY = "torch.nn.functional.grouped_mm"
@@ -76,7 +76,7 @@ Products = Tiles | str
 """Tiles of Triton's products, or `LIBRARY`."""
 
 FEW_ROWS = 2048
-"""Up to this many rows R large tiles would leave most of the device idle."""
+"""Up to this many rows R, large tiles would leave most of the device idle."""
 
 Shapes = tuple[torch.dtype, int, int, int]
 """What products are tuned for: dtype, rows R, hidden channels of the MLP, and C."""
@@ -85,22 +85,22 @@ _tuned: dict[Shapes, Products] = {}
 
 
 @dataclass(frozen=True)
-class Chosen:
-    """Chosen tokens on the device: their positions in the first `count` (int32 (1,)) entries of `index`, int32 (R,).
+class SelectedTokens:
+    """Selected tokens on the device: their positions are the first `count`, int32 (1,), entries of `index`, int32 (R,).
 
-    The order differs from run to run, which changes no result: every row is computed alike.
+    Their order differs from run to run, which changes no result, since no row depends on another.
     """
 
     index: Tensor
     count: Tensor
 
 
-class FusedKernels(Kernels):
+class TritonBlocks(TorchBlocks):
     """The parts of a block on a CUDA device; tokens must be contiguous float32 or bfloat16.
 
     Raises:
-        InputError: Triton is not installed, the device is not CUDA (and Triton does not interpret), or tensors that
-            the kernels cannot take.
+        InputError: Triton is not installed, the device is not CUDA (and Triton does not interpret its kernels), or
+            the kernels cannot take a tensor.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -108,38 +108,41 @@ class FusedKernels(Kernels):
         self._code = _device_code()
         self._tuning = False
         if not (device.type == "cuda" or _interpreted()):
-            raise InputError(f'kernels: the model is on {device}, "triton" needs CUDA; choose "torch"')
+            raise InputError(f'backend: the model is on {device}, "triton" needs CUDA; choose "torch"')
 
-    def choose(self, hidden: Tensor, router: nn.Module, given: Tensor | None) -> Chosen:
+    def select_tokens(self, hidden: Tensor, router: nn.Module, override: Tensor | None) -> SelectedTokens:
         features = last = None
+        mask = override
         if type(router) is TokenRouter:
             first, _, last = router.mlp_head
             assert isinstance(first, nn.Linear) and isinstance(last, nn.Linear)
-            # Up to its ReLU by the library; all the rest of the router and the compaction in one kernel.
+            # The layer before the router's ReLU is torch's; one kernel does all the rest and makes the list of tokens.
             features = F.linear(hidden, first.weight, first.bias)
-        elif given is None:
-            given = router(hidden).bool()
-        if given is not None and given.stride(-1) != 1:
-            given = given.contiguous()
+        elif mask is None:
+            mask = router(hidden).bool()
+        if mask is not None and mask.stride(-1) != 1:
+            mask = mask.contiguous()
         n, tokens, _ = hidden.shape
         rows = n * tokens
         index = torch.empty(rows, dtype=torch.int32, device=hidden.device)
         count = torch.zeros(1, dtype=torch.int32, device=hidden.device)
         width = 1 if features is None else features.shape[-1]
-        self._code.choose[(_whole(rows, 64),)](
+        self._code.select_tokens[(_tiles_over(rows, 64),)](
             features, None if last is None else last.weight, None if last is None else last.bias,
-            None if given is None else given.view(torch.uint8), index, count, rows, width, tokens,
-            None if given is None else given.stride(0),
-            ROWS=64, WIDTH=_power_of_two(width), ROUTED=features is not None, GIVEN=given is not None, num_warps=4,
+            None if mask is None else mask.view(torch.uint8), index, count, rows, width, tokens,
+            None if mask is None else mask.stride(0),
+            ROWS=64, WIDTH=_power_of_two(width), ROUTED=features is not None, MASKED=mask is not None, num_warps=4,
         )  # fmt: skip
-        return Chosen(index, count)
+        return SelectedTokens(index, count)
 
-    def update_chosen(self, hidden: Tensor, chosen: Chosen, weights: MlpWeights, modulation: Modulation) -> None:
+    def update_selected(
+        self, hidden: Tensor, selected: SelectedTokens, weights: MlpWeights, modulation: Modulation
+    ) -> None:
         _check(hidden, weights, modulation)
         shapes = _shapes(hidden, weights)
         if self._tuning and shapes not in _tuned:
-            _tuned[shapes] = self._fastest(hidden, chosen, weights, modulation)
-        self.update_with(hidden, chosen, weights, modulation, _tuned.get(shapes) or default_products(shapes))
+            _tuned[shapes] = self._fastest(hidden, selected, weights, modulation)
+        self.update_with(hidden, selected, weights, modulation, _tuned.get(shapes) or default_products(shapes))
 
     def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         return self._modulated(hidden, modulation, None).view_as(hidden)
@@ -149,18 +152,23 @@ class FusedKernels(Kernels):
 
     @contextlib.contextmanager
     def tuning(self) -> Iterator[None]:
-        """Inside, the products of every new shape are timed, all candidates; no timed run and no capture meets it."""
+        """Inside this context, the first forward at a new shape times all candidates for its products.
+
+        Timing stays apart from what is measured or captured as a graph, where it would not belong.
+        """
         self._tuning = True
         try:
             yield
         finally:
             self._tuning = False
 
-    def _fastest(self, hidden: Tensor, chosen: Chosen, weights: MlpWeights, modulation: Modulation) -> Products:
-        """The candidate of the least time; one that this device cannot run (registers, shared memory) drops out."""
+    def _fastest(
+        self, hidden: Tensor, selected: SelectedTokens, weights: MlpWeights, modulation: Modulation
+    ) -> Products:
+        """The candidate with the smallest time, among those for which the device has enough registers and memory."""
         scratch, times, refused = hidden.clone(), dict[Products, float](), list[Exception]()
         for products in candidates(hidden.dtype, hidden.device):
-            update = partial(self.update_with, scratch, chosen, weights, modulation, products)
+            update = partial(self.update_with, scratch, selected, weights, modulation, products)
             try:
                 times[products] = self._code.median_ms(update)
             except (RuntimeError, self._code.OutOfResources) as error:
@@ -170,72 +178,87 @@ class FusedKernels(Kernels):
         return min(times, key=times.__getitem__)
 
     def update_with(
-        self, hidden: Tensor, chosen: Chosen, weights: MlpWeights, modulation: Modulation, products: Products
+        self,
+        hidden: Tensor,
+        selected: SelectedTokens,
+        weights: MlpWeights,
+        modulation: Modulation,
+        products: Products,
     ) -> None:
-        """`update_chosen` by these products."""
+        """`update_selected` with these products."""
         with span("norm"):
-            normed = self._modulated(hidden, modulation, chosen)
+            normed = self._modulated(hidden, modulation, selected)
         with span("MLP"):
-            multiply = self._by_library if products == LIBRARY else self._by_tiles
-            multiply(hidden, normed, chosen, weights, modulation.gate, products)
+            if isinstance(products, str):
+                self._by_library(hidden, normed, selected, weights, modulation.gate)
+            else:
+                self._by_tiles(hidden, normed, selected, weights, modulation.gate, products)
 
     def _by_library(
-        self, hidden: Tensor, normed: Tensor, chosen: Chosen, weights: MlpWeights, gate: Tensor, _: Products
+        self, hidden: Tensor, normed: Tensor, selected: SelectedTokens, weights: MlpWeights, gate: Tensor
     ) -> None:
-        activated = F.grouped_mm(normed, weights.fc1.t()[None], offs=chosen.count)
+        count = selected.count
+        activated = F.grouped_mm(normed, weights.fc1.t()[None], offs=count)
         rows, wide = activated.shape
-        grid = (_whole(rows, 16), _whole(wide, 128))
-        self._code.bias_gelu[grid](activated, weights.fc1_bias, chosen.count, wide, ROWS=16, COLUMNS=128, num_warps=4)
-        update = F.grouped_mm(activated, weights.fc2.t()[None], offs=chosen.count)
-        self._add_gated(hidden, update, weights.fc2_bias, gate, chosen)
+        grid = (_tiles_over(rows, 16), _tiles_over(wide, 128))
+        self._code.bias_gelu[grid](activated, weights.fc1_bias, count, wide, ROWS=16, COLUMNS=128, num_warps=4)
+        update = F.grouped_mm(activated, weights.fc2.t()[None], offs=count)
+        self._add_gated(hidden, update, weights.fc2_bias, gate, selected)
 
     def _by_tiles(
-        self, hidden: Tensor, normed: Tensor, chosen: Chosen, weights: MlpWeights, gate: Tensor, tiles: Products
+        self, hidden: Tensor, normed: Tensor, selected: SelectedTokens, weights: MlpWeights, gate: Tensor, tiles: Tiles
     ) -> None:
-        rows, width = normed.shape
-        wide, tokens = weights.fc1.shape[0], hidden.shape[1]
-        index, count, gate = chosen.index, chosen.count, gate.squeeze(1)
-        activated = hidden.new_empty(rows, wide)
-        fc1 = (normed, weights.fc1, weights.fc1_bias, activated, count)
-        fc2 = (activated, weights.fc2, weights.fc2_bias, hidden, index, gate, count, tokens, gate.stride(0))
-        assert not isinstance(tiles, str)
-        for kernel, tile, columns, depth, arguments in (
-            (self._code.linear_gelu, tiles[0], wide, width, fc1),
-            (self._code.linear_scatter, tiles[1], width, wide, fc2),
-        ):
-            grid = _whole(rows, tile.rows) * _whole(columns, tile.columns)
-            kernel[(grid,)](
-                *arguments, columns, depth,
-                ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, GROUP=tile.group,
-                WHOLE=depth % tile.depth == 0, WIDEN=_interpreted(), num_warps=tile.warps, num_stages=tile.stages,
-            )  # fmt: skip
+        activated = hidden.new_empty(len(normed), len(weights.fc1))
+        gate = gate.squeeze(1)
+        where = (selected.index, gate, hidden.shape[1], gate.stride(0))
+        self._linear(normed, weights.fc1, weights.fc1_bias, activated, selected.count, None, tiles[0])
+        self._linear(activated, weights.fc2, weights.fc2_bias, hidden, selected.count, where, tiles[1])
 
-    def _modulated(self, hidden: Tensor, modulation: Modulation, chosen: Chosen | None) -> Tensor:
-        """(R, C): row r is the token at r, or the r-th chosen one; rows beyond the chosen are not written."""
+    def _linear(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        out: Tensor,
+        count: Tensor,
+        scatter: tuple[Tensor, Tensor, int, int] | None,
+        tile: Tile,
+    ) -> None:
+        """Launch `triton_kernels.linear`; `scatter` holds its index, gate, tokens and gate_stride."""
+        columns, depth = weight.shape
+        grid = _tiles_over(len(x), tile.rows) * _tiles_over(columns, tile.columns)
+        self._code.linear[(grid,)](
+            x, weight, bias, out, count, *(scatter or (None, None, None, None)), columns, depth,
+            ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, GROUP=tile.group, SCATTER=scatter is not None,
+            WHOLE=depth % tile.depth == 0, WIDEN=_interpreted(), num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
+
+    def _modulated(self, hidden: Tensor, modulation: Modulation, selected: SelectedTokens | None) -> Tensor:
+        """(R, C): row r is token r, or the r-th selected one; rows beyond their number are not written."""
         shift, scale = modulation.shift.squeeze(1), modulation.scale.squeeze(1)
         n, tokens, width = hidden.shape
         out = hidden.new_empty(n * tokens, width)
-        where = (None, None) if chosen is None else (chosen.index, chosen.count)
+        where = (None, None) if selected is None else (selected.index, selected.count)
         self._code.modulate[(n * tokens,)](
             hidden, *where, shift, scale, out, tokens, width, shift.stride(0), scale.stride(0),
-            BLOCK=_power_of_two(width), CHOSEN=chosen is not None, num_warps=4,
+            BLOCK=_power_of_two(width), SELECTED=selected is not None, num_warps=4,
         )  # fmt: skip
         return out
 
     def _add_gated(
-        self, hidden: Tensor, update: Tensor, bias: Tensor | None, gate: Tensor, chosen: Chosen | None
+        self, hidden: Tensor, update: Tensor, bias: Tensor | None, gate: Tensor, selected: SelectedTokens | None
     ) -> None:
-        """hidden += gate * (update + bias) for every token, or the r-th row of `update` to the r-th chosen one."""
+        """hidden += gate * (update + bias): row r of `update` goes to token r, or to the r-th selected one."""
         n, tokens, width = hidden.shape
-        where = (None, None) if chosen is None else (chosen.index, chosen.count)
+        where = (None, None) if selected is None else (selected.index, selected.count)
         self._code.add_gated[(n * tokens,)](
             update, bias, hidden, *where, gate, tokens, gate.stride(0), width,
-            BLOCK=_power_of_two(width), CHOSEN=chosen is not None, BIASED=bias is not None, num_warps=4,
+            BLOCK=_power_of_two(width), SELECTED=selected is not None, BIASED=bias is not None, num_warps=4,
         )  # fmt: skip
 
 
 def candidates(dtype: torch.dtype, device: torch.device) -> tuple[Products, ...]:
-    """What `Engine.tune` times; the library's grouped product only where it has a kernel of its own."""
+    """What `Engine.tune` times; torch's grouped product only on devices for which torch has a kernel of its own."""
     grouped = dtype == torch.bfloat16 and hasattr(F, "grouped_mm") and device.type == "cuda"
     if grouped and torch.cuda.get_device_capability(device) >= (9, 0):
         return (*TILES[dtype], LIBRARY)
@@ -243,26 +266,26 @@ def candidates(dtype: torch.dtype, device: torch.device) -> tuple[Products, ...]
 
 
 def default_products(shapes: Shapes) -> Tiles:
-    """Tiles where nothing was tuned."""
+    """The tiles for shapes that were not tuned."""
     dtype, rows, _, _ = shapes
     return TILES[dtype][-1 if rows <= FEW_ROWS else 0]
 
 
 def _check(hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
     if hidden.dtype not in TILES:
-        raise InputError(f"kernels: no Triton kernel for {hidden.dtype}; use torch.float32 or torch.bfloat16")
+        raise InputError(f"backend: no Triton kernel for {hidden.dtype}; use torch.float32 or torch.bfloat16")
     if not (hidden.is_contiguous() and weights.fc1.is_contiguous() and weights.fc2.is_contiguous()):
-        raise InputError("kernels: tokens and weights must be contiguous; call .contiguous() on them")
+        raise InputError("backend: tokens and weights must be contiguous; call .contiguous() on them")
     if any(m.stride(-1) != 1 for m in modulation):
-        raise InputError("kernels: the modulation must be contiguous along its channels; call .contiguous() on it")
+        raise InputError("backend: the modulation must be contiguous along its channels; call .contiguous() on it")
 
 
 def _device_code() -> Any:
-    """The Triton kernels, imported when first asked for: this file must load where Triton is not installed."""
+    """The module of Triton kernels, imported when needed: this file must load where Triton is not installed."""
     try:
         from dydit.inference import triton_kernels
     except ImportError as error:
-        raise InputError('kernels: Triton is not installed; pip install triton, or choose "dense"') from error
+        raise InputError('backend: Triton is not installed; pip install triton, or choose "dense"') from error
     return triton_kernels
 
 
@@ -276,8 +299,8 @@ def _interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
-def _whole(size: int, tile: int) -> int:
-    """Tiles that cover a size."""
+def _tiles_over(size: int, tile: int) -> int:
+    """Number of tiles that cover a size."""
     return -(-size // tile)
 
 

@@ -1,9 +1,9 @@
 # mypy: ignore-errors
-# Triton's dialect of Python has no types; the host side in fused.py is the typed door to these functions.
-"""Device code of fused.py: kernels whose row count is read from device memory.
+# Triton's dialect of Python has no types; triton_blocks.py launches these functions and has them.
+"""Triton kernels that read from device memory how many rows they have to compute.
 
-Grids are launched for the most rows there could be, and programs beyond the count leave at once: the host never
-learns the count, so nothing waits for it and a CUDA graph can hold the launches.
+They are launched for the largest possible number of rows, and programs beyond the actual number return at once. The
+host never needs that number, so it does not wait for the device, and a CUDA graph can hold the launches.
 
 Shape letters: R rows = N images * T tokens, S <= R selected rows, C hidden size, K depth of a product.
 Matrices are row-major and contiguous. Values are float32 or bfloat16; every sum is float32.
@@ -17,20 +17,21 @@ from triton.runtime.errors import OutOfResources  # noqa: F401, for those who tu
 
 
 @triton.jit
-def choose(
-    features, weight, bias, given, index, count, rows, width, tokens, given_stride,
-    ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUTED: tl.constexpr, GIVEN: tl.constexpr,
+def select_tokens(
+    features, weight, bias, mask, index, count, rows, width, tokens, mask_stride,
+    ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUTED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
-    """Append the chosen tokens, positions below R, to `index`, int32 (R,), and add their number to `count`, (1,).
+    """Append the positions of the selected tokens, below R, to `index`, int32 (R,); add their number to `count`, (1,).
 
-    ROUTED: `features` (R, width) are the router's before its ReLU, `weight` (width,) and `bias` (1,) its last layer,
-    and a token is chosen where the gate exceeds one half, rounded as torch rounds. GIVEN: `given`, uint8 (N, tokens),
-    decides instead; with both the gate is computed all the same, so that a timed forward pays for it.
+    ROUTED: `features` (R, width) are the router's hidden channels before its ReLU, `weight` (width,) and `bias` (1,)
+    its last layer; a token is selected where the gate, rounded as torch rounds it, exceeds one half. MASKED: `mask`,
+    uint8 (N, tokens), decides instead. With both, the gate is computed all the same, so that its time is part of a
+    timed forward.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    chosen = row < rows
-    if GIVEN:
-        chosen = chosen & (tl.load(given + row // tokens * given_stride + row % tokens, mask=chosen, other=0) != 0)
+    selected = row < rows
+    if MASKED:
+        selected = selected & (tl.load(mask + row // tokens * mask_stride + row % tokens, mask=selected, other=0) != 0)
     if ROUTED:
         channel = tl.arange(0, WIDTH)
         inside = (row < rows)[:, None] & (channel < width)[None, :]
@@ -39,24 +40,24 @@ def choose(
         logit = tl.sum(tl.maximum(x.to(tl.float32), 0.0) * w[None, :], 1) + tl.load(bias).to(tl.float32)
         dtype: tl.constexpr = features.dtype.element_ty
         gate = tl.sigmoid(logit.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
-        chosen = chosen & (gate > (-1.0 if GIVEN else 0.5))
-    ones = chosen.to(tl.int32)
+        selected = selected & (gate > (-1.0 if MASKED else 0.5))
+    ones = selected.to(tl.int32)
     place = tl.atomic_add(count, tl.sum(ones, 0)) + tl.cumsum(ones, 0) - 1
-    tl.store(index + place, row, mask=chosen)
+    tl.store(index + place, row, mask=selected)
 
 
 @triton.jit
 def modulate(
     hidden, index, count, shift, scale, out, tokens, width, shift_stride, scale_stride,
-    BLOCK: tl.constexpr, CHOSEN: tl.constexpr,
+    BLOCK: tl.constexpr, SELECTED: tl.constexpr,
 ):  # fmt: skip
-    """Row r of `out` (R, C): LayerNorm of token r, or index[r] where CHOSEN, times 1 + `scale`, plus `shift` (N, C).
+    """Row r of `out` (R, C): LayerNorm of token r, or index[r] where SELECTED, times 1 + `scale`, plus `shift` (N, C).
 
-    Rows from the count on are left as they were.
+    Rows beyond the first `count` keep what they hold.
     """
     row = tl.program_id(0)
     token = row
-    if CHOSEN:
+    if SELECTED:
         if row >= tl.load(count):
             return
         token = tl.load(index + row)
@@ -74,10 +75,10 @@ def modulate(
 
 @triton.jit
 def _tile(limit, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.constexpr):
-    """Row and column tile of this program; the row tile starts at or beyond `limit` where nothing is left to do.
+    """First row and first column of this program's tile; the row is `limit` or more where there is nothing to do.
 
-    GROUP row tiles share a sweep over the columns, so that neighbouring programs find both operands in L2. Tiles are
-    counted over the rows that exist, which puts all idle programs at the end of the grid.
+    GROUP row tiles go over the columns together, so that neighbouring programs find both operands in L2. Tiles are
+    numbered over the actual rows, which puts all idle programs at the end of the grid.
     """
     program = tl.program_id(0)
     across = tl.cdiv(columns, COLUMNS)
@@ -121,27 +122,35 @@ def _product(
 
 
 @triton.jit
-def linear_gelu(
-    a, weight, bias, out, count, columns, depth,
+def linear(
+    a, weight, bias, out, count, index, gate, tokens, gate_stride, columns, depth,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    WHOLE: tl.constexpr, WIDEN: tl.constexpr,
+    SCATTER: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr,
 ):  # fmt: skip
-    """out[:S] = tanh-GELU(a @ weight^T + bias), with a (R, K) and out (R, columns)."""
+    """A linear layer on the first S rows of `a` (R, K), with tanh-GELU, or with gate and scatter where SCATTER.
+
+    GELU: out[:S] = GELU(a @ weight^T + bias), with `out` (R, columns); `index` and `gate` are not read.
+    SCATTER: out[index[:S]] += gate * (a @ weight^T + bias), with `gate` (N, columns) of the row's image.
+    """
     limit = tl.load(count)
     row, column = _tile(limit, columns, ROWS, COLUMNS, GROUP)
     if row >= limit:
         return
     x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN)
     rows, cols = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
-    x = _gelu(x + tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :])
+    x += tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :]
     inside = (rows < limit)[:, None] & (cols < columns)[None, :]
-    target = out + rows[:, None].to(tl.int64) * columns + cols[None, :]
-    tl.store(target, x.to(out.dtype.element_ty), mask=inside)
+    if SCATTER:
+        token = tl.load(index + rows, mask=rows < limit, other=0)[:, None]
+        _add(x, out + token.to(tl.int64) * columns, gate + token // tokens * gate_stride, cols[None, :], inside)
+    else:
+        target = out + rows[:, None].to(tl.int64) * columns + cols[None, :]
+        tl.store(target, _gelu(x).to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
 def bias_gelu(x, bias, count, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """x[:S] = tanh-GELU(x + bias) in place, with x (R, columns): what `linear_gelu` does after its product."""
+    """x[:S] = tanh-GELU(x + bias) in place, with x (R, columns): what `linear` does after its product."""
     limit = tl.load(count)
     row = tl.program_id(0) * ROWS
     if row >= limit:
@@ -161,34 +170,14 @@ def _gelu(x):
 
 
 @triton.jit
-def linear_scatter(
-    a, weight, bias, hidden, index, gate, count, tokens, gate_stride, columns, depth,
-    ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    WHOLE: tl.constexpr, WIDEN: tl.constexpr,
-):  # fmt: skip
-    """hidden[index[:S]] += gate * (a @ weight^T + bias), with a (R, K), gate (N, columns) of the row's image."""
-    limit = tl.load(count)
-    row, column = _tile(limit, columns, ROWS, COLUMNS, GROUP)
-    if row >= limit:
-        return
-    x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN)
-    rows, cols = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
-    x += tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :]
-    token = tl.load(index + rows, mask=rows < limit, other=0)
-    inside = (rows < limit)[:, None] & (cols < columns)[None, :]
-    token = token[:, None]
-    _add(x, hidden + token.to(tl.int64) * columns, gate + token // tokens * gate_stride, cols[None, :], inside)
-
-
-@triton.jit
 def add_gated(
     update, bias, hidden, index, count, gate, tokens, gate_stride, width,
-    BLOCK: tl.constexpr, CHOSEN: tl.constexpr, BIASED: tl.constexpr,
+    BLOCK: tl.constexpr, SELECTED: tl.constexpr, BIASED: tl.constexpr,
 ):  # fmt: skip
-    """hidden += gate * update, with update (R, C); CHOSEN: row r goes to token index[r]; BIASED: update + bias."""
+    """hidden += gate * update, with update (R, C); SELECTED: row r goes to token index[r]; BIASED: update + bias."""
     row = tl.program_id(0)
     token = row
-    if CHOSEN:
+    if SELECTED:
         if row >= tl.load(count):
             return
         token = tl.load(index + row)
@@ -202,12 +191,12 @@ def add_gated(
 
 @triton.jit
 def _add(x, hidden, gate, channel, inside):
-    """Add gated values to their tokens. Every token has one row, so a plain load and store cannot race."""
+    """Add gated values to their tokens. No two rows belong to one token, so a plain load and store cannot race."""
     factor = tl.load(gate + channel, mask=inside, other=0.0).to(tl.float32)
     old = tl.load(hidden + channel, mask=inside, other=0.0).to(tl.float32)
     tl.store(hidden + channel, (old + factor * x).to(hidden.dtype.element_ty), mask=inside)
 
 
-def median_ms(function):
-    """Median time of a function on the device, in ms, from about 20 ms of runs."""
-    return triton.testing.do_bench(function, warmup=5, rep=20, return_mode="median")
+def median_ms(call):
+    """Median time of a call on the device, in ms, from about 20 ms of calls."""
+    return triton.testing.do_bench(call, warmup=5, rep=20, return_mode="median")

@@ -1,4 +1,4 @@
-"""Which widths are open at each timestep, and the weights of the open heads and channel groups (TDW, realised).
+"""Copies of the weights of the open heads and channel groups (TDW, realised), and a cache that bounds their memory.
 
 Shape letters: L blocks, C hidden size, H heads, h open heads, D head width.
 """
@@ -16,7 +16,7 @@ from dydit.dit import Attention, Mlp
 from dydit.inference.width_plan import OpenIndices
 
 MEMORY_SHARE = 0.5
-"""Default bound on all copied weights, as a share of the model's own memory."""
+"""Default bound on the memory of all copied weights, as a share of the model's own."""
 
 
 @dataclass(frozen=True)
@@ -31,20 +31,20 @@ class AttentionWeights:
 
     @classmethod
     def whole(cls, attention: Attention) -> AttentionWeights:
-        """The module's own weights, uncopied."""
+        """The module's own weights, not copied."""
         qkv, proj = attention.qkv, attention.proj
         return cls(attention.heads, qkv.weight, qkv.bias, proj.weight, proj.bias)
 
     @classmethod
-    def take(cls, attention: Attention, opened: OpenIndices) -> AttentionWeights:
-        """Copies of the open slices."""
+    def take(cls, attention: Attention, indices: OpenIndices) -> AttentionWeights:
+        """Copies of the weights of the open heads."""
         qkv, proj, heads = attention.qkv, attention.proj, attention.heads
-        index = torch.tensor(opened, device=qkv.weight.device)
+        index = torch.tensor(indices, device=qkv.weight.device)
         width = qkv.in_features
         rows = qkv.weight.view(3, heads, -1, width).index_select(1, index).reshape(-1, width)
         bias = qkv.bias.view(3, heads, -1).index_select(1, index).flatten()
         columns = proj.weight.view(width, heads, -1).index_select(1, index).reshape(width, -1)
-        return cls(len(opened), rows, bias, columns, proj.bias)
+        return cls(len(indices), rows, bias, columns, proj.bias)
 
     @property
     def copied_bytes(self) -> int:
@@ -62,14 +62,14 @@ class MlpWeights:
 
     @classmethod
     def whole(cls, mlp: Mlp) -> MlpWeights:
-        """The module's own weights, uncopied."""
+        """The module's own weights, not copied."""
         return cls(mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
 
     @classmethod
-    def take(cls, mlp: Mlp, opened: OpenIndices, groups: int) -> MlpWeights:
-        """Copies of the open slices, of `groups` equal ones."""
+    def take(cls, mlp: Mlp, indices: OpenIndices, groups: int) -> MlpWeights:
+        """Copies of the weights of the open channel groups, of which the MLP has `groups` in all."""
         fc1, fc2 = mlp.fc1, mlp.fc2
-        index, width = torch.tensor(opened, device=fc1.weight.device), fc1.in_features
+        index, width = torch.tensor(indices, device=fc1.weight.device), fc1.in_features
         rows = fc1.weight.view(groups, -1, width).index_select(0, index).reshape(-1, width)
         bias = fc1.bias.view(groups, -1).index_select(0, index).flatten()
         columns = fc2.weight.view(width, groups, -1).index_select(1, index).reshape(width, -1)
@@ -85,10 +85,10 @@ Key = tuple[str, int, OpenIndices]
 
 
 class SliceCache:
-    """Weights by block and what is open, their copies bounded to `limit` bytes.
+    """Weight slices by block and by what is open; the copies take at most `limit` bytes.
 
-    The least recently used give way, but never to a slice of the same forward: dropping what the next forward needs
-    first would copy everything anew each time. What does not fit is copied for one use.
+    The least recently used slices are dropped first, but never one of the current forward: the next forward would need
+    it again, and everything would be copied anew each time. A slice for which there is no room is copied for one use.
     """
 
     def __init__(self, limit: int) -> None:
@@ -99,24 +99,24 @@ class SliceCache:
         self._entries: OrderedDict[Key, tuple[int, Slices]] = OrderedDict()
 
     def next_forward(self) -> None:
-        """Slices used before this call may give way to those used after it."""
+        """Slices used before this call may be dropped for those used after it."""
         self._forward += 1
 
-    def attention(self, index: int, attention: Attention, opened: OpenIndices) -> AttentionWeights:
-        """Slices of one block's attention; the whole weights, uncopied, when everything is open."""
-        if len(opened) == attention.heads:
+    def attention(self, block: int, attention: Attention, indices: OpenIndices) -> AttentionWeights:
+        """Slices of one block's attention; the whole weights, not copied, when all heads are open."""
+        if len(indices) == attention.heads:
             return AttentionWeights.whole(attention)
-        found = self._get(("attention", index, opened), lambda: AttentionWeights.take(attention, opened))
-        assert isinstance(found, AttentionWeights)
-        return found
+        weights = self._get(("attention", block, indices), lambda: AttentionWeights.take(attention, indices))
+        assert isinstance(weights, AttentionWeights)
+        return weights
 
-    def mlp(self, index: int, mlp: Mlp, opened: OpenIndices, groups: int) -> MlpWeights:
-        """Slices of one block's MLP of `groups` channel groups; the whole weights, uncopied, when all are open."""
-        if len(opened) == groups:
+    def mlp(self, block: int, mlp: Mlp, indices: OpenIndices, groups: int) -> MlpWeights:
+        """Slices of one block's MLP of `groups` channel groups; the whole weights, not copied, when all are open."""
+        if len(indices) == groups:
             return MlpWeights.whole(mlp)
-        found = self._get(("mlp", index, opened), lambda: MlpWeights.take(mlp, opened, groups))
-        assert isinstance(found, MlpWeights)
-        return found
+        weights = self._get(("mlp", block, indices), lambda: MlpWeights.take(mlp, indices, groups))
+        assert isinstance(weights, MlpWeights)
+        return weights
 
     def _get(self, key: Key, take: Callable[[], Slices]) -> Slices:
         if key in self._entries:

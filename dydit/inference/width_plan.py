@@ -1,4 +1,4 @@
-"""Which heads and channel groups are open at each timestep, read from the routers once or given as masks."""
+"""Which heads and channel groups are open at each timestep: decided once by the routers, or taken from masks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Widths = tuple[Tensor, Tensor]
 """Head and channel-group masks of one timestep, bool (L, H) each, on the CPU."""
 
 OpenIndices = tuple[int, ...]
-"""Numbers of the open heads, or channel groups, of one block, rising."""
+"""Indices of one block's open heads, or of its open channel groups, ascending."""
 
 
 class WidthPlan:
@@ -25,7 +25,7 @@ class WidthPlan:
         widths: original timestep -> masks (L, H) of heads and of channel groups; the first of each is always open.
 
     Raises:
-        InputError: no timestep, or masks that are not two bool (L, H) of one shape with open first columns.
+        InputError: there is no timestep, or the masks are not all (L, H) of one shape with an open first column.
     """
 
     def __init__(self, widths: dict[int, Widths]) -> None:
@@ -37,12 +37,12 @@ class WidthPlan:
         if not all(bool(mask[:, 0].all()) for pair in widths.values() for mask in pair):
             raise InputError("width plan: the first head and channel group are always on; open column 0 of every mask")
         self.widths = {t: (heads.bool().cpu(), channels.bool().cpu()) for t, (heads, channels) in widths.items()}
-        self._opened = {t: (_opened(heads), _opened(channels)) for t, (heads, channels) in self.widths.items()}
+        self._open = {t: (_open_indices(masks[0]), _open_indices(masks[1])) for t, masks in self.widths.items()}
 
     @classmethod
     @torch.no_grad()
     def from_routers(cls, model: DyDiT, timesteps: Iterable[int]) -> WidthPlan:
-        """Ask the TDW routers of an evaluation-mode model."""
+        """The plan that the TDW routers of a model in evaluation mode decide."""
         steps = sorted(set(timesteps))
         device = model.pos_embed.device
         t_emb = model.t_embedder(torch.tensor(steps, device=device))
@@ -53,11 +53,11 @@ class WidthPlan:
 
     @classmethod
     def constant(cls, routing: Routing, timesteps: Iterable[int]) -> WidthPlan:
-        """The widths of a given routing (those of its first image) at every timestep."""
+        """The widths of a routing, those of its first image, at every timestep."""
         return cls({t: (routing.heads[0].bool(), routing.channels[0].bool()) for t in timesteps})
 
     def check(self, model: DyDiT) -> None:
-        """Raise InputError when the plan was made for a model of another depth or head count."""
+        """Raise InputError when the plan was made for another number of blocks or heads than the model has."""
         shape = tuple(next(iter(self.widths.values()))[0].shape)
         wanted = (model.config.depth, model.config.num_heads)
         if shape != wanted:
@@ -66,20 +66,26 @@ class WidthPlan:
             )
 
     def at(self, timestep: int) -> Widths:
-        """Masks of one timestep; InputError when the plan does not hold it."""
+        """Masks of one timestep.
+
+        Raises:
+            InputError: the plan was made for other timesteps.
+        """
         if timestep not in self.widths:
             known = f"{len(self.widths)} timesteps from {min(self.widths)} to {max(self.widths)}"
             raise InputError(f"width plan: made for {known}, the run is at {timestep}; plan for the run's timesteps")
         return self.widths[timestep]
 
-    def opened(self, timestep: int) -> tuple[tuple[OpenIndices, ...], tuple[OpenIndices, ...]]:
-        """The open heads and the open channel groups of every block; InputError as `at`.
+    def open_indices(self, timestep: int) -> tuple[tuple[OpenIndices, ...], tuple[OpenIndices, ...]]:
+        """The open heads and the open channel groups of every block, as plain numbers: keys for slices and graphs.
 
-        Plain numbers, which are the keys of slices and graphs at every block of every step.
+        Raises:
+            InputError: as `at`.
         """
         self.at(timestep)
-        return self._opened[timestep]
+        return self._open[timestep]
 
 
-def _opened(mask: Tensor) -> tuple[OpenIndices, ...]:
-    return tuple(tuple(unit for unit, on in enumerate(row) if on) for row in mask.tolist())
+def _open_indices(mask: Tensor) -> tuple[OpenIndices, ...]:
+    """Per block, from a mask (L, H)."""
+    return tuple(tuple(index for index, is_open in enumerate(row) if is_open) for row in mask.tolist())

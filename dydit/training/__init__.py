@@ -1,52 +1,30 @@
-"""A model, data and a recipe enter; trained weights leave (paper, Section 3.4).
+"""A network, data and a recipe enter; trained weights and one log entry per step leave (paper, Section 3.4).
 
-Uses the modules of dydit itself alone.
+Uses the modules of `dydit` beside it, and none of `dydit.inference`, `dydit.ablations` or `dydit.checkpoint`.
 """
 
-from dydit.training.batch import Data, Draws, InMemory, mirrored, seeded, stratified_timesteps
-from dydit.training.loss import Measured, step_loss
-from dydit.training.published_recipes import (
-    FLOPS_WEIGHT,
-    MODIFIERS,
-    NO_ORDERING,
-    NO_WARMUP,
-    RECIPES,
-    NamedRecipe,
-    find_recipe,
-    is_modifier,
-    modified,
-)
-from dydit.training.recipe import PRECISIONS, Rates, Recipe, StepLog
-from dydit.training.sharding import gathered, share_out, shared_as, sum_over_processes, whole
-from dydit.training.trainer import Training, train
+from dydit.training.data import Data, InMemory, mirror_images
+from dydit.training.draws import Draws
+from dydit.training.modifiers import FLOPS_WEIGHT, NO_ORDERING, NO_WARMUP, apply_modifier, is_modifier
+from dydit.training.published_recipes import NamedRecipe, find_recipe
+from dydit.training.recipe import Recipe
+from dydit.training.trainer import PRECISIONS, StepLog, Training, train
 
 __all__ = [
     "FLOPS_WEIGHT",
-    "MODIFIERS",
     "NO_ORDERING",
     "NO_WARMUP",
     "PRECISIONS",
-    "RECIPES",
     "Data",
     "Draws",
     "InMemory",
-    "Measured",
     "NamedRecipe",
-    "Rates",
     "Recipe",
     "StepLog",
     "Training",
+    "apply_modifier",
     "find_recipe",
-    "gathered",
     "is_modifier",
-    "mirrored",
-    "modified",
-    "seeded",
-    "share_out",
-    "shared_as",
-    "step_loss",
-    "stratified_timesteps",
-    "sum_over_processes",
+    "mirror_images",
     "train",
-    "whole",
 ]

@@ -1,4 +1,7 @@
-"""The loss of one step (paper, Section 3.4): denoising loss, that of the complete model, and the FLOPs loss."""
+"""The loss of a training step: noise prediction by the dynamic model, by the complete model, and the FLOPs loss.
+
+Source: paper, Section 3.4.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,12 @@ from dydit.flops import flops_loss, flops_ratio
 from dydit.training.recipe import Recipe
 
 
-class Measured(NamedTuple):
-    """Loss of a batch (a scalar with gradient), its mean FLOPs ratio (a scalar) and its rates (L, 3) by block."""
+class StepLoss(NamedTuple):
+    """The loss of a micro-batch, a scalar with gradient, and what it says about the network.
+
+    ratio is the mean FLOPs ratio, a scalar; rates (L, 3) are the open shares of heads, channel groups and tokens in
+    each of the L blocks. A static network has ratio 1 and rates (0, 3).
+    """
 
     loss: Tensor
     ratio: Tensor
@@ -24,24 +31,34 @@ class Measured(NamedTuple):
 
 def step_loss(
     model: DiT, diffusion: Diffusion, x0: Tensor, y: Tensor, t: Tensor, noise: Tensor, recipe: Recipe, step: int
-) -> Measured:
-    """Loss of one step, the achieved FLOPs ratio, and the rates of heads, channel groups and tokens.
+) -> StepLoss:
+    """Loss of a micro-batch at an optimiser step, counted from 0.
 
-    Warm-up: L_DiT(dynamic) + L_DiT(complete) + FLOPs loss; afterwards the complete term is dropped.
+    It is L_DiT(dynamic) + L_FLOPs, and during the warm-up also + L_DiT(complete); of a static network L_DiT alone.
+
+    Args:
+        model: in training mode.
+        diffusion: the noise schedule.
+        x0: images or latents (N, C, S, S).
+        y: labels (N,).
+        t: timesteps (N,).
+        noise: standard normal, shaped as `x0`.
+        recipe: gives the warm-up, the FLOPs target and the weight of the FLOPs loss.
+        step: decides what these are.
     """
     x_t = diffusion.add_noise(x0, t, noise)
 
-    def image_loss(output: Tensor) -> Tensor:
+    def denoising_loss(output: Tensor) -> Tensor:
         return diffusion.losses(output.to(x_t.dtype), x0, x_t, t, noise).loss.mean()
 
     if not isinstance(model, DyDiT):
-        return Measured(image_loss(model(x_t, t, y)), x_t.new_ones(()), x_t.new_ones(0, 3))
+        return StepLoss(denoising_loss(model(x_t, t, y)), x_t.new_ones(()), x_t.new_ones(0, 3))
     output, routing = model.route(x_t, t, y)
-    loss = image_loss(output)
+    loss = denoising_loss(output)
     if step < recipe.complete_warmup:
-        loss = loss + image_loss(model.complete(x_t, t, y))
+        loss = loss + denoising_loss(model.complete(x_t, t, y))
     loss = loss + flops_loss(routing, model.config, recipe.target_at(step), recipe.flops_weight)
     with torch.no_grad():
         ratio = flops_ratio(routing, model.config).mean()
         rates = torch.stack([routing.head_rate, routing.channel_rate, routing.token_rate], -1).mean(0)
-    return Measured(loss, ratio, rates)
+    return StepLoss(loss, ratio, rates)

@@ -1,7 +1,8 @@
-"""The processes of one training: they sum what each computed, and may hold the model in shares.
+"""Several processes in one training: they add up their gradients, and may each keep only a shard of the model.
 
-Shared out (FSDP), every weight lies in equal parts with the processes, and so do its gradient, its moving average and
-its Adam state. A block's weights come together while it computes, forwards and backwards, and part again.
+With sharding (FSDP), every process keeps an equal shard of each weight, of its gradient, of its moving average and of
+its Adam state. The weights of one block are put together while the block computes, forward and backward, and the rest
+is dropped again afterwards.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from dydit.dit import DiT
 from dydit.dydit import DyDiT
 
 BUCKET = 2**24
-"""Elements that processes sum at once: enough to fill a network, and little memory beside the gradients."""
+"""Elements summed in one message: enough to use a network's full rate, and little memory beside the gradients."""
 
 
-def share_out(model: DiT, mesh: DeviceMesh) -> None:
-    """Leave each process of `mesh` its part of every parameter of `model`, on the mesh's device.
+def shard_model(model: DiT, mesh: DeviceMesh) -> None:
+    """Leave each process of `mesh` its shard of every parameter of `model`, in place, on the mesh's device.
 
-    `forward`, `route` and `complete` work as before, as calls that all processes make; gradients are means over them.
+    `forward`, `route` and `complete` work as before, but all processes must call them together. Gradients become means
+    over the processes.
     """
     for block in model.blocks:
         fully_shard(block, mesh=mesh)
@@ -37,9 +39,9 @@ def share_out(model: DiT, mesh: DeviceMesh) -> None:
 
 
 def sum_over_processes(tensors: list[Tensor]) -> None:
-    """Sum each of the tensors, in place, over all processes; they all have a tensor of its shape and dtype there.
+    """Replace each tensor by its sum over all processes, which all must pass the same shapes and dtypes.
 
-    Those that are shared out are passed over: theirs are reduced as they arise.
+    Sharded tensors are left alone: FSDP has already reduced them during the backward pass.
     """
     tensors = [tensor for tensor in tensors if not isinstance(tensor, DTensor)]
     start = 0
@@ -56,30 +58,34 @@ def sum_over_processes(tensors: list[Tensor]) -> None:
         start = stop
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor with all its parts, which all processes must ask for; one that is not shared out is itself."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """A sharded tensor put together, in every process, which all must call this; any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(state: Any) -> Any:
-    """Containers of tensors, those that are shared out whole and on the CPU of the first process; None in the others.
+def gather_state(state: Any) -> Any:
+    """Nested dicts with every sharded tensor put together, on the CPU of the first process; None in the others.
 
-    One tensor at a time comes together on the device. All processes must call it.
+    All processes must call it. The device holds one whole tensor at a time.
     """
     if isinstance(state, dict):
-        return {key: gathered(value) for key, value in state.items()}
+        return {key: gather_state(value) for key, value in state.items()}
     if not isinstance(state, DTensor):
         return state
     tensor = state.full_tensor()
     return tensor.cpu() if state.device_mesh.get_rank() == 0 else None
 
 
-def shared_as(own: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse: `values` with each whole tensor in parts whose own by that name and shape is; all must call it."""
+def shard_like(templates: Mapping[str, Tensor], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of `gather_state`: `values`, sharded as the tensors of the same name in `templates` are.
 
-    def part(value: Any, like: Tensor | None) -> Any:
-        if isinstance(like, DTensor) and isinstance(value, Tensor) and value.shape == like.shape:
-            return distribute_tensor(value, like.device_mesh, like.placements)
+    A value stays as it is where its template is not sharded, has another shape or does not exist. All processes must
+    call it, each with whole tensors.
+    """
+
+    def shard(value: Any, template: Tensor | None) -> Any:
+        if isinstance(template, DTensor) and isinstance(value, Tensor) and value.shape == template.shape:
+            return distribute_tensor(value, template.device_mesh, template.placements)
         return value
 
-    return {key: part(value, own.get(key)) for key, value in values.items()}
+    return {key: shard(value, templates.get(key)) for key, value in values.items()}

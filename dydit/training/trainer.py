@@ -1,18 +1,16 @@
-"""Training a static DiT, and fine-tuning DyDiT by the paper's recipe (Section 3.4, Appendix A; Tables 6 and 7).
+"""Training of a static DiT, and fine-tuning of DyDiT by the paper's recipe (Section 3.4, Appendix A; Tables 6 and 7).
 
-The recipe's stages: complete-model warm-up (the unmasked loss is added), a falling FLOPs target, timesteps stratified
-over four quarters, an upper limit on the gradient norm, and an exponential moving average of the weights.
-
-Every random number of a step is a function of (seed, step, place in the batch), never of a generator that runs on: a
-run that was stopped goes on with nothing but its weights and its step, and several processes share a batch without a
-word about it. Number of processes, accumulation and whether the weights are shared out change nothing but the order of
-sums.
+Every random number of a step is a function of the seed, the step and the place in the batch, never of a generator that
+is carried from step to step. A stopped run therefore continues from its weights, its optimiser and its step alone, and
+several processes can divide a batch without exchanging random numbers. The number of processes, the number of
+micro-batches per process and sharding change only the order in which numbers are summed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,21 +20,48 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dydit.diffusion import Diffusion
 from dydit.dit import DiT
-from dydit.dydit import DyDiT
+from dydit.dydit import DyDiT, is_router_key
 from dydit.errors import InputError, first_line
 from dydit.sampling import mix
-from dydit.training.batch import Data, Draws, InMemory, seeded
+from dydit.training.data import Data, InMemory
+from dydit.training.draws import Draws, seed_generators
 from dydit.training.loss import step_loss
-from dydit.training.recipe import PRECISIONS, Recipe, StepLog
-from dydit.training.sharding import gathered, share_out, shared_as, sum_over_processes, whole
+from dydit.training.recipe import Recipe
+from dydit.training.sharding import full_tensor, gather_state, shard_like, shard_model, sum_over_processes
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True)
+class StepLog:
+    """What one step measured, over all micro-batches and processes.
+
+    Args:
+        step: counted from 0.
+        loss: mean over the batch.
+        ratio: FLOPs ratio that the masks claim, mean over the batch; 1 for a static network.
+        gradient_norm: L2 norm of the gradient of all parameters.
+        target: FLOPs ratio aimed at in this step.
+        skipped: whether the step changed no weight, because the norm was above the recipe's limit.
+        rates: per block, the open shares of heads, channel groups and tokens; empty for a static network.
+    """
+
+    step: int
+    loss: float
+    ratio: float
+    gradient_norm: float
+    target: float = 1.0
+    skipped: bool = False
+    rates: tuple[tuple[float, float, float], ...] = ()
 
 
 class Training:
-    """A model in training: its weights, their moving average, optimiser and step; recipe and data decide the rest.
+    """A network in training: its weights, their moving average, the optimiser and the step.
 
-    Several processes make one training, each with a `Training` of its own on equal weights: they take turns with the
-    parts of a batch, and sum gradients through torch.distributed, which must be initialised. With a `mesh`, each holds
-    its share alone of weights, gradients, average and optimiser, and `state`, `weights` and `restore` need all of them.
+    Several processes can work on one training, each with its own `Training` that starts from equal weights: they take
+    the micro-batches of a batch in turn and add up their gradients through torch.distributed, which must be
+    initialised. With a `mesh`, each process keeps only its shard of weights, gradients, average and optimiser, and all
+    of them must call `state`, `weights` and `restore` together.
     """
 
     def __init__(
@@ -50,20 +75,20 @@ class Training:
         processes: int = 1,
         mesh: DeviceMesh | None = None,
     ) -> None:
-        """Begin at step 0, with the model where it lies, or shared out over the devices of a mesh.
+        """Begin at step 0, with the model on the device where it is, or sharded over the devices of a mesh.
 
         Args:
             model: a DiT, or a DyDiT when the recipe has a target; trained in place.
-            recipe: the schedule.
+            recipe: how it is trained.
             precision: `fp32`, or `bf16` for matrix products in bfloat16; weights and losses are float32 in both.
             recompute: keep no activations inside blocks (gradient checkpointing): less memory, a third more work.
-            rank: the number of this process.
-            processes: how many there are.
-            mesh: these processes, to share the model out to; the model is moved to its devices block by block.
+            rank: number of this process.
+            processes: number of processes.
+            mesh: of these processes, to shard the model over; the model moves to its devices block by block.
 
         Raises:
-            InputError: recipe and model do not belong together, an unknown precision, or a batch that the processes
-                cannot share out.
+            InputError: a recipe that does not fit the model, an unknown precision, or micro-batches that cannot be
+                divided equally among the processes.
         """
         if (recipe.target is not None) != isinstance(model, DyDiT):
             kind = type(model).__name__
@@ -72,18 +97,19 @@ class Training:
             raise InputError(f"precision {precision!r}: choose one of {', '.join(PRECISIONS)}")
         if recipe.micro_batches % processes:
             raise InputError(
-                f"recipe: {recipe.micro_batches} x {recipe.batch_size // recipe.micro_batches} images a batch cannot "
+                f"recipe: {recipe.micro_batches} x {recipe.micro_batch_size} images a batch cannot "
                 f"be shared out to {processes} processes; choose a micro_batch so that their number is a multiple"
             )
         self.model, self.recipe, self.rank, self.processes = model.train(), recipe, rank, processes
         self.step = 0
-        self.kind = type(model)  # sharing out changes the model's own
+        self.kind = type(model)  # sharding replaces the model's own class
         decay = get_ema_multi_avg_fn(recipe.ema_decay)  # type: ignore[no-untyped-call]
         self.average = AveragedModel(model, multi_avg_fn=decay)
         if mesh is not None:
-            share_out(model, mesh)
-            share_out(self.averaged, mesh)
-        self.optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0)
+            shard_model(model, mesh)
+            shard_model(self.averaged, mesh)
+        self.average.update_parameters(model)  # the first update copies: the average begins at the initial weights
+        self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, weight_decay=0.0)
         model.recompute = recompute
         self._diffusion = Diffusion.linear()
         self._device = next(model.parameters()).device
@@ -92,7 +118,7 @@ class Training:
 
     @property
     def averaged(self) -> DiT:
-        """The moving average, in evaluation mode; before the first step it is the model itself."""
+        """The moving average, in evaluation mode; before the first step it holds the initial weights."""
         averaged = self.average.module
         assert isinstance(averaged, DiT)
         return averaged.eval()
@@ -101,72 +127,89 @@ class Training:
         """Make one step.
 
         Raises:
-            InputError: the loss or its gradient is no longer finite; the weights are those of the step before.
+            InputError: the loss or its gradient is not finite; the weights are those of the step before.
         """
         recipe, config = self.recipe, self.model.config
         shape = (config.in_channels, config.input_size, config.input_size)
-        draws = Draws.of(recipe, self.step, len(data), shape, len(self._diffusion))
+        draws = Draws.of_step(recipe, self.step, rows=len(data), shape=shape, timesteps=len(self._diffusion))
         self.optimizer.zero_grad()
-        parts = [self._part(data, draws, k) for k in range(self.rank, recipe.micro_batches, self.processes)]
-        measured = torch.stack(parts).sum(0)
+        own = range(self.rank, recipe.micro_batches, self.processes)
+        measured = torch.stack([self._micro_batch(data, draws, index) for index in own]).sum(0)
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         if self.processes > 1:
             sum_over_processes([*gradients, measured])
-        norm = whole(torch.nn.utils.get_total_norm(gradients))
-        gradient_norm, loss, ratio, *rates = torch.cat([norm[None], measured]).tolist()  # the one wait for the device
+        norm = full_tensor(torch.nn.utils.get_total_norm(gradients))
+        # The only place in a step where the CPU waits for the device.
+        gradient_norm, loss, ratio, *rates = torch.cat([norm[None], measured]).tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
             raise InputError(
                 f"training diverged at step {self.step}: loss {loss}, gradient norm {gradient_norm}; "
                 "lower the learning rate"
             )
-        skipped = gradient_norm > recipe.gradient_limit
-        if not skipped:
+        updates = (gradient_norm <= recipe.gradient_limit) + (self.step < recipe.double_steps)
+        for _ in range(updates):
             self.optimizer.step()
-            self.average.update_parameters(self.model)
+        self.average.update_parameters(self.model)
         layers = tuple(zip(rates[::3], rates[1::3], rates[2::3], strict=True))
-        log = StepLog(self.step, loss, ratio, gradient_norm, recipe.target_at(self.step), skipped, layers)
+        log = StepLog(self.step, loss, ratio, gradient_norm, recipe.target_at(self.step), updates == 0, layers)
         self.step += 1
         return log
 
     def state(self) -> dict[str, Any]:
-        """All that `restore` needs, in tensors and plain containers, alike for every number of processes.
+        """All that `restore` needs, in tensors and plain containers; the same for every number of processes.
 
-        The tensors are the training's own; where they are shared out, whole copies in the first process alone.
+        The tensors are the training's own, not copies. Of a sharded training they are whole copies on the CPU in the
+        first process, and None in the others.
         """
         parts: dict[str, Any] = {"model": self.model, "average": self.average, "optimizer": self.optimizer}
-        return {"step": self.step, **{name: gathered(part.state_dict()) for name, part in parts.items()}}
+        return {"step": self.step, **{name: gather_state(part.state_dict()) for name, part in parts.items()}}
 
     def weights(self) -> dict[str, dict[str, Tensor]]:
         """The moving average as `ema` and the weights of the last step as `model`; tensors as in `state`."""
-        return {"ema": gathered(self.averaged.state_dict()), "model": gathered(self.model.state_dict())}
+        return {"ema": gather_state(self.averaged.state_dict()), "model": gather_state(self.model.state_dict())}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a `state` of the same model and recipe.
+        """Continue from the `state` of a training of the same network by the same recipe.
 
         Raises:
-            InputError: it belongs to another model.
+            InputError: the state is that of another network.
         """
         try:
             for name, module in (("model", self.model), ("average", self.average)):
-                module.load_state_dict(shared_as(module.state_dict(), state[name]))
-            optimizer, parameters = state["optimizer"], list(self.model.parameters())
-            moments = {n: shared_as(dict.fromkeys(each, parameters[n]), each) for n, each in optimizer["state"].items()}
+                module.load_state_dict(shard_like(module.state_dict(), state[name]))
+            optimizer = state["optimizer"]
+            parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+            moments = {
+                n: shard_like(dict.fromkeys(each, parameters[n]), each) for n, each in optimizer["state"].items()
+            }
             self.optimizer.load_state_dict({**optimizer, "state": moments})
             self.step = int(state["step"])
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
             kind = self.kind.__name__
             raise InputError(f"training state: not one of this {kind} ({first_line(error)})") from None
 
-    def _part(self, data: Data, draws: Draws, number: int) -> Tensor:
-        """Add the gradient of one part of the batch; returns its share of loss, ratio and rates, (2 + 3 L,)."""
-        recipe, parts, device = self.recipe, self.recipe.micro_batches, self._device
-        rows, mirror, t, noise = draws.part(number, recipe.batch_size // parts)
-        with seeded(mix(mix(recipe.seed, self.step), number + 1), device):
-            x0, y = (each.to(device, non_blocking=True) for each in data.batch(rows, mirror))
+    def _micro_batch(self, data: Data, draws: Draws, index: int) -> Tensor:
+        """Add the gradient of one micro-batch, and return its part of the batch's loss, ratio and rates, (2 + 3 L,)."""
+        recipe, device = self.recipe, self._device
+        rows, mirror, t, noise = draws.micro_batch(index, recipe.micro_batch_size)
+        with seed_generators(mix(mix(recipe.seed, self.step), index + 1), device):
+            x0, y = (tensor.to(device, non_blocking=True) for tensor in data.batch(rows, mirror))
             with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
-                found = step_loss(self.model, self._diffusion, x0, y, t.to(device), noise.to(x0), recipe, self.step)
-            (found.loss / self._divisor).backward()  # type: ignore[no-untyped-call]
-        return torch.cat([found.loss.detach()[None], found.ratio[None], found.rates.flatten()]) / parts
+                loss, ratio, rates = step_loss(
+                    self.model, self._diffusion, x0, y, t.to(device), noise.to(x0), recipe, self.step
+                )
+            (loss / self._divisor).backward()  # type: ignore[no-untyped-call]
+        return torch.cat([loss.detach()[None], ratio[None], rates.flatten()]) / recipe.micro_batches
+
+
+def parameter_groups(model: DiT, recipe: Recipe) -> list[dict[str, Any]]:
+    """The parameters of a network as AdamW takes them: all but the routers', then the routers' with their own rate."""
+    routers = [parameter for name, parameter in model.named_parameters() if is_router_key(name)]
+    others = [parameter for name, parameter in model.named_parameters() if not is_router_key(name)]
+    groups: list[dict[str, Any]] = [{"params": others}]
+    if routers:
+        groups.append({"params": routers, "lr": recipe.learning_rate * recipe.router_learning_rate})
+    return groups
 
 
 def train(
@@ -184,14 +227,14 @@ def train(
 
     Args:
         model: a DiT, or a DyDiT when the recipe has a target.
-        images: (M, C, S, S) in [-1, 1] (or latents), on the model's device.
-        labels: (M,).
-        recipe: the schedule.
-        track: progress wrapper over the steps.
-        on_step: called after every step.
+        images: (M, C, S, S) in [-1, 1], or latents, on the model's device.
+        labels: (M,), int64, on the same device.
+        recipe: how it is trained.
+        track: wraps the iteration over the steps, to show progress.
+        on_step: called after every step with its log.
 
     Raises:
-        InputError: recipe and model do not belong together, or the loss is no longer finite.
+        InputError: a recipe that does not fit the model, or a loss that is not finite.
     """
     training, data = Training(model, recipe), InMemory(images, labels)
     for _ in track(range(recipe.steps)):

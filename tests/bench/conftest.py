@@ -14,8 +14,8 @@ from bench.machine.threads import cpu_threads
 from bench.quality.features import extractors, inception
 from bench.quality.metrics import moments
 from bench.quality.metrics.moments import Statistics
-from bench.quality.references.build import _evenly_spaced
-from bench.quality.references.reference import ROWS, Reference
+from bench.quality.references.build import evenly_spaced
+from bench.quality.references.reference import KEPT_ROWS, Reference
 from bench.records import checksums
 from bench.reproduction import rate
 
@@ -54,12 +54,12 @@ def stacked() -> Callable[[Iterable[torch.Tensor]], np.ndarray]:
 
 @pytest.fixture(scope="session")
 def made_up() -> Callable[..., Reference]:
-    """(n, seed, d) -> statistics of n random rows, all of which are kept up to `reference.ROWS`."""
+    """(n, seed, d) -> statistics of n random rows, all of which are kept up to `reference.KEPT_ROWS`."""
 
     def make(n: int, seed: int = 0, d: int = 5) -> Reference:
         rows = np.random.default_rng(seed).normal(3.0, 2.0, (n, d))
         record = {"dataset": "digits", "split": "all", "preprocessing": "native", "weights_sha256": "0" * 64}
-        kept = rows[_evenly_spaced(n, min(n, ROWS))].astype(np.float32)
+        kept = rows[evenly_spaced(n, min(n, KEPT_ROWS))].astype(np.float32)
         pool, spatial = moments.of_features(rows), moments.of_features(rows[:, :3])
         return Reference("rows", "digits-cnn", (8, 8), pool, spatial, kept, None, record)
 

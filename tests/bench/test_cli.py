@@ -9,12 +9,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli
-from bench.claims.published import load_published
-from bench.claims.summary import read_summary
-from bench.records import run_record
-from bench.reproduction import reproduce
-from bench.reproduction.reproduce import unmeasured
-from bench.studies.samples import Sampling
+from bench.claims import read_summary
 
 
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
@@ -96,24 +91,19 @@ def test_help_works_in_a_process_of_its_own() -> None:
         assert command in done.stdout
 
 
-def test_reproduce_gives_every_published_number_one_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setitem(reproduce.TIERS, "smoke", Sampling(images=20, steps=2))
-    rows = reproduce.reproduce(tmp_path, "smoke")
-    ids = [row.claim_id for row in rows]
-    published = {value.claim_id for name in reproduce.JUDGED_PAPERS for value in load_published(name)}
-    assert len(ids) == len(set(ids)) and published <= set(ids)
-    assert read_summary(tmp_path) == tuple(rows)
-    for name in ("summary", "flops", "quality"):
-        assert (tmp_path / f"{name}.csv").is_file() and (tmp_path / f"{name}.md").is_file()
-    assert run_record.read_run(tmp_path)["tier"] == "smoke"
-    static = next(row for row in rows if row.claim_id == "dydit-table8-dit-xl-static-lambda-1.0-flops")
-    assert static.verdict == "reproduced" and static.measured == pytest.approx(118.69, abs=0.005)
-
-
-def test_rows_without_a_transcribed_value_are_listed_and_not_judged() -> None:
-    rows = {row.claim_id: row for row in unmeasured(set(), "smoke")}
-    for name in reproduce.JUDGED_PAPERS:
-        for value in load_published(name):
-            row = rows[value.claim_id]
-            assert row.verdict == "not run" and row.measured is None
-            assert (row.note == "published value not transcribed") == (value.value is None)
+def test_the_list_of_commands_needs_no_heavy_library_and_a_command_only_its_own_module() -> None:
+    program = """
+import sys
+from bench import cli
+try:
+    cli.main(sys.argv[1:])
+except SystemExit:
+    pass
+print(*sorted(name for name in sys.modules if name == "torch" or name.startswith("bench.commands.")), file=sys.stderr)
+"""
+    for arguments, expected in (
+        (["--help"], []),
+        (["flops", "--help"], ["bench.commands.measure", "bench.commands.measure.flops", "torch"]),
+    ):
+        done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, check=True)
+        assert done.stderr.split() == expected

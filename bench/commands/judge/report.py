@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
-HELP = "write the tables of README.md from the committed runs"
-OUT = None
+from bench.options import option
+from bench.report.index import update_index
+from bench.report.readme import SECTIONS, committed_run, update_readme
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--results", type=Path, help="directory of a `reproduce` run, if not the committed one")
-    parser.add_argument("--speed", type=Path, help="directory of a `latency` run, if not the committed one")
-    parser.add_argument("--study", type=Path, help="directory of a `small-scale` run, if not the committed one")
-    parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if README.md is out of date")
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """The runs to show, and whether to write."""
+
+    results: Path | None = option(None, help="directory of a `reproduce` run, if not the committed one")
+    speed: Path | None = option(None, help="directory of a `latency` run, if not the committed one")
+    study: Path | None = option(None, help="directory of a `small-scale` run, if not the committed one")
+    check: bool = option(False, help="change nothing; exit with status 1 if a page is out of date")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; the exit status."""
-    from bench.report.readme import SECTIONS, committed_run, update_readme
+OPTIONS = ReportOptions
 
-    runs = {name: getattr(options, name) or committed_run(name) for name in SECTIONS}
+
+def run(options: ReportOptions) -> int:
+    """Write the tables, or check them; the exit status."""
+    runs = {name: getattr(options, part.run) or committed_run(name) for name, part in SECTIONS.items()}
     current = [update_readme(directory, name, check=options.check) for name, directory in runs.items()]
+    current.append(update_index(check=options.check))
     if options.check and not all(current):
-        print("README.md does not show these results; run `nox -s report`", file=sys.stderr)
+        print("README.md or results/README.md does not show these results; run `nox -s report`", file=sys.stderr)
     return int(options.check and not all(current))

@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-HELP = "measure what can be measured here and judge every published number"
-OUT = Path("results/local")
+from bench.claims import any_deviates, findings_overview, overview
+from bench.options import DataOptions, OutputOptions, StrictOptions, option
+from bench.reproduction.reproduce import reproduce
+from bench.studies.samples import DIRECTORY
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--tier", default="default", help="smoke (3 minutes), default (15 minutes) or full")
-    parser.add_argument("--checkpoints", type=Path, help="study checkpoints, if not the committed ones")
-    parser.add_argument("--data-root", type=Path, metavar="DIR", help="files that tier full needs; `plan` names them")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 when a verdict is `deviates`")
+@dataclass(frozen=True, kw_only=True)
+class ReproduceOptions(StrictOptions, DataOptions, OutputOptions):
+    """How much to measure, and with which files."""
+
+    tier: str = option(
+        "default", help="smoke (3 minutes), default (15 minutes), or full, which needs the files that `plan` names"
+    )
+    checkpoints: Path | None = option(None, help="directory of the study's checkpoints, if not the committed ones")
 
 
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; the exit status."""
-    from bench.claims.summary import overview
-    from bench.reproduction import reproduce
-    from bench.studies.samples import DIRECTORY
+OPTIONS = ReproduceOptions
 
-    rows = reproduce.reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
-    print(overview(rows))
-    print(f"\n{len(rows)} rows in {options.out}/summary.csv and summary.md")
-    return int(options.strict and any(row.verdict == "deviates" for row in rows))
+
+def run(options: ReproduceOptions) -> int:
+    """Reproduce; the exit status."""
+    made = reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
+    print(overview(made.rows))
+    print(f"\n{findings_overview(made.findings)}")
+    print(f"\n{len(made.rows)} rows in {options.out}/summary.csv, {len(made.findings)} in findings.csv")
+    return int(options.strict and any_deviates(made.rows))

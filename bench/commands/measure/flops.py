@@ -2,49 +2,14 @@
 
 from __future__ import annotations
 
-import argparse
-from pathlib import Path
+from bench.claims import any_deviates, overview
+from bench.flops.run import FlopsOptions, measure_flops
 
-from dydit import InputError
-
-HELP = "count FLOPs and parameters at true scale, without weights"
-OUT = Path("results/local")
+OPTIONS = FlopsOptions
 
 
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    parser.add_argument("--models", nargs="+", metavar="NAME", help="such as DiT-XL/2; all by default")
-    parser.add_argument("--lambdas", nargs="+", type=float, metavar="L", help="FLOPs targets; the paper's by default")
-    parser.add_argument("--checkpoint", metavar="FILE", help="trained DyDiT of the one model and lambda given")
-    parser.add_argument("--images", type=int, default=8, help="images sampled with --checkpoint")
-    parser.add_argument("--steps", type=int, default=250, help="DDPM steps with --checkpoint")
-    parser.add_argument("--strict", action="store_true", help="exit with status 1 when a verdict is `deviates`")
-
-
-def run(options: argparse.Namespace) -> int:
-    """Do what the options say; the exit status."""
-    from bench.claims.summary import overview, write_summary
-    from bench.flops import learned_masks
-    from bench.flops.tables import write_flops
-    from bench.records import environment_record, prepare_output, write_run
-
-    directory = prepare_output(options.out)
-    record = environment_record()
-    claimed = []
-    if options.checkpoint is not None:
-        if len(options.models or []) != 1 or len(options.lambdas or []) != 1:
-            raise InputError("--checkpoint: name its model and lambda, as in --models DyDiT-XL/2 --lambdas 0.5")
-        claimed.append(
-            learned_masks.measure_checkpoint(
-                options.checkpoint,
-                options.models[0],
-                target=options.lambdas[0],
-                images=options.images,
-                steps=options.steps,
-            )
-        )
-    rows = write_flops(directory, "default", models=options.models, lambdas=options.lambdas, claimed=claimed)
-    write_summary(rows, directory)
-    write_run(record, directory)
+def run(options: FlopsOptions) -> int:
+    """Count and judge; the exit status."""
+    rows = measure_flops(options)
     print(overview(rows))
-    return int(options.strict and any(row.verdict == "deviates" for row in rows))
+    return int(options.strict and any_deviates(rows))

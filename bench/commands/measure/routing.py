@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
-from bench.commands.make import generate
-
-HELP = "show what routing learned: widths by timestep and layer, tokens over sampled images, work by class"
-OUT = Path("results/local/routing")
-
-
-def arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options."""
-    generate.shared_arguments(parser)
-    parser.add_argument("--images", type=int, default=200, metavar="N", help="sampled for token maps (default 200)")
+from bench.generation.job import GenerationOptions, SamplingOptions
+from bench.options import OutputOptions, option
+from bench.routing.measure import measure_routing
 
 
-def run(options: argparse.Namespace) -> None:
-    """Do what the options say."""
-    from bench.generation.job import GenerationOptions
-    from bench.routing.study import study_routing
+@dataclass(frozen=True, kw_only=True)
+class RoutingOptions(SamplingOptions, OutputOptions):
+    """What to observe: the masked forward of a checkpoint in float32."""
 
-    values = {name: value for name, value in vars(options).items() if name != "run"}
-    study_routing(GenerationOptions(**values))
+    out: Path = Path("results/local/routing")
+    images: int = option(200, metavar="N", help="sampled for token maps")
+
+
+OPTIONS = RoutingOptions
+
+
+def run(options: RoutingOptions) -> None:
+    """Study the checkpoint."""
+    measure_routing(GenerationOptions.of(options))
     print((options.out / "findings.md").read_text(encoding="utf-8"), end="")

@@ -1,12 +1,13 @@
-"""The data sets of the paper by name: where they are fetched, how their columns are called, how many images."""
+"""The data sets of the papers by name, from `reference_stats/datasets.toml`: where they are, and what is in them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
-from bench.data.preprocessing import NATIVE as NATIVE
-from bench.data.preprocessing import PREPROCESSING as PREPROCESSING
+from bench.data.preprocessing import NATIVE, PREPROCESSING
+from bench.records import from_table, read_toml, shipped_data
 from dydit import InputError
 
 
@@ -14,179 +15,104 @@ from dydit import InputError
 class DataSet:
     """One data set.
 
-    `hub_id` and `config` name it on the hub (None: it is not from there). `splits` gives the images in each split, the
-    default first; those in `local_splits` are not in the hub's copy. `label_column` is None, and `classes` 0, where
-    images have no class. `resolution` is the default side in pixels: of the images themselves (`native`), or that of
-    the DiT models which the papers train on the set. `gated`: the hub asks for consent to terms.
+    `splits` gives the number of images in each split, the default split first. `hub_id` and `config` name the set on
+    the hub (None: it is not from there); splits in `local_splits` are not in the hub's copy, and the hub asks for
+    consent to terms where the set is `gated`. `label_column` is None, and `classes` 0, where images have no class.
+    `resolution` is the default side in pixels: of the images themselves (`native`), or of the DiT models that the
+    papers train on the set. `padding` black pixels are added on each side of a stored image, and `resolution`
+    is the side with them.
     """
 
     name: str
     title: str
-    hub_id: str | None
-    config: str | None
     splits: Mapping[str, int]
     image_column: str
-    label_column: str | None
-    classes: int
     resolution: int
+    hub_id: str | None = None
+    config: str | None = None
+    label_column: str | None = None
+    classes: int = 0
     native: bool = False
     local_splits: tuple[str, ...] = ()
     gated: bool = False
+    padding: int = 0
     note: str = ""
+
+    @property
+    def stored_side(self) -> int:
+        """Side in pixels of the stored images of a native set."""
+        return self.resolution - 2 * self.padding
 
     def preprocessing(self, resolution: int | None = None) -> str:
         """Name of what is done to the images for a resolution (None: the default one), as statistics record it."""
         return NATIVE if self.native and resolution in (None, self.resolution) else PREPROCESSING
 
+    def choose_split(self, split: str | None) -> str:
+        """The split asked for; the default one where none is.
 
-# Splits, counts, columns and configurations are those of the dataset cards on the hub. Where the authors of a set have
-# no copy there, another copy of the whole set is named; its counts agree with the paper that introduced the set.
-_LIST = (
-    DataSet(
-        name="imagenet",
-        title="ImageNet-1k (ILSVRC 2012)",
-        hub_id="ILSVRC/imagenet-1k",
-        config="default",
-        splits={"train": 1_281_167, "validation": 50_000},
-        image_column="image",
-        label_column="label",
-        classes=1000,
-        resolution=256,
-        gated=True,
-        note="the test split has no labels and is left out",
-    ),
-    DataSet(
-        name="cifar10",
-        title="CIFAR-10",
-        hub_id="uoft-cs/cifar10",
-        config="plain_text",
-        splits={"train": 50_000, "test": 10_000},
-        image_column="img",
-        label_column="label",
-        classes=10,
-        resolution=32,
-        native=True,
-    ),
-    DataSet(
-        name="cifar100",
-        title="CIFAR-100",
-        hub_id="uoft-cs/cifar100",
-        config="cifar100",
-        splits={"train": 50_000, "test": 10_000},
-        image_column="img",
-        label_column="fine_label",
-        classes=100,
-        resolution=32,
-        native=True,
-    ),
-    DataSet(
-        name="food101",
-        title="Food-101",
-        hub_id="ethz/food101",
-        config="default",
-        splits={"train": 75_750, "validation": 25_250},
-        image_column="image",
-        label_column="label",
-        classes=101,
-        resolution=256,
-        note="the hub calls the authors' test images validation",
-    ),
-    DataSet(
-        name="artbench10",
-        title="ArtBench-10",
-        hub_id="zguo0525/ArtBench",
-        config="default",
-        splits={"train": 50_000, "test": 10_000},
-        image_column="image",
-        label_column="label",
-        classes=10,
-        resolution=256,
-        note="a user's copy of the authors' 256x256 folder; its class numbers are not in the order of the names",
-    ),
-    DataSet(
-        name="cars",
-        title="Stanford Cars",
-        hub_id="tanganke/stanford_cars",
-        config="default",
-        splits={"train": 8_144, "test": 8_041},
-        image_column="image",
-        label_column="label",
-        classes=196,
-        resolution=256,
-        note="a user's copy, the authors' page is gone; its further splits are distorted test images and are left out",
-    ),
-    DataSet(
-        name="birds",
-        title="CUB-200-2011 birds",
-        hub_id="bentrevett/caltech-ucsd-birds-200-2011",
-        config="default",
-        splits={"train": 5_994, "test": 5_794},
-        image_column="image",
-        label_column="label",
-        classes=200,
-        resolution=256,
-        note="a user's copy",
-    ),
-    DataSet(
-        name="coco2014",
-        title="COCO 2014",
-        hub_id="lmms-lab/COCO-Caption",
-        config="default",
-        splits={"val": 40_504, "train": 82_783, "test": 40_775},
-        image_column="image",
-        label_column=None,
-        classes=0,
-        resolution=256,
-        local_splits=("train",),
-        note="captions, no classes",
-    ),
-    DataSet(
-        name="coco2017",
-        title="COCO 2017",
-        hub_id="lmms-lab/COCO-Caption2017",
-        config="default",
-        splits={"val": 5_000, "train": 118_287, "test": 40_670},
-        image_column="image",
-        label_column=None,
-        classes=0,
-        resolution=256,
-        local_splits=("train",),
-        note="captions, no classes",
-    ),
-    DataSet(
-        name="digits",
-        title="scikit-learn's handwritten digits",
-        hub_id=None,
-        config=None,
-        splits={"all": 1_797},
-        image_column="images",
-        label_column="target",
-        classes=10,
-        resolution=8,
-        native=True,
-    ),
-)
-DATASETS: dict[str, DataSet] = {entry.name: entry for entry in _LIST}
+        Raises:
+            InputError: no such split.
+        """
+        if split is None:
+            return next(iter(self.splits))
+        if split not in self.splits:
+            raise InputError(f"{self.name}: no split {split!r}; choose one of {', '.join(self.splits)}")
+        return split
+
+    def choose_resolution(self, resolution: int | None) -> int:
+        """The side in pixels asked for; the default one where none is.
+
+        Raises:
+            InputError: below 1, or above the native one.
+        """
+        if resolution is None:
+            return self.resolution
+        if resolution < 1 or (self.native and resolution > self.resolution):
+            most = f"from 1 to {self.resolution}, the native one" if self.native else "at least 1"
+            raise InputError(f"{self.name}: resolution {resolution}; it must be {most}")
+        return resolution
 
 
-def _entry(name: str) -> DataSet:
+def read_datasets(path: Path) -> dict[str, DataSet]:
+    """The data sets of a file by name, in its order.
+
+    Raises:
+        InputError: no such file, not TOML, or a table that is no data set.
+    """
+    return {name: _dataset(name, table, f"{path}, [{name}]") for name, table in read_toml(path).items()}
+
+
+def find_dataset(name: str) -> DataSet:
+    """A data set by its name.
+
+    Raises:
+        InputError: unknown name; the known ones are listed.
+    """
     if name not in DATASETS:
         raise InputError(f"unknown data set {name!r}; choose one of {', '.join(DATASETS)}")
     return DATASETS[name]
 
 
-def _split(entry: DataSet, split: str | None) -> str:
-    if split is None:
-        return next(iter(entry.splits))
-    if split not in entry.splits:
-        raise InputError(f"{entry.name}: no split {split!r}; choose one of {', '.join(entry.splits)}")
-    return split
+def _dataset(name: str, table: object, where: str) -> DataSet:
+    """A checked data set; `where` opens the message of what is wrong."""
+    entry = from_table(DataSet, name, table, where)
+    if min(entry.resolution, *entry.splits.values()) < 1:
+        raise InputError(
+            f"{where}: resolution = {entry.resolution}, splits = {dict(entry.splits)}; they are at least 1"
+        )
+    if entry.padding < 0 or (entry.padding and not (entry.native and entry.stored_side > 0)):
+        raise InputError(f"{where}: padding = {entry.padding}; whole pixels, fewer than half of a native resolution")
+    default, *others = entry.splits
+    if not set(entry.local_splits) <= set(others):
+        raise InputError(f"{where}: local_splits = {list(entry.local_splits)}; splits after {default}, the default one")
+    if (entry.hub_id is None) != (entry.config is None):
+        raise InputError(f"{where}: hub_id = {entry.hub_id}, config = {entry.config}; give both or neither")
+    if (entry.label_column is None) != (entry.classes == 0) or entry.classes < 0:
+        raise InputError(
+            f"{where}: label_column = {entry.label_column}, classes = {entry.classes}; give both or neither"
+        )
+    return entry
 
 
-def _resolution(entry: DataSet, resolution: int | None) -> int:
-    if resolution is None:
-        return entry.resolution
-    if resolution < 1 or (entry.native and resolution > entry.resolution):
-        most = f"from 1 to {entry.resolution}, the native one" if entry.native else "at least 1"
-        raise InputError(f"{entry.name}: resolution {resolution}; it must be {most}")
-    return resolution
+DATASETS: dict[str, DataSet] = read_datasets(shipped_data() / "datasets.toml")
+"""Every data set that the suite knows, by name."""

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits (1,797 real 8x8 images, 10 classes) and the two pixel conversions of the suite."""
+"""scikit-learn's handwritten digits: 1,797 real 8x8 images, 10 classes."""
 
 from __future__ import annotations
 

@@ -8,17 +8,15 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.data import preprocessing
 from bench.data.image_set import Images, StreamedImages
+from bench.data.sets.catalogue import DataSet
 from dydit import InputError
-
-if TYPE_CHECKING:
-    from bench.data.sets.catalogue import DataSet
 
 
 def from_hub(entry: DataSet, split: str, resolution: int) -> Images:
@@ -37,7 +35,7 @@ def from_hub(entry: DataSet, split: str, resolution: int) -> Images:
 
 
 def stream_from_hub(entry: DataSet, split: str, resolution: int) -> StreamedImages:
-    """The hub's copy of a split as it comes, with nothing kept.
+    """The hub's copy of a split, read from the network image by image, with nothing kept.
 
     Raises:
         InputError: as `from_hub`; while it is read, also a network that fails.
@@ -92,17 +90,17 @@ def from_parquet(entry: DataSet, split: str, files: list[Path], resolution: int)
     """The rows of local parquet files, converted into the cache of `datasets` and mapped from there.
 
     Raises:
-        InputError: a file that is not whole, or has not the columns of the data set.
+        InputError: a file that is not whole, or that lacks a column of the data set.
     """
     rows, _ = _parquet_rows(entry, files, streaming=False)
     return _mapped(rows, entry, split, resolution)
 
 
 def stream_parquet(entry: DataSet, split: str, files: list[Path], resolution: int) -> StreamedImages:
-    """The rows of local parquet files where they are, without conversion.
+    """The rows of local parquet files, read from these files themselves, without conversion.
 
     Raises:
-        InputError: as `from_parquet`; what is damaged far inside a file is found when it is reached.
+        InputError: as `from_parquet`; damage far inside a file is noticed only when it is reached.
     """
     rows, count = _parquet_rows(entry, files, streaming=True)
     return _streamed(rows, entry, split, resolution, count)
@@ -136,9 +134,9 @@ def _columns(entry: DataSet) -> list[str]:
     return [column for column in (entry.image_column, entry.label_column) if column is not None]
 
 
-def _check_columns(entry: DataSet, where: str, found: list[str]) -> None:
-    if missing := [column for column in _columns(entry) if column not in found]:
-        raise InputError(f"{where}: no column {missing[0]}, only {', '.join(found)}; is this {entry.title}?")
+def _check_columns(entry: DataSet, where: str, columns: list[str]) -> None:
+    if missing := [column for column in _columns(entry) if column not in columns]:
+        raise InputError(f"{where}: no column {missing[0]}, only {', '.join(columns)}; is this {entry.title}?")
 
 
 def _reason(error: Exception) -> str:
@@ -173,7 +171,7 @@ def _streamed(rows: Any, entry: DataSet, split: str, resolution: int, count: int
 
 
 def _undecoded(rows: Any, entry: DataSet, columns: list[str]) -> Any:
-    """These columns alone. `datasets` would turn pictures by their orientation tags, which the protocol does not."""
+    """These columns alone, the pictures as files: `datasets` would rotate them by their tags, unlike the protocol."""
     import datasets
 
     return rows.select_columns(columns).cast_column(entry.image_column, datasets.Image(decode=False))
@@ -218,9 +216,10 @@ class _Rows:
         if source is None:
             raise InputError(f"{where}: no picture is stored there; download the data set again")
         image = preprocessing.decode(source if isinstance(source, bytes) else Path(source), where)
-        native = self.entry.resolution
-        if self.entry.native and image.size != (native, native):
-            raise InputError(f"{where}: {image.height}x{image.width} pixels; {self.entry.title} has {native}x{native}")
+        side = self.entry.stored_side
+        if self.entry.native and image.size != (side, side):
+            raise InputError(f"{where}: {image.height}x{image.width} pixels; {self.entry.title} has {side}x{side}")
+        image = preprocessing.pad(image, self.entry.padding)
         return preprocessing.to_tensor(preprocessing.centre_crop(image, self.resolution))
 
     def _check_label(self, label: int) -> None:

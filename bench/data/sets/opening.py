@@ -1,13 +1,13 @@
-"""The data sets of the papers' experiments: where they are, how they are laid out, and their images by the protocol.
+"""The images of a data set by its name, from the hub or from local files below a data root.
 
-Images come through Hugging Face `datasets` from the hub, or from local files below a data root (`open_dataset`). A data
-set with several resolutions is brought to one by `centre_crop`; sets of a native resolution are taken as they are.
+A data set of many image sizes is brought to one by `centre_crop`; sets of a native resolution are taken as they are.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -15,26 +15,30 @@ from torch import Tensor
 from bench.data import image_set
 from bench.data.files import open_folder
 from bench.data.image_set import Images, StreamedImages
-from bench.data.preprocessing import centre_crop as centre_crop
-from bench.data.preprocessing import to_tensor
-from bench.data.sets import cifar, digits, hub
-from bench.data.sets.catalogue import DataSet, _entry, _resolution, _split
+from bench.data.preprocessing import centre_crop, pad, to_tensor
+from bench.data.sets import cifar, digits, fashion, hub
+from bench.data.sets.catalogue import DataSet, find_dataset
 from dydit import InputError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 
 def open_dataset(
     name: str, split: str | None = None, *, data_root: Path | None = None, resolution: int | None = None
 ) -> Images:
-    """Open one split of a data set; images are decoded when asked for.
+    """Open one split of a data set; images are decoded when they are asked for.
 
     With `data_root`, local files are used and nothing is downloaded. Below `data_root/NAME`, or `data_root` itself
     where there is no such folder, they may lie as
 
     - parquet files, as the hub has them: `data/SPLIT-*.parquet`, `CONFIG/SPLIT-*.parquet` or `CONFIG/SPLIT/*.parquet`;
     - CIFAR's own archive, `cifar-10-python.tar.gz` or `cifar-100-python.tar.gz`, or the folder unpacked from it;
+    - Fashion-MNIST's four IDX files, compressed or not, there or in `FashionMNIST/raw`;
     - folders of pictures, `SPLIT/CLASS/FILE`, or `SPLIT/FILE` for a set without classes; class k is the k-th by name.
 
-    They may hold fewer images than the split has. Without `data_root`, the hub's copy is used, and must be whole.
+    Folders and parquet files may hold fewer images than the split has. Without `data_root`, the hub's copy is used, and
+    must be whole; Fashion-MNIST is looked for before that where Debian's package `dataset-fashion-mnist` puts it.
     Parquet is converted to Arrow in the cache of `datasets` (HF_DATASETS_CACHE), and mapped from there.
 
     Args:
@@ -47,13 +51,15 @@ def open_dataset(
         InputError: an unknown name or split, a resolution above the native one, files that are missing, broken or of
             another data set, or a hub that cannot be reached.
     """
-    entry = _entry(name)
-    split = _split(entry, split)
-    resolution = _resolution(entry, resolution)
+    entry = find_dataset(name)
+    split = entry.choose_split(split)
+    resolution = entry.choose_resolution(resolution)
     if entry.hub_id is None:
         data = digits.load_digits()
         return _cropped(image_set.of_tensor(data.images, f"{name}/{split}", data.labels), entry, resolution)
     if data_root is None:
+        if name == fashion.NAME and fashion.locate_fashion() is not None:
+            return _from_idx(entry, split, fashion.DEBIAN, resolution)
         return hub.from_hub(entry, split, resolution)
     directory = _directory(entry, data_root)
     if files := hub.parquet_files(entry, split, directory):
@@ -64,20 +70,20 @@ def open_dataset(
 def open_stream(
     name: str, split: str | None = None, *, data_root: Path | None = None, resolution: int | None = None
 ) -> Images | StreamedImages:
-    """The images of `open_dataset` in their order, each read once when it comes, without classes.
+    """The images of `open_dataset` in their order, each read once, without classes.
 
-    The hub's copy is not downloaded, and parquet files are not converted: nothing is written. What is neither is read
-    where it lies by `open_dataset` already, and comes from there.
+    The hub's copy is not downloaded, and parquet files are not converted: nothing is written. Other kinds of files are
+    opened by `open_dataset`, which converts none of them.
 
     Args:
-        name: as the next three, as in `open_dataset`.
+        name: as in `open_dataset`, as are the other three.
 
     Raises:
         InputError: as `open_dataset`; while it is read, also images that are broken, too many or too few.
     """
-    entry = _entry(name)
-    split = _split(entry, split)
-    side = _resolution(entry, resolution)
+    entry = find_dataset(name)
+    split = entry.choose_split(split)
+    side = entry.choose_resolution(resolution)
     if entry.hub_id is not None and data_root is None:
         return hub.stream_from_hub(entry, split, side)
     if data_root is not None and (files := hub.parquet_files(entry, split, _directory(entry, data_root))):
@@ -91,13 +97,14 @@ def locate(name: str, split: str | None, data_root: Path) -> Path | None:
     Raises:
         InputError: an unknown name or split, no such data root, or parquet files of which some are missing.
     """
-    entry = _entry(name)
-    split = _split(entry, split)
+    entry = find_dataset(name)
+    split = entry.choose_split(split)
     directory = _directory(entry, data_root)
     if files := hub.parquet_files(entry, split, directory):
         return files[0].parent
-    archive = cifar.ARCHIVES.get(name)
-    places = [split] if archive is None else [archive.file, archive.folder, split]
+    if name == fashion.NAME and (found := fashion.locate_fashion(directory)) is not None:
+        return found
+    places = [*(cifar.archive_and_folder(name) or ()), split]
     return next((directory / place for place in places if (directory / place).exists()), None)
 
 
@@ -111,20 +118,37 @@ def _directory(entry: DataSet, data_root: Path) -> Path:
     return own if own.is_dir() else data_root
 
 
+def _from_idx(entry: DataSet, split: str, directory: Path, resolution: int) -> Images:
+    images, labels = fashion.load_fashion(split, directory)
+    return _cropped(image_set.of_tensor(images, f"{entry.name}/{split}", labels), entry, resolution)
+
+
 def _from_archive_or_folder(entry: DataSet, split: str, directory: Path, resolution: int) -> Images:
     title = f"{entry.name}/{split}"
-    archive = cifar.ARCHIVES.get(entry.name)
-    if archive is not None and (found := cifar.read_archive(archive, directory, split)) is not None:
-        return _cropped(image_set.of_tensor(found[0], title, found[1]), entry, resolution)
+    if entry.name == fashion.NAME and fashion.locate_fashion(directory) is not None:
+        return _from_idx(entry, split, directory, resolution)
+    archive = cifar.read_archive(entry.name, directory, split)
+    if archive is not None:
+        images, labels = archive
+        return _cropped(image_set.of_tensor(images, title, labels), entry, resolution)
     folder = directory / split
     if not folder.is_dir():
-        own = f", {archive.file}" if archive is not None else ""
+        names = cifar.archive_and_folder(entry.name)
+        own = f", {names[0]}" if names else ", the four IDX files" if entry.name == fashion.NAME else ""
         raise InputError(
             f"{directory}: no split {split} of {entry.name}; looked for data/{split}-*.parquet, "
             f"{entry.config}/{split}-*.parquet, {entry.config}/{split}/*.parquet{own} and the folder {split}"
         )
     opened = open_folder(folder, title, None if entry.native else resolution, entry.classes or None)
-    return _cropped(opened, entry, resolution) if entry.native else opened
+    return _cropped(_padded(opened, entry), entry, resolution) if entry.native else opened
+
+
+def _padded(opened: Images, entry: DataSet) -> Images:
+    """Images of the stored side with the padding of the data set; others as they are."""
+    if not entry.padding or opened.size != (entry.stored_side, entry.stored_side):
+        return opened
+    reader = _Padded(opened, entry.padding)
+    return Images(opened.name, (entry.resolution, entry.resolution), len(opened), reader.read, opened.labels)
 
 
 def _cropped(opened: Images, entry: DataSet, resolution: int) -> Images:
@@ -148,7 +172,21 @@ class _Cropped:
     resolution: int
 
     def read(self, index: int) -> Tensor:
-        from PIL import Image
+        return to_tensor(centre_crop(_picture(self.images[index]), self.resolution))
 
-        image = Image.fromarray(np.ascontiguousarray(self.images[index].permute(1, 2, 0).numpy()))
-        return to_tensor(centre_crop(image, self.resolution))
+
+@dataclass(frozen=True)
+class _Padded:
+    """Reader of images that are padded from others."""
+
+    images: Images
+    pixels: int
+
+    def read(self, index: int) -> Tensor:
+        return to_tensor(pad(_picture(self.images[index]), self.pixels))
+
+
+def _picture(image: Tensor) -> Image:
+    from PIL import Image as Pillow
+
+    return Pillow.fromarray(np.ascontiguousarray(image.permute(1, 2, 0).numpy()))

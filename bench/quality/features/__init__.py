@@ -2,3 +2,8 @@
 
 Uses data, records and machine.
 """
+
+from bench.quality.features.extraction import BATCH_SIZE
+from bench.quality.features.extractors import ExtractorSpec, Weights, extractor
+
+__all__ = ["BATCH_SIZE", "ExtractorSpec", "Weights", "extractor"]

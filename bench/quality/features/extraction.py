@@ -15,59 +15,79 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from bench.machine import track
-from bench.quality.features import digits_cnn, inception
-from bench.quality.features.extractors import EXTRACTORS, Weights, extractor
+from bench.quality.features.extractors import EXTRACTORS, ExtractorSpec, Weights, extractor
+from bench.records import tf32_flags
 from dydit import InputError
 
 if TYPE_CHECKING:
-    from bench.data.image_set import Images, StreamedImages
+    from bench.data.image_set import ImageSet
 
 
 BATCH_SIZE = 64
 WORKERS = 4
-"""Processes that read images for a GPU; a CPU is busy with the network, and reads between its batches."""
+"""Processes that read images for a GPU. On a CPU, which the network keeps busy, images are read between batches."""
 
 
 def stream_features(
-    images: Images | StreamedImages,
+    images: ImageSet,
     name: str,
     layers: Sequence[str],
     weights: Path | Weights | None = None,
     batch_size: int = BATCH_SIZE,
     label: str = "features",
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """Features of all images in order, one batch at a time; on the GPU when there is one, and nothing is kept.
+    """Features of all images in order, one batch at a time, on the GPU when there is one; nothing is kept.
 
-    Convolutions compute as torch's flags say, as in torch-fidelity: on a GPU with TF32 unless it is switched off.
+    As in torch-fidelity, torch's flags decide how convolutions compute: on a GPU with TF32 unless it is switched off.
 
     Args:
         images: uint8 (3, H, W) each, all of one size.
         name: extractor in `EXTRACTORS`.
         layers: of that extractor, for example `[spec.features_layer, spec.spatial_layer]`.
         weights: its weights file, by default where the extractor looks; `Weights` are not checked again.
-        batch_size: images per forward pass; moves features by rounding only.
-        label: what the progress bar is called.
+        batch_size: images per forward pass; changes features by rounding only.
+        label: of the progress bar.
 
     Returns:
-        One dict a batch: layer to (n, D), float32 from InceptionV3, float64 from digits-cnn.
+        One dict per batch: layer to (n, D), float32 from InceptionV3, float64 from the project's classifiers.
 
     Raises:
-        InputError: an unknown extractor, weights, images or a batch size that cannot be used, before any work; and,
+        InputError: an unknown extractor, or weights, images or a batch size that cannot be used, before any work; and,
             while it runs, an image that cannot be read or features that are not finite.
     """
     spec = extractor(name)
     if batch_size < 1:
         raise InputError(f"batch size {batch_size}; it must be at least 1")
     spec.check_size(images.name, images.size)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    network = open_network(name, weights, layers, device)
+    network = open_network(name, weights, layers, _device())
     return run_network(network, images, layers, batch_size, label)
+
+
+def describe_arithmetic(spec: ExtractorSpec) -> str:
+    """In which precision `stream_features` computes, as torch's flags are now, such as `float32 on cpu`.
+
+    On a GPU that has TF32, float32 convolutions and matrix products may take inputs rounded to 10 bits: the text says
+    of both whether they do, for example `float32 on cuda, TF32 in convolutions, not in matrix products`.
+    """
+    device = _device()
+    precision = f"{str(spec.dtype).removeprefix('torch.')} on {device.type}"
+    if spec.dtype != torch.float32 or device.type != "cuda" or torch.cuda.get_device_capability(device)[0] < 8:
+        return precision
+    tf32 = tf32_flags()
+    if tf32["convolution"] == tf32["matmul"]:
+        return f"{precision}, {'TF32' if tf32['matmul'] else 'no TF32'} in convolutions and matrix products"
+    names = ("convolutions", "matrix products") if tf32["convolution"] else ("matrix products", "convolutions")
+    return f"{precision}, TF32 in {names[0]}, not in {names[1]}"
+
+
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def open_network(
     name: str, weights: Path | Weights | None, layers: Sequence[str], device: torch.device | str
 ) -> nn.Module:
-    """The extractor as a module: uint8 (N, 3, H, W) to a tuple of (N, D), one a layer, in the order asked for.
+    """The extractor as a module: uint8 (N, 3, H, W) to a tuple of (N, D), one per layer, in the order of `layers`.
 
     Raises:
         InputError: an unknown extractor or layer, or weights that cannot be used.
@@ -80,7 +100,7 @@ def open_network(
     from torch_fidelity.utils import create_feature_extractor
 
     try:
-        with torch.random.fork_rng(devices=[]):  # layers draw their first weights from the global generator
+        with torch.random.fork_rng(devices=[]):  # layers draw their initial weights from the global generator
             network: nn.Module = create_feature_extractor(
                 spec.registered,
                 list(layers),
@@ -95,29 +115,29 @@ def open_network(
 
 def run_network(
     network: nn.Module,
-    images: Images | StreamedImages,
+    images: ImageSet,
     layers: Sequence[str],
     batch_size: int,
     label: str = "features",
 ) -> Iterator[dict[str, NDArray[Any]]]:
-    """What `stream` yields, through a network of `open_network` with the same layers, on the device where it is.
+    """What `stream_features` yields, by a network of `open_network` with the same layers, on the network's device.
 
     Raises:
         InputError: an image that cannot be read, or features that are not finite.
     """
     device = next(network.parameters()).device
     on_gpu = device.type == "cuda"
-    # Several workers would mix the order of a stream.
+    # A stream is read by one worker, because several would mix its order.
     workers = 1 if isinstance(images, IterableDataset) else min(WORKERS, os.cpu_count() or 1)
     loader = DataLoader(
         images,
         batch_size=batch_size,
         num_workers=workers if on_gpu else 0,
         pin_memory=on_gpu,
-        generator=torch.Generator(),  # the loader seeds its workers; the global generator stays untouched
+        generator=torch.Generator(),  # seeds the workers, so that the global generator stays untouched
     )
     start = 0
-    for batch in track(_loaded(loader), f"{label}, batches of {batch_size}", total=-(-len(images) // batch_size)):
+    for batch in track(_batches(loader), f"{label}, batches of {batch_size}", total=-(-len(images) // batch_size)):
         with torch.inference_mode():
             values = [value.cpu().numpy() for value in network(batch.to(device, non_blocking=True))]
         stop = start + len(batch)
@@ -131,8 +151,12 @@ def run_network(
         start = stop
 
 
-def _loaded(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
-    """The batches; from a worker's InputError the traceback goes that torch puts before it."""
+def _batches(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
+    """The batches of a loader, whose errors are one line.
+
+    Where a worker process raises an InputError, torch raises another one, whose message is the whole traceback of the
+    worker; only its last line, the message itself, is kept.
+    """
     try:
         yield from loader
     except InputError as error:
@@ -141,8 +165,8 @@ def _loaded(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
 
 @functools.cache
 def register() -> None:
-    """Make both networks known to torch-fidelity; called before every use, because torch-fidelity is imported late."""
+    """Make all networks known to torch-fidelity, on their first use, because torch-fidelity is slow to import."""
     import torch_fidelity
 
-    for spec, network in zip(EXTRACTORS.values(), (digits_cnn.network_class(), inception.network_class()), strict=True):
-        torch_fidelity.register_feature_extractor(spec.registered, network)
+    for spec in EXTRACTORS.values():
+        torch_fidelity.register_feature_extractor(spec.registered, spec.network())

@@ -1,19 +1,23 @@
-"""Feature extractors for the quality metrics, and the one pass over images that all metrics share.
+"""The feature extractors by name, and their weights files, checked before use.
 
-`digits-cnn` is a small classifier of handwritten digits that works offline; `inception-v3-compat` is torch-fidelity's
+`digits-cnn` and `fashion-cnn` are small classifiers trained in this project; `inception-v3-compat` is torch-fidelity's
 InceptionV3 with weights from a file. A metric means nothing without its extractor, so every metric name carries it.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.quality.features import inception
-from bench.quality.features.digits_cnn import DIGITS_WEIGHTS, load_digits_classifier
-from bench.quality.features.inception import SPATIAL
+import torch
+from torch import nn
+
+from bench.quality.features import classifiers, inception
+from bench.quality.features.classifiers import ClassifierKind
+from bench.quality.features.layers import LOGITS, SPATIAL, SPATIAL_CHANNELS
 from bench.records import file_sha256
 from dydit import InputError
 
@@ -28,21 +32,34 @@ class Weights:
 
 @dataclass(frozen=True)
 class ExtractorSpec:
-    """One feature extractor: what the suite must know before torch-fidelity is asked to build it.
+    """One feature extractor: what must be known before torch-fidelity builds it.
 
-    `label` stands in metric names, `registered` is the name in torch-fidelity's registry, `dimensions` the length of
-    each layer's features. `image_size` is the only side accepted, in pixels (None: any). `default_weights` tells where
-    the file is by default, `sha256` is the digest of the only file accepted unasked (None: any), and `check` opens a
-    file and raises InputError when it does not serve.
+    Attributes:
+        name: on the command line.
+        label: in metric names.
+        registered: in torch-fidelity's registry.
+        network: gives the class that is registered there.
+        features_layer: of FID, precision, recall and KID.
+        spatial_layer: of sFID.
+        logits_layer: of the Inception Score.
+        dimensions: length of the features of each layer.
+        dtype: in which the network computes.
+        image_size: the only side accepted, in pixels; None: any.
+        default_weights: gives the path of the weights file where none is named.
+        sha256: checksum of the only weights file accepted unless another is asked for; None: any.
+        check: opens a weights file and raises InputError when it cannot be used.
+        remedy: how to get the weights file, for messages.
     """
 
     name: str
     label: str
     registered: str
+    network: Callable[[], type[nn.Module]]
     features_layer: str
     spatial_layer: str
     logits_layer: str
     dimensions: Mapping[str, int]
+    dtype: torch.dtype
     image_size: int | None
     default_weights: Callable[[], Path]
     sha256: str | None
@@ -65,58 +82,78 @@ class ExtractorSpec:
                 "use another extractor"
             )
 
-    def weights(self, given: Path | None = None, sha256: str | None = None) -> Weights:
-        """The weights file to use, checked: first its digest, then what is in it.
+    def weights(self, path: Path | None = None, sha256: str | None = None) -> Weights:
+        """The weights file to use, checked: first its checksum, then its content.
 
         Args:
-            given: the file; by default where `default_weights` says. Nothing is ever downloaded.
+            path: the file; by default that of `default_weights`. Nothing is ever downloaded.
             sha256: 64 hexadecimal digits that the file must have, in place of the known ones.
 
         Raises:
-            InputError: no such file (named, with where to get it), another digest (both shown), or an unusable file.
+            InputError: no such file (named, with where to get it), another checksum (both are shown), or an unusable
+                file.
         """
-        path = given or self.default_weights()
+        path = path or self.default_weights()
         if not path.is_file():
             raise InputError(
                 f"{self.name}: weights file {path} not found; {self.remedy}, or give its path with --weights"
             )
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
             raise InputError(f"{self.name}: {sha256!r} is no SHA-256; give all 64 hexadecimal digits")
-        expected, found = (sha256 or self.sha256 or "").lower(), file_sha256(path)
-        if expected and found != expected:
+        expected, own = (sha256 or self.sha256 or "").lower(), file_sha256(path)
+        if expected and own != expected:
             raise InputError(
-                f"{self.name}: {path} has SHA-256 {found}, expected {expected}; {self.remedy}; "
+                f"{self.name}: {path} has SHA-256 {own}, expected {expected}; {self.remedy}; "
                 "use another file only on purpose, with its digest in --weights-sha256"
             )
         self.check(path)
-        return Weights(path, found)
+        return Weights(path, own)
+
+
+def _of_classifier(kind: ClassifierKind, command: str) -> ExtractorSpec:
+    """The extractor that a classifier of this project makes; `command` trains it."""
+    return ExtractorSpec(
+        name=kind.name,
+        label=kind.name,
+        registered=kind.name,
+        network=functools.partial(classifiers.network_class, kind),
+        features_layer=str(classifiers.FEATURES),
+        spatial_layer=SPATIAL,
+        logits_layer=LOGITS,
+        dimensions={
+            str(classifiers.FEATURES): classifiers.FEATURES,
+            SPATIAL: kind.map_side**2 * SPATIAL_CHANNELS,
+            LOGITS: classifiers.CLASSES,
+        },
+        dtype=torch.float64,
+        image_size=kind.side,
+        default_weights=lambda: kind.weights,
+        sha256=None,
+        check=functools.partial(classifiers.load_classifier, kind),
+        remedy=f"restore it from the repository or train it again with `{command}`",
+    )
 
 
 EXTRACTORS: dict[str, ExtractorSpec] = {
     spec.name: spec
     for spec in (
-        ExtractorSpec(
-            name="digits-cnn",
-            label="digits-cnn",
-            registered="digits-cnn",
-            features_layer="64",
-            spatial_layer=SPATIAL,
-            logits_layer="logits_unbiased",
-            dimensions={"64": 64, SPATIAL: 4 * 4 * inception.SPATIAL_CHANNELS, "logits_unbiased": 10},
-            image_size=8,
-            default_weights=lambda: DIGITS_WEIGHTS,
-            sha256=None,
-            check=load_digits_classifier,
-            remedy="restore it from the repository or train it again with `nox -s small_scale`",
+        _of_classifier(
+            classifiers.DIGITS, "restore it from the repository or train it again with `nox -s small_scale`"
+        ),
+        _of_classifier(
+            classifiers.FASHION,
+            "restore it from the repository or train it again with `nox -s small_scale -- --dataset fashion`",
         ),
         ExtractorSpec(
             name=inception.NAME,
             label=inception.NAME,
             registered=f"{inception.NAME}-spatial",
+            network=inception.network_class,
             features_layer="2048",
             spatial_layer=SPATIAL,
-            logits_layer="logits_unbiased",
-            dimensions={"2048": 2048, SPATIAL: 17 * 17 * inception.SPATIAL_CHANNELS, "logits_unbiased": 1008},
+            logits_layer=LOGITS,
+            dimensions={"2048": 2048, SPATIAL: 17 * 17 * SPATIAL_CHANNELS, LOGITS: 1008},
+            dtype=torch.float32,
             image_size=None,
             default_weights=inception.cached_weights,
             sha256=inception.SHA256,

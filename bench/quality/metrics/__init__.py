@@ -3,11 +3,11 @@
 Every function takes arrays and returns floats; nothing here knows images or networks. The conventions are those of the
 ADM evaluator: covariance with N - 1, splits in the order of the samples, k = 3.
 
-| metric | value | interval, in `intervals` |
+| metric | value | interval |
 | --- | --- | --- |
-| FID, sFID | `frechet.fid`, `fid_from_statistics`, `FidReference` | `bootstrap_fid`, `bootstrap_fid_ratio` |
-| FID of infinitely many images | `intervals.fid_infinity` | in its result |
-| Inception Score | `inception_score.inception_score`, `ScoreMoments` | `bootstrap_inception_score` |
-| KID | `kid.kid` | `bootstrap_kid` |
-| precision, recall | `precision_recall.precision_recall`, `memberships` | `bootstrap_share` |
+| FID, sFID | `frechet.fid`, `frechet.FidReference` | `intervals.bootstrap_fid`, `intervals.bootstrap_fid_ratio` |
+| FID of infinitely many images | `fid_infinity.fid_infinity` | in its result |
+| Inception Score | `inception_score.inception_score` | `intervals.bootstrap_inception_score` |
+| KID | `kid.kid` | `intervals.bootstrap_kid` |
+| precision, recall | `precision_recall.precision_recall` | `intervals.bootstrap_share` |
 """

@@ -1,19 +1,20 @@
-"""Fréchet (Inception) distance between Gaussians, one side factorised once (Heusel et al. 2017)."""
+"""Fréchet Inception distance between Gaussians (Heusel et al. 2017), for many sets against one reference."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from bench.quality.metrics.moments import Array, Statistics, feature_pair, finite, of_features
+from bench.quality.metrics.arrays import Array, feature_pair, finite
+from bench.quality.metrics.moments import Statistics, of_features
 from dydit import InputError
 
 
 class FidReference:
-    """The side of the FID that stays: |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)) for many (mu2, S2).
+    """The reference of the FID, |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2)), factorised once for many (mu2, S2).
 
-    With S1 = L L^T the trace of the root is the sum of the roots of the eigenvalues of L^T S2 L, which is symmetric:
-    no complex numbers, and no iteration that fails when S1 or S2 is singular (fewer images than dimensions).
+    With S1 = L L^T the trace of the root is the sum of the roots of the eigenvalues of L^T S2 L, which is symmetric.
+    There are no complex numbers, and no iteration that fails when S1 or S2 is singular (fewer images than dimensions).
 
     Attributes:
         statistics: mean and covariance of the reference.
@@ -49,14 +50,14 @@ class FidReference:
             product: a symmetric matrix with the non-zero eigenvalues of S1 S2, such as L^T S2 L.
         """
         distance = float(shift @ shift) + self.trace + trace - 2.0 * _root_trace(product)
-        return max(distance, 0.0)  # a distance; rounding may leave -1e-12 for equal Gaussians
+        return max(distance, 0.0)  # rounding may leave -1e-12 for equal Gaussians
 
 
 class FidRows:
-    """Rows of features held ready for many FIDs of their subsets and resamples against one reference.
+    """Rows of features prepared for many FIDs of their subsets and resamples against one reference.
 
-    The rows are carried into L's basis once, so that a resample costs one matrix product, of its distinct rows with
-    themselves, and one set of eigenvalues: of the smaller of the two products, (rank, rank) or (rows, rows).
+    The rows are projected onto L once. A resample then costs one matrix product of its distinct rows with themselves
+    and one set of eigenvalues, of the smaller of the two products: (rank, rank) or (rows, rows).
     """
 
     def __init__(self, reference: FidReference, features: Array) -> None:
@@ -76,7 +77,7 @@ class FidRows:
                 "use one extractor for both"
             )
         self.reference = reference
-        self._rows = rows - reference.statistics.mean  # near zero: sums of squares lose no digits
+        self._rows = rows - reference.statistics.mean  # so that sums of squares lose no digits
         self._squares = np.sum(self._rows**2, axis=1)
         self._projected = self._rows @ reference.factor  # (N, rank)
 
@@ -130,8 +131,29 @@ def fid(features1: ArrayLike, features2: ArrayLike) -> float:
     return FidReference(of_features(first)).distance(of_features(second))
 
 
+def fid_rows(metric: str, gen_features: ArrayLike, reference: ArrayLike | FidReference) -> FidRows:
+    """The generated rows, prepared for many FIDs; the messages name the `metric`.
+
+    Args:
+        metric: for messages.
+        gen_features: (N, D).
+        reference: its features (M, D), or what `FidReference` made of its statistics.
+
+    Raises:
+        InputError: fewer than 2 rows, another D, or values that are not finite.
+    """
+    if isinstance(reference, FidReference):
+        gen = finite(f"{metric}: features", gen_features, 2)
+        if len(gen) < 2:
+            raise InputError(f"{metric}: {len(gen)} images; it needs at least 2")
+    else:
+        gen, ref = feature_pair(metric, gen_features, reference, at_least=2)
+        reference = FidReference(of_features(ref))
+    return FidRows(reference, gen)
+
+
 def _factor(covariance: Array) -> Array:
-    """L (D, rank) with covariance = L L^T; Cholesky's where the matrix has full rank, else of its eigenvectors."""
+    """L (D, rank) with covariance = L L^T: Cholesky's factor, or from eigenvectors where the matrix is singular."""
     from scipy.linalg import cholesky
 
     rounding = len(covariance) * np.finfo(np.float64).eps
@@ -142,14 +164,14 @@ def _factor(covariance: Array) -> Array:
     except np.linalg.LinAlgError:
         pass  # singular
     values, vectors = np.linalg.eigh(covariance)
-    # Directions without variance add nothing to the trace but the root of their rounding error, 1e-8 each: left out.
+    # Directions without variance would add only the root of their rounding error, 1e-8 each, and are left out.
     kept = values > rounding * values.max()
     factor: Array = vectors[:, kept] * np.sqrt(values[kept])
     return factor
 
 
 def _root_trace(product: Array) -> float:
-    """Sum of the roots of the eigenvalues; those below zero are rounding."""
-    from scipy.linalg import eigvalsh  # its driver for values alone is the fastest at D = 2048
+    """Sum of the roots of the eigenvalues; negative ones are rounding errors and count as 0."""
+    from scipy.linalg import eigvalsh  # faster than numpy's at D = 2048
 
     return float(np.sqrt(eigvalsh(product, check_finite=False).clip(min=0.0)).sum())

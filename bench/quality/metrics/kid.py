@@ -6,11 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.machine import track
-from bench.quality.metrics.moments import Array, feature_pair
+from bench.quality.metrics.arrays import Array, feature_pair, row_slices
 from dydit import InputError
-
-ROWS = 1024
-"""Rows of a kernel matrix held at once."""
 
 
 def kid(
@@ -18,7 +15,8 @@ def kid(
 ) -> tuple[float, float]:
     """Mean and standard deviation of the KID over random subsets, by torch-fidelity in float64.
 
-    Around 0, negative values included, the two sets cannot be told apart. No global generator is touched.
+    The estimate is unbiased, so that values around 0, negative ones included, mean that no difference was seen. The
+    global random generators are left as they are.
 
     Args:
         gen_features: (N, D).
@@ -66,17 +64,16 @@ def checked_pair(
 def resampled_mmd(gen: Array, ref: Array, counts: Array) -> Array:
     """(B,) unbiased MMD^2 over all pairs for B resamples of `gen`, up to one constant: the part of `ref` alone.
 
-    Every entry of the kernel matrices is computed once for all resamples and forgotten: memory is ROWS x points.
+    Every entry of the kernel matrices is computed once for all resamples; a block of rows is in memory at a time.
 
     Args:
         gen: (N, D).
         ref: (M, D).
-        counts: (B, N), how often each resample holds each row; each row of it sums to N.
+        counts: (B, N), how often each resample contains each row; each row of it sums to N.
     """
     n = len(gen)
     within, across = np.zeros(len(counts)), np.empty(n)
-    for start in track(range(0, n, ROWS), "KID, all pairs"):
-        rows = slice(start, start + ROWS)
+    for rows in track(row_slices(n), "KID, all pairs"):
         within += ((_kernel(gen[rows], gen) @ counts.T) * counts[:, rows].T).sum(axis=0)
         across[rows] = _kernel(gen[rows], ref).mean(axis=1)
     self_pairs = counts @ (np.sum(gen**2, axis=1) / gen.shape[1] + 1.0) ** 3

@@ -1,31 +1,25 @@
-"""Mean, covariance and Inception Score as streams, in float64: more images take more time and no more memory.
+"""Mean and covariance of features as a stream, in float64: more images take more time and no more memory.
 
 Every covariance is the unbiased one, divided by N - 1, as in the ADM evaluator.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from bench.quality.metrics.arrays import Array, finite, not_finite, row_slices
 from dydit import InputError
 
-Array = NDArray[np.float64]
-Number = TypeVar("Number", bound=np.generic)
-
-ROWS = 1024
-"""Rows that are held in float64 at once, however many arrive together."""
 SYMMETRIC = 1e-6
 """Largest difference between a covariance and its transpose, as a share of the largest entry."""
 
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Mean (D,) and covariance (D, D), float64, of `count` rows; 0 where the source does not say how many.
+    """Mean (D,) and covariance (D, D), float64, of the features of `count` images; 0 where that is not known.
 
     Raises:
         InputError: shapes that do not agree, values that are not finite, or a matrix that is no covariance.
@@ -56,11 +50,11 @@ class Statistics:
 
 
 class Moments:
-    """Mean and covariance of rows that come in batches; O(D^2) memory whatever their number.
+    """Mean and covariance of rows that come in batches, in O(D^2) memory whatever their number.
 
-    Batches and whole streams are joined by the formula of Chan, Golub and LeVeque 1979, so any split of the rows gives
-    the statistics of all of them up to rounding. Rows are taken relative to the first one: a mean that is large
-    beside the spread costs no digits.
+    Batches and whole streams are joined by the formula of Chan, Golub and LeVeque (1979), so any split of the rows
+    gives the statistics of all of them up to rounding. The first row is subtracted from all others, so that no digits
+    are lost where the mean is large compared with the spread.
     """
 
     def __init__(self, dimensions: int) -> None:
@@ -70,12 +64,12 @@ class Moments:
         self._count = 0
         self._origin = np.zeros(dimensions)  # the first row
         self._mean = np.zeros(dimensions)  # of the rows less the origin
-        # Sum of (row - mean) (row - mean)^T: the upper half, in the order in which BLAS adds to it in place.
+        # Sum of (row - mean) (row - mean)^T; its upper half, in Fortran's order, so that BLAS adds to it in place.
         self._scatter = np.zeros((dimensions, dimensions), order="F")
 
     @classmethod
     def of(cls, statistics: Statistics) -> Moments:
-        """What the rows behind `statistics` left, so that other streams can be merged with them.
+        """The stream after the rows behind `statistics`, so that other streams can be merged with it.
 
         Raises:
             InputError: statistics that do not say how many rows they stand for.
@@ -102,17 +96,17 @@ class Moments:
         rows = np.asarray(features)
         if rows.ndim != 2 or rows.shape[1] != self.dimensions:
             raise InputError(f"statistics: features of shape {rows.shape}; expected (n, {self.dimensions})")
-        for block in blocks(rows):
-            if not np.isfinite(block).all():
-                raise _not_finite("features")
-        for block in blocks(rows):
+        blocks = [rows[part] for part in row_slices(len(rows))]
+        if not all(np.isfinite(block).all() for block in blocks):
+            raise not_finite("features")
+        for block in blocks:
             self._add(block)
 
     def _add(self, block: NDArray[np.generic]) -> None:
         n, total = len(block), self._count + len(block)
         if self._count == 0:
             self._origin = block[0].astype(np.float64)
-        # The shift of the mean is one more row of the same product: no second pass over a (D, D) matrix.
+        # The change of the mean enters as one more row of the product, which saves a pass over a (D, D) matrix.
         rows = np.empty((n + 1, self.dimensions))
         np.subtract(block, self._origin, out=rows[:n])
         mean = rows[:n].mean(axis=0)
@@ -124,7 +118,7 @@ class Moments:
         self._count = total
 
     def _add_products(self, rows: Array) -> None:
-        """Add rows^T rows to the scatter: half the work of a full product, and no second (D, D) matrix."""
+        """Add rows^T rows to the scatter in place, by half the work of a full product."""
         from scipy.linalg.blas import dsyrk
 
         self._scatter = dsyrk(1.0, rows.T, beta=1.0, c=self._scatter, overwrite_c=True)
@@ -165,7 +159,7 @@ class Moments:
 
 
 def of_features(features: ArrayLike) -> Statistics:
-    """Statistics of rows (N, D) that are all here.
+    """Statistics of rows (N, D) that are all in memory.
 
     Raises:
         InputError: not two dimensions, fewer than 2 rows, NaN or infinity.
@@ -176,41 +170,3 @@ def of_features(features: ArrayLike) -> Statistics:
     moments = Moments(rows.shape[1])
     moments.update(rows)
     return moments.statistics()
-
-
-def feature_pair(metric: str, first: ArrayLike, second: ArrayLike, at_least: int) -> tuple[Array, Array]:
-    """Two sets of features, (N, D) and (M, D), as float64, checked to be comparable.
-
-    Raises:
-        InputError: not two sets of at least `at_least` finite rows with the same D; named by `metric`.
-    """
-    a, b = finite(f"{metric}: features", first, 2), finite(f"{metric}: features", second, 2)
-    if a.shape[1] != b.shape[1] or a.shape[1] == 0:
-        raise InputError(f"{metric}: features of {a.shape[1]} and {b.shape[1]} dimensions; use one extractor for both")
-    if min(len(a), len(b)) < at_least:
-        raise InputError(f"{metric}: {len(a)} and {len(b)} images; it needs at least {at_least} of each")
-    return a, b
-
-
-def finite(name: str, values: ArrayLike, ndim: int) -> Array:
-    """The values as float64 with `ndim` dimensions, none of them NaN or infinite.
-
-    Raises:
-        InputError: otherwise; names them by `name`.
-    """
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != ndim:
-        raise InputError(f"{name}: shape {array.shape}; expected {ndim} dimension(s)")
-    if not np.isfinite(array).all():
-        raise _not_finite(name)
-    return array
-
-
-def blocks(rows: NDArray[Number], size: int = ROWS) -> Iterator[NDArray[Number]]:
-    """Views of at most `size` rows, in order."""
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
-
-
-def _not_finite(name: str) -> InputError:
-    return InputError(f"{name}: NaN or infinite values; the images or the extractor's weights are broken")

@@ -1,4 +1,4 @@
-"""Reference statistics made from images, whole or in parts that are merged."""
+"""References built from images, of a whole data set or of its parts, which are merged."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.data.image_set import Images, StreamedImages
+from bench.data.image_set import ImageSet
 from bench.quality.features import extraction, extractors
 from bench.quality.features.extractors import Weights
 from bench.quality.metrics.moments import Moments, Statistics
-from bench.quality.references.reference import ROWS, Reference
+from bench.quality.references.reference import KEPT_ROWS, Reference
 from dydit import InputError
 
 _OF_A_PART = ("sha256", "count", "rows", "dtype", "part")
-"""What a record says of one part, and not of the whole."""
+"""Keys of a record that describe one part only."""
 
 
 def build_reference(
-    source: Images | StreamedImages,
+    source: ImageSet,
     extractor: str,
     weights: Path | Weights | None = None,
     *,
@@ -30,16 +30,16 @@ def build_reference(
     record: Mapping[str, Any],
     batch_size: int = extraction.BATCH_SIZE,
 ) -> Reference:
-    """Statistics of all images of `source`, in one pass and in O(D^2) memory.
+    """A reference of all images of `source`, in one pass and in O(D^2) memory.
 
-    The rows kept are those at floor(i * N / n), i = 0..n-1, with n = min(N, `ROWS`).
+    The features of n = min(N, `KEPT_ROWS`) images are kept: those at floor(i * N / n), i = 0..n-1.
 
     Args:
         source: N >= 2 images.
-        extractor: name in `features.EXTRACTORS`.
+        extractor: name in `bench.quality.features.extractors.EXTRACTORS`.
         weights: its weights file; by default where the extractor looks.
         name: of the reference.
-        record: data set, split, preprocessing and environment, as the sidecar shall show them.
+        record: data set, split, preprocessing and environment, for the sidecar.
         batch_size: images per forward pass; changes speed and memory only.
 
     Raises:
@@ -52,7 +52,7 @@ def build_reference(
     layers = (spec.features_layer, spec.spatial_layer)
     moments = {layer: Moments(spec.dimensions[layer]) for layer in layers}
     rows: list[NDArray[np.float32]] = []
-    kept = _evenly_spaced(len(source), min(len(source), ROWS))
+    kept = evenly_spaced(len(source), min(len(source), KEPT_ROWS))
     start = 0
     for batch in extraction.stream_features(
         source, extractor, layers, weights=checked, batch_size=batch_size, label=f"statistics of {name}"
@@ -70,33 +70,38 @@ def build_reference(
         spatial=moments[spec.spatial_layer].statistics(),
         rows=np.concatenate(rows),
         images=None,
-        record={**record, "weights_sha256": checked.sha256, "layers": list(layers)},
+        record={
+            **record,
+            "weights_sha256": checked.sha256,
+            "layers": list(layers),
+            "arithmetic": extraction.describe_arithmetic(spec),
+        },
     )
 
 
 def merge_references(parts: Sequence[Reference]) -> Reference:
     """One reference of disjoint parts of a data set (shards, ranks), in the order of its images.
 
-    Means and covariances combine exactly. Each part gives rows in proportion to its count, evenly spaced; while the
-    parts hold no more than `ROWS` images these are all rows.
+    Means and covariances combine exactly. Each part gives rows in proportion to its count, evenly spaced; where the
+    parts have no more than `KEPT_ROWS` images together, these are all rows.
 
     Raises:
-        InputError: no parts, parts of other extractors, weights, sizes or data, or parts without a count.
+        InputError: no parts, parts of different extractors, weights, sizes or data, or parts without a count.
     """
     if not parts:
         raise InputError("merge: no references given; name at least one")
     first = parts[0]
     for part in parts:
         for fact in ("extractor", "size"):
-            _same(fact, first, getattr(first, fact), part, getattr(part, fact))
+            _check_same(fact, first, getattr(first, fact), part, getattr(part, fact))
         for fact in ("dataset", "split", "preprocessing", "weights_sha256"):
-            _same(fact, first, first.record.get(fact), part, part.record.get(fact))
+            _check_same(fact, first, first.record.get(fact), part, part.record.get(fact))
         if part.pool.count < 2:
             raise InputError(f"{part.name}: its file does not say how many images it stands for; it cannot be merged")
     counts = np.cumsum([0, *(part.pool.count for part in parts)])
-    shares = np.diff(counts * min(int(counts[-1]), ROWS) // counts[-1])
+    shares = np.diff(counts * min(int(counts[-1]), KEPT_ROWS) // counts[-1])
     rows = [
-        part.rows[_evenly_spaced(len(part.rows), int(share))]
+        part.rows[evenly_spaced(len(part.rows), int(share))]
         for part, share in zip(parts, shares, strict=True)
         if part.rows is not None
     ]
@@ -111,8 +116,8 @@ def merge_references(parts: Sequence[Reference]) -> Reference:
     )
 
 
-def _evenly_spaced(total: int, n: int) -> NDArray[np.int64]:
-    """Indices floor(i * total / n), i = 0..n-1."""
+def evenly_spaced(total: int, n: int) -> NDArray[np.int64]:
+    """Indices floor(i * total / n), i = 0..n-1, of the `n` rows that are kept of `total`."""
     return np.arange(n, dtype=np.int64) * total // max(n, 1)
 
 
@@ -124,6 +129,6 @@ def _combined(parts: Sequence[Statistics]) -> Statistics:
     return moments.statistics()
 
 
-def _same(fact: str, first: Reference, one: Any, other: Reference, two: Any) -> None:
+def _check_same(fact: str, first: Reference, one: Any, other: Reference, two: Any) -> None:
     if one != two:
         raise InputError(f"merge: {fact} of {first.name} is {one}, of {other.name} {two}; merge parts of one data set")

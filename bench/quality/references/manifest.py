@@ -1,29 +1,28 @@
-"""The list of reference statistics in `reference_stats/manifest.toml`, and the checksums that pin them.
+"""The list of references in `reference_stats/manifest.toml`: what each is, and where its file may lie.
 
-Where the manifest knows no checksum of a file, its first use records one in `pins.json`; from then on another file
-under that name is refused. Nothing here opens statistics: see `bench.quality.references.reference`.
+Where the manifest has no checksum of a file, its first use records one (`bench.quality.references.pins`). Nothing here
+opens a reference: see `bench.quality.references.reference`.
 
-A `root` is the directory of pins and of `statistics/`. What the repository keeps in `ROOT` counts beside any other.
+A `root` is the directory of pins and of `statistics/` that are written (see `chosen_root`). What the project ships in
+`ROOT` counts beside any other.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import environment, portable, read_toml
+from bench.records import from_table, installed, portable, read_toml, shipped_data, user_data
 from dydit import InputError
 
-ROOT = environment.ROOT / "reference_stats"
-"""Where the repository keeps the manifest, the pins and the built statistics."""
+ROOT = shipped_data()
+"""Where the project keeps the manifest, the pins and the statistics that it ships."""
 SCHEMA_VERSION = 1
 """Of the manifest and of the pins; to be raised when a key changes its meaning."""
 KNOWN_PREPROCESSING = (NATIVE, PREPROCESSING)
-"""What may be done to the pixels: nothing, or `pictures.centre_crop` to the resolution."""
+"""What may be done to the pixels: nothing, or `bench.data.preprocessing.centre_crop` to the resolution."""
 ADM_KEYS = ("mu", "sigma", "mu_s", "sigma_s", "arr_0")
 """Arrays of an ADM evaluator's file that the suite reads."""
 
@@ -33,8 +32,8 @@ class Entry:
     """One reference of the manifest.
 
     `source` is the address of the ready-made file, or names the images that `bench stats build` makes it from.
-    `resolution` is the side in pixels (None: as the images come), `images` the count behind the statistics, `keys` the
-    arrays of a ready-made file, `sha256` the checksum of the .npz (None: pinned at first use).
+    `resolution` is the side in pixels (None: that of the images), `images` the number of images behind the statistics,
+    `keys` the arrays of a ready-made file, `sha256` the checksum of the .npz (None: recorded at first use).
     """
 
     name: str
@@ -61,8 +60,8 @@ class Entry:
         return self.source.rsplit("/", 1)[1] if self.downloaded else f"{self.name}.npz"
 
     def places(self, data_root: Path | None = None, root: Path | None = None) -> list[Path]:
-        """Where the file may lie, in the order of looking: statistics of `root` and of `ROOT`, then `data_root`."""
-        directories = [directory / "statistics" for directory in (root, ROOT) if directory is not None]
+        """Where the file may lie, in the order of looking: statistics of the root and of `ROOT`, then `data_root`."""
+        directories = [directory / "statistics" for directory in (chosen_root(root), ROOT)]
         return [directory / self.file for directory in dict.fromkeys([*directories, *filter(None, [data_root])])]
 
     def find(self, data_root: Path | None = None, root: Path | None = None) -> Path | None:
@@ -72,9 +71,17 @@ class Entry:
     def remedy(self) -> str:
         """How to get the file, as the end of a message."""
         if self.downloaded:
-            place = portable(str(ROOT / "statistics"))
+            place = portable(str(chosen_root() / "statistics"))
             return f"download {self.source} into {place}, or into a directory given as --data-root"
         return f"build it: python -m bench stats build {self.name}"
+
+
+def chosen_root(root: Path | None = None) -> Path:
+    """The directory of pins and statistics that are written: `root` where one is named.
+
+    By default `ROOT` in a checkout; for an installed copy, which is not written to, the user's own directory.
+    """
+    return root or (user_data() if installed() else ROOT)
 
 
 def load_manifest(path: Path | None = None) -> dict[str, Entry]:
@@ -88,41 +95,16 @@ def load_manifest(path: Path | None = None) -> dict[str, Entry]:
     version = tables.pop("schema_version", None)
     if version != SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
-    entries = {name: _entry(f"{path}, [{name}]", name, table) for name, table in tables.items()}
+    entries = {name: _entry(name, table, f"{path}, [{name}]") for name, table in tables.items()}
     files = [entry.file for entry in entries.values()]
     if repeated := sorted({file for file in files if files.count(file) > 1}):
         raise InputError(f"{path}: {repeated[0]} stands behind two references; keep one")
     return entries
 
 
-_TYPES: dict[str, type] = {
-    "title": str,
-    "dataset": str,
-    "split": str,
-    "source": str,
-    "preprocessing": str,
-    "images": int,
-    "extractor": str,
-    "resolution": int,
-    "keys": list,
-    "sha256": str,
-    "note": str,
-}
-
-
-def _entry(where: str, name: str, table: Any) -> Entry:
+def _entry(name: str, table: object, where: str) -> Entry:
     """A checked `Entry`; `where` opens the message of what is wrong."""
-    if not isinstance(table, dict):
-        raise InputError(f"{where}: {table!r} is no table; write the reference as [{name}]")
-    if unknown := sorted(table.keys() - _TYPES.keys()):
-        raise InputError(f"{where}: unknown key {unknown[0]}; a reference has {', '.join(_TYPES)}")
-    for key, value in table.items():
-        if not isinstance(value, _TYPES[key]) or isinstance(value, bool):
-            raise InputError(f"{where}: {key} = {value!r}; it must be of type {_TYPES[key].__name__}")
-    required = [field.name for field in dataclasses.fields(Entry) if field.default is dataclasses.MISSING][1:]
-    if missing := [key for key in required if not table.get(key)]:
-        raise InputError(f"{where}: {missing[0]} is missing or empty; every reference has {', '.join(required)}")
-    entry = Entry(name=name, **(table | {"keys": tuple(table.get("keys", ()))}))
+    entry = from_table(Entry, name, table, where)
     if entry.preprocessing not in KNOWN_PREPROCESSING:
         raise InputError(
             f"{where}: preprocessing = {entry.preprocessing!r}; known are {', '.join(KNOWN_PREPROCESSING)}"

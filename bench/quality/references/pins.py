@@ -1,4 +1,4 @@
-"""Checksums of reference files, recorded at first use; another file under that name is refused from then on."""
+"""Checksums of references, recorded at first use; another file under the same name is refused afterwards."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Pin:
 
 
 def read_pins(root: Path | None = None) -> dict[str, Pin]:
-    """The recorded checksums by reference name, those of the repository and those of `root`.
+    """The recorded checksums by reference name, those of the project and those of the root.
 
     Raises:
         InputError: a `pins.json` is not what `pin` writes.
     """
-    return _pins_in(manifest.ROOT) | (_pins_in(root) if root is not None else {})
+    return _pins_in(manifest.ROOT) | _pins_in(manifest.chosen_root(root))
 
 
 def known_sha256(entry: Entry, root: Path | None = None) -> str | None:
@@ -46,7 +46,7 @@ def known_sha256(entry: Entry, root: Path | None = None) -> str | None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 (hexadecimal) of a file; a large one is announced on standard error."""
+    """SHA-256 (hexadecimal) of a file; a message on standard error says so where the file is large."""
     size = path.stat().st_size
     if size > _LARGE:
         status(f"{path.name}: taking the checksum of {size / 2**30:.1f} GiB")
@@ -54,7 +54,7 @@ def digest(path: Path) -> str:
 
 
 def compare(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
-    """Hold `sha256`, that of the file at `path`, against the known one; to be called before the file is opened.
+    """Compare `sha256`, the checksum of the file at `path`, with the known one, before the file is opened.
 
     Raises:
         ChecksumError: another one is known; both are shown.
@@ -69,18 +69,18 @@ def compare(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> 
 
 
 def pin(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
-    """Record the checksum of a file that proved whole, unless one is known.
+    """Record the checksum of a file that was checked, unless one is known.
 
-    A root that cannot be written is told on standard error: what is measured still carries the checksum.
+    Where the root cannot be written, a message on standard error says so; results carry the checksum all the same.
     """
     if known_sha256(entry, root) is None:
-        _record(entry, path, sha256, root or manifest.ROOT)
+        _record(entry, path, sha256, manifest.chosen_root(root))
 
 
 def renew(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> None:
-    """Record the checksum of statistics that were built again on purpose: the last digits differ between machines."""
+    """Record the checksum of a reference that was built again on purpose: its last digits differ between machines."""
     if entry.sha256 is None:
-        _record(entry, path, sha256, root or manifest.ROOT)
+        _record(entry, path, sha256, manifest.chosen_root(root))
 
 
 def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:

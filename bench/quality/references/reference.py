@@ -1,9 +1,9 @@
-"""Reference statistics: what generated images are compared with, as files that carry their evidence.
+"""References: what generated images are compared with, in memory and as files that carry their evidence.
 
-A file is an .npz in the layout of the ADM evaluator: `mu`, `sigma` of the pool features, `mu_s`, `sigma_s` of the
-spatial ones, `arr_0` images (uint8 NHWC). The suite's own files add `count` and `features`, rows for precision, recall
-and KID, and stand beside a JSON sidecar of the same stem: checksum, data set, split, preprocessing, extractor, weights,
-environment.
+A file is an .npz in the layout of the ADM evaluator: statistics `mu`, `sigma` of the pool features and `mu_s`,
+`sigma_s` of the spatial ones, and images `arr_0` (uint8 NHWC). The suite's own files also have `count` and `features`
+(rows for precision, recall and KID), and a JSON sidecar of the same stem beside them, with checksum, data set, split,
+preprocessing, extractor, weights and environment.
 """
 
 from __future__ import annotations
@@ -30,18 +30,23 @@ from dydit.checkpoint.atomic import atomic_path
 
 SCHEMA_VERSION = 1
 """Of the sidecar; to be raised when a key changes its meaning."""
-ROWS = 10_000
-"""Feature rows kept for precision, recall and KID: as many as the ADM evaluator's files hold images."""
+KEPT_ROWS = 10_000
+"""Most feature rows that a reference keeps for precision, recall and KID: the ADM files hold as many images."""
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """Statistics of real images, and what they were made of.
+    """Statistics and features of real images, and where they come from.
 
-    `pool` and `spatial` are the Gaussians of FID and sFID; their `count` is 0 where the file does not say it. `rows`
-    are pool features float32 (n, D) of n <= `ROWS` of the images, evenly spaced; `images` the uint8 images of an ADM
-    file. `size` is (H, W) in pixels, `extractor` a name in `features.EXTRACTORS`; None: the file does not say. `record`
-    holds data set, split, preprocessing, checksums and environment, fit for JSON.
+    Attributes:
+        name: for tables and errors.
+        extractor: a name in `bench.quality.features.extractors.EXTRACTORS`; None: the file does not say.
+        size: (H, W) of the images in pixels; None: the file does not say.
+        pool: statistics of FID; their `count` is 0 where the file does not say it.
+        spatial: statistics of sFID, where there are some.
+        rows: pool features float32 (n, D) of n <= `KEPT_ROWS` of the images, evenly spaced.
+        images: of an ADM file.
+        record: data set, split, preprocessing, checksums and environment, fit for JSON.
     """
 
     name: str
@@ -57,7 +62,7 @@ class Reference:
 def write_reference(path: Path, reference: Reference) -> Path:
     """Write `path` (.npz) and its sidecar, which is returned; the images of an ADM file are not copied.
 
-    The .npz comes first: a run that breaks off between the two leaves a file that `read` refuses, never a wrong pair.
+    The .npz is written first: if a run breaks off between the two, `read_reference` refuses the file.
 
     Raises:
         InputError: `path` is no .npz, or the reference does not say its extractor or size.
@@ -94,16 +99,16 @@ def write_reference(path: Path, reference: Reference) -> Path:
 
 
 def read_reference(path: str | Path, sha256: str | None = None) -> Reference:
-    """The reference in a file: the suite's own with its sidecar, or an ADM evaluator's.
+    """The reference in a file: one of the suite, with its sidecar, or one of the ADM evaluator.
 
     Args:
         path: the .npz.
-        sha256: its checksum, where the caller has taken it already.
+        sha256: its checksum, where the caller has computed it already.
 
     Raises:
         ChecksumError: the sidecar names another checksum; both are shown.
-        InputError: no such file, a file that is not whole, arrays missing, of another dtype or shape or with NaN, or a
-            sidecar missing or without what it must say.
+        InputError: no such file, a file that is not whole, an array that is missing, of another dtype or shape or with
+            NaN, or a sidecar that is missing or incomplete.
     """
     path = Path(path)
     if not path.is_file():
@@ -126,18 +131,18 @@ def read_reference(path: str | Path, sha256: str | None = None) -> Reference:
         raise InputError(f"{path}: features is {rows.dtype} {rows.shape}; it must be float32 (n, {pool.dimensions})")
     if rows is not None and not np.isfinite(rows).all():
         raise InputError(f"{path}: NaN or infinite values in features; build it again")
-    shown = open_npz(path, str(path)) if "arr_0" in stored else None
+    images = open_npz(path, str(path)) if "arr_0" in stored else None
     if record is None:
-        name, extractor, size = path.stem, None, None if shown is None else shown.size
+        name, extractor, size = path.stem, None, None if images is None else images.size
     else:
         name, extractor, size = record["name"], record["extractor"], tuple(record["resolution"])
         if record["count"] != count:
             raise InputError(f"{path}: {count} images, its sidecar says {record['count']}; build it again")
-    return Reference(name, extractor, size, pool, spatial, rows, shown, record or {"sha256": sha256})
+    return Reference(name, extractor, size, pool, spatial, rows, images, record or {"sha256": sha256})
 
 
 def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], set[str]]:
-    """The arrays of a file without its images, and the names of all."""
+    """The arrays of a file except its images, and the names of all arrays."""
     try:
         # Opened here: np.load leaves the file open when it is no archive.
         with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
@@ -169,7 +174,7 @@ _SIDECAR: dict[str, type] = {
     "dataset": str,
     "preprocessing": str,
 }
-"""What every sidecar says."""
+"""What every sidecar must have, with its type."""
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:

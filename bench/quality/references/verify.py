@@ -1,68 +1,95 @@
-"""Whether the reference statistics that are present are what they should be: `bench stats verify`."""
+"""Checks of the references that are present: checksums, contents, and covariances that are possible."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
+from bench.machine import track
 from bench.quality.features import extractors
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
-from bench.quality.references.manifest import Entry
+from bench.quality.references.manifest import Entry, load_manifest
 from bench.quality.references.pins import ChecksumError
-from bench.quality.references.reference import ROWS, Reference
+from bench.quality.references.reference import KEPT_ROWS, Reference
 from bench.quality.references.resolve import open_entry
 from bench.records import file_sha256
 from dydit import InputError
 
 ROUNDING = 1e-6
-"""A negative eigenvalue up to this share of the largest is rounding (files in float32 included)."""
+"""Negative eigenvalues up to this share of the largest are rounding errors, also of files in float32."""
 
 Status = Literal["ok", "missing", "wrong checksum", "damaged"]
 
 
 @dataclass(frozen=True)
 class Check:
-    """What was found out about one reference; `path` is None where it is missing, `note` one line."""
+    """The result for one reference; `path` is None where it is missing, `note` is one line."""
 
     name: str
     status: Status
     path: Path | None
     note: str
 
+    @property
+    def broken(self) -> bool:
+        """Whether there is a file, and it cannot be used."""
+        return self.status not in ("ok", "missing")
+
+
+def verify_references(
+    names: Sequence[str] = (), data_root: Path | None = None, root: Path | None = None
+) -> list[Check]:
+    """Check the references of these names, or all of the manifest; see `verify_reference`.
+
+    Raises:
+        InputError: a name that the manifest does not have; before any check.
+    """
+    entries = load_manifest()
+    if unknown := [name for name in names if name not in entries]:
+        raise InputError(f"{unknown[0]}: no such reference; the manifest has {', '.join(entries)}")
+    wanted = [entries[name] for name in names or entries]
+    return [verify_reference(entry, data_root, root) for entry in track(wanted, "verifying")]
+
 
 def verify_reference(entry: Entry, data_root: Path | None = None, root: Path | None = None) -> Check:
-    """Check one reference: checksum, whole arrays, what the manifest says, weights, and a covariance that can be one.
+    """Check one reference: checksum, complete arrays, agreement with the manifest, weights, and possible covariances.
 
-    A file that passes and has no known checksum is pinned. It takes seconds: eigenvalues of matrices of side 2,048.
+    The checksum of a file that passes is recorded where none was known. This takes seconds, for the eigenvalues of
+    matrices of side 2,048.
     """
     path = entry.find(data_root, root)
     if path is None:
         return Check(entry.name, "missing", None, entry.remedy())
     try:
-        opened = open_entry(entry, path, root)
-        _check_weights(path, opened)
-        for label, gaussian in (("sigma", opened.pool), ("sigma_s", opened.spatial)):
-            if gaussian is not None:
-                _check_covariance(f"{path}: {label}", gaussian)
-        _check_rows(path, opened)
+        reference = open_entry(entry, path, root)
+        _check_weights(path, reference)
+        for label, statistics in (("sigma", reference.pool), ("sigma_s", reference.spatial)):
+            if statistics is not None:
+                _check_covariance(f"{path}: {label}", statistics)
+        _check_rows(path, reference)
     except ChecksumError as error:
         return Check(entry.name, "wrong checksum", path, str(error))
     except InputError as error:
         return Check(entry.name, "damaged", path, str(error))
-    sha256 = opened.record["sha256"]
+    sha256 = reference.record["sha256"]
     known = pins.known_sha256(entry, root)
     pins.pin(entry, path, sha256, root)
     return Check(entry.name, "ok", path, "" if known is not None else f"first use: SHA-256 {sha256}")
 
 
-def _check_weights(path: Path, opened: Reference) -> None:
-    """Statistics of other weights than the extractor's are of no use; ready-made files do not say theirs."""
-    spec = extractors.extractor(str(opened.extractor))
-    made_with, default = opened.record.get("weights_sha256"), spec.default_weights()
+def _check_weights(path: Path, reference: Reference) -> None:
+    """Refuse statistics that were made with other weights than the extractor's; ready-made files do not name theirs.
+
+    Raises:
+        ChecksumError: other weights; both checksums are shown.
+    """
+    spec = extractors.extractor(str(reference.extractor))
+    made_with, default = reference.record.get("weights_sha256"), spec.default_weights()
     expected = spec.sha256 or (file_sha256(default) if default.is_file() else None)
     if None not in (made_with, expected) and made_with != expected:
         raise ChecksumError(
@@ -70,23 +97,23 @@ def _check_weights(path: Path, opened: Reference) -> None:
         )
 
 
-def _check_covariance(where: str, gaussian: Statistics) -> None:
-    """Positive semidefinite to rounding; `Statistics` is symmetric already.
+def _check_covariance(where: str, statistics: Statistics) -> None:
+    """Refuse a covariance that is not positive semidefinite up to rounding; `Statistics` has checked the symmetry.
 
     Raises:
         InputError: otherwise, with the numbers.
     """
-    lowest, highest = np.linalg.eigvalsh(gaussian.covariance)[[0, -1]]
+    lowest, highest = np.linalg.eigvalsh(statistics.covariance)[[0, -1]]
     if lowest < -ROUNDING * highest:
         raise InputError(f"{where} has the eigenvalue {lowest:.3g} below zero; get or build it again")
 
 
-def _check_rows(path: Path, opened: Reference) -> None:
-    """As many rows as `reference.build` keeps.
+def _check_rows(path: Path, reference: Reference) -> None:
+    """Refuse a file with another number of rows than `build_reference` keeps.
 
     Raises:
-        InputError: another number.
+        InputError: another number; both are shown.
     """
-    expected = min(opened.pool.count, ROWS)
-    if opened.rows is not None and len(opened.rows) != expected:
-        raise InputError(f"{path}: {len(opened.rows)} rows in features, expected {expected}; build it again")
+    expected = min(reference.pool.count, KEPT_ROWS)
+    if reference.rows is not None and len(reference.rows) != expected:
+        raise InputError(f"{path}: {len(reference.rows)} rows in features, expected {expected}; build it again")

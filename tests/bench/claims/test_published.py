@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.claims.published import DIRECTORY, find_published, load_published, names
+from bench.records import file_sha256
 from dydit.errors import InputError
 
 HEADER = "paper,table,row,dataset,metric,value,unit,source,confidence,note"
@@ -26,6 +27,17 @@ def test_shipped_tables_load_completely_with_unique_claims(name: str) -> None:
     assert [(v.row, v.metric, v.printed) for v in values] == [(r["row"], r["metric"], r["value"]) for r in expected]
     assert len({v.claim_id for v in values}) == len(values)
     assert all((v.value is None) == (v.confidence == "not-transcribed") for v in values)
+
+
+def test_the_shipped_tables_are_those_whose_checksums_are_listed() -> None:
+    lines = (DIRECTORY / "SHA256SUMS").read_text(encoding="utf-8").splitlines()
+    listed = {name: digest for digest, name in (line.split("  ") for line in lines)}
+    assert listed == {path.name: file_sha256(path) for path in DIRECTORY.glob("*.csv")}
+
+
+def test_rows_of_the_literature_say_which_setting_they_are_of() -> None:
+    """A label that ended before its numbers, as in `r=`, would leave rows of different settings under one name."""
+    assert not [value.row for name in names() for value in load_published(name) if value.row.endswith("=")]
 
 
 def test_claims_are_unique_across_the_shipped_tables() -> None:

@@ -13,7 +13,11 @@ from dydit.errors import InputError
 
 CLAIM = Claim("ratio-0.7", "FLOPs ratio meets lambda", "tiny lambda=0.7", "FLOPs ratio", "", 0.7)
 NEAR = Tolerance.symmetric(0.02, "the method's target")
-COLUMNS = "claim_id,paper_table,row,metric,unit,published,measured,tolerance,verdict,tier,evidence,note"
+COLUMNS = (
+    "claim_id,paper_table,row,metric,unit,published,measured,tolerance,verdict,tier,evidence,note,"
+    "confidence,low,high,command,needs"
+)
+LOWER = Tolerance(math.inf, 0.3, "the claim is a lower value: below 1")
 
 
 def published(transcribed: bool) -> PublishedValue:
@@ -131,9 +135,51 @@ def test_a_value_not_transcribed_is_listed_and_never_judged() -> None:
         ({"tolerance": ""}, "tolerance = ''"),
         ({"tier": ""}, "tier is empty"),
         ({"verdict": "not run"}, "no measured value"),
+        ({"confidence": ""}, "confidence is empty"),
+        ({"verdict": "deviates"}, "follows 'reproduced'"),
+        ({"measured": 0.9}, "follows 'deviates'"),
+        ({"tolerance": "close (enough)"}, "tolerance 'close"),
+        ({"low": 0.6, "high": 0.8}, "follows 'not run'"),
+        ({"measured": 0.9, "verdict": "deviates"}, "one source; the note must say so"),
     ],
 )
 def test_a_row_cannot_contradict_itself(changes: dict[str, object], message: str) -> None:
     row = SummaryRow.judged(CLAIM, 0.7, NEAR, "smoke", "flops.csv", "note")
     with pytest.raises(InputError, match=message):
         dataclasses.replace(row, **changes)  # type: ignore[arg-type]
+
+
+def test_a_deviation_from_a_value_with_one_source_says_so() -> None:
+    row = SummaryRow.judged(CLAIM, 0.9, NEAR, "smoke", "flops.csv", "cut off")
+    assert (row.confidence, row.note) == ("one-source", "cut off; the published value has one source")
+    sure = dataclasses.replace(CLAIM, confidence="two-sources")
+    assert SummaryRow.judged(sure, 0.9, NEAR, "smoke", "flops.csv", "cut off").note == "cut off"
+    assert SummaryRow.judged(CLAIM, 0.7, NEAR, "smoke", "flops.csv").note == ""
+
+
+@pytest.mark.parametrize(
+    ("tolerance", "interval", "verdict"),
+    [
+        (LOWER, (0.85, 0.99), "reproduced"),
+        (LOWER, (1.01, 1.10), "deviates"),
+        (LOWER, (0.85, 1.10), "not run"),
+        (NEAR, (0.69, 0.71), "reproduced"),
+        (NEAR, (0.50, 0.90), "not run"),
+        (NEAR, (0.73, 0.90), "deviates"),
+    ],
+)
+def test_an_interval_decides_when_it_lies_on_one_side(
+    tolerance: Tolerance, interval: tuple[float, float], verdict: str
+) -> None:
+    row = SummaryRow.judged(CLAIM, sum(interval) / 2, tolerance, "full", "headline.csv", "24 images", interval=interval)
+    assert row.verdict == verdict
+    if verdict == "not run":
+        assert row.measured is None and row.needs == "more images"
+        assert row.note.startswith("undecided: measured ") and row.note.endswith("24 images")
+    else:
+        assert (row.low, row.high) == interval
+
+
+@pytest.mark.parametrize("tolerance", [NEAR, LOWER, Tolerance(0.25, 0.0, "a | b (c)"), Tolerance.rounding(3)])
+def test_a_tolerance_is_read_as_it_is_written(tolerance: Tolerance) -> None:
+    assert Tolerance.read(str(tolerance)) == tolerance

@@ -63,7 +63,7 @@ def test_bad_input_is_one_line_and_status_2(command: Command, tmp_path: Path) ->
 
 
 def test_tier_full_names_all_that_is_missing_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reproduce, "_released", lambda: pytest.fail("work began"))
+    monkeypatch.setattr(reproduce, "measure_released", lambda: pytest.fail("work began"))
     with pytest.raises(InputError) as caught:
         reproduce.reproduce(tmp_path / "out", "full")
     message = str(caught.value)

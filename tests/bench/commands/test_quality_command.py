@@ -15,7 +15,7 @@ from torch import Tensor
 from bench import cli
 from bench.data import image_set, shards
 from bench.data.sets import digits
-from bench.quality.features import digits_cnn, inception
+from bench.quality.features import classifiers, inception
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import write_reference
 from bench.records import checksums, run_record
@@ -95,7 +95,8 @@ def test_every_kind_of_input_gives_the_same_table(measured: Quality, tmp_path: P
         assert record["samples"]["count"] == 60 and record["quality"]["resamples"] == 0
         assert ("manifest" in record["samples"]) == (kind == "shards")
     assert record["samples"]["manifest"]["identity"] == {"model": "none", "seed": 3}
-    columns = "samples reference metric value low high std n_samples n_reference splits extractor weights_sha256 note"
+    columns = "samples reference metric value low high std n_samples n_reference splits extractor weights_sha256"
+    columns += " arithmetic note"
     assert all(list(table.columns) == columns.split() for table in tables.values())
     for kind in ("folder", "shards"):
         assert list(tables[kind]["metric"]) == list(tables["npz"]["metric"])
@@ -112,7 +113,7 @@ def test_intervals_and_counts_are_in_the_table(measured: Quality, tmp_path: Path
     assert fid["low"] < fid["value"] < fid["high"] and fid["n_reference"] == 80 and fid["n_samples"] == 60
     assert table.loc["IS[digits-cnn]", "splits"] == 10 and np.isnan(table.loc["IS[digits-cnn]", "n_reference"])
     assert list(table.index) == [
-        f"{name}[digits-cnn]" for name in ("FID", "FID-infinity", "images_for_0.1", "IS", "IS_std")
+        f"{name}[digits-cnn]" for name in ("FID", "FID-infinity", "images_for_0.1", "IS", "IS_std", "IS_all")
     ]
     assert ",80," in (tmp_path / "out" / "quality.csv").read_text()  # counts are whole numbers
 
@@ -177,7 +178,7 @@ def test_references_that_cannot_be_used(measured: Quality, tmp_path: Path) -> No
     for change, both in (
         ({"extractor": "inception-v3-compat"}, ("inception-v3-compat", "digits-cnn")),
         ({"resolution": [32, 32]}, ("8x8 pixels", "32x32 pixels")),
-        ({"weights_sha256": "0" * 64}, ("0" * 64, checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS))),
+        ({"weights_sha256": "0" * 64}, ("0" * 64, checksums.file_sha256(classifiers.DIGITS.weights))),
         ({"sha256": "f" * 64}, ("f" * 64, checksums.file_sha256(path))),
     ):
         path.with_suffix(".json").write_text(json.dumps(sidecar | change))
@@ -210,7 +211,7 @@ def test_weights_that_cannot_be_used(measured: Quality, tmp_path: Path, monkeypa
 
 
 def test_what_to_measure_must_be_said(measured: Quality, tmp_path: Path) -> None:
-    assert "--samples and --reference, or a --preset" in refused(measured("--samples", tmp_path))
+    assert "--samples with --reference or --paired, or a --preset" in refused(measured("--samples", tmp_path))
     assert "'adm'; choose one of adm-g-imagenet256" in refused(measured("--preset", "adm"))
     line = refused(measured("--preset", "adm-g-imagenet256", "--samples", tmp_path, "--metrics", "FID"))
     assert "samples, metrics" in line

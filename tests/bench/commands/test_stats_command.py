@@ -15,10 +15,9 @@ import torch
 from PIL import Image
 
 from bench import cli
-from bench.commands.make import stats as stats_command
 from bench.data import image_set, preprocessing
 from bench.data.sets import digits
-from bench.quality.features import digits_cnn
+from bench.quality.features import classifiers
 from bench.quality.references import manifest, pins
 from bench.quality.references.build import build_reference
 from bench.quality.references.manifest import load_manifest
@@ -67,9 +66,8 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def stats(root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Stats:
+def stats(root: Path, capsys: pytest.CaptureFixture[str]) -> Stats:
     """Run `bench stats` with these arguments: exit status, standard output, standard error."""
-    monkeypatch.setattr(cli, "COMMANDS", (stats_command,))
 
     def run(*arguments: str | Path) -> tuple[int, str, str]:
         with pytest.raises(SystemExit) as done:
@@ -105,7 +103,7 @@ def test_what_is_built_verifies_and_is_listed(root: Path, stats: Stats) -> None:
     assert sorted(file.name for file in (root / "statistics").iterdir()) == ["digits.json", "digits.npz"]
     sidecar = json.loads((root / "statistics" / "digits.json").read_text())
     assert (sidecar["dataset"], sidecar["split"], sidecar["preprocessing"]) == ("digits", "all", preprocessing.NATIVE)
-    assert sidecar["weights_sha256"] == checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS)
+    assert sidecar["weights_sha256"] == checksums.file_sha256(classifiers.DIGITS.weights)
     assert sidecar["environment"]["torch"]["version"] == torch.__version__
     assert pins.read_pins()["digits"].sha256 == sidecar["sha256"]
 
@@ -165,7 +163,7 @@ def test_a_stream_gives_the_same_statistics_and_leaves_no_copy(
 
 
 def test_a_departure_from_the_manifest_gets_a_name_of_its_own(root: Path, stats: Stats) -> None:
-    weights = digits_cnn.DIGITS_WEIGHTS
+    weights = classifiers.DIGITS.weights
     arguments = ["--weights", weights, "--weights-sha256", checksums.file_sha256(weights)]
     assert stats("build", "digits", *arguments)[0] == 0
     (built,) = (root / "statistics").glob("*.npz")
@@ -246,7 +244,7 @@ def test_the_committed_statistics_verify() -> None:
         (["build", "digits", "--name", "half"], "--name half"),
         (["build", "nowhere", "--name", "mine", "--extractor", "digits-cnn"], "nowhere"),
         (["build", "nowhere", "--name", "mine", "--extractor", "digits-cnn", "--streaming"], "a data set by name"),
-        (["build", "nowhere", "--name", "mine", "--extractor", "vgg"], "digits-cnn, inception-v3-compat"),
+        (["build", "nowhere", "--name", "mine", "--extractor", "vgg"], "digits-cnn, fashion-cnn, inception-v3-compat"),
         (["build", "digits", "--split", "test"], "no split 'test'"),
         (["build", "digits", "--weights", "nowhere.safetensors"], "nowhere.safetensors"),
         (["build", "digits", "--weights-sha256", "ab"], "64 hexadecimal"),

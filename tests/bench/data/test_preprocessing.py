@@ -128,3 +128,27 @@ def test_tensors_are_channels_first() -> None:
     tensor = preprocessing.to_tensor(image)
     assert tensor.dtype == torch.uint8 and tensor.shape == (3, 4, 5)
     assert np.array_equal(tensor[2].numpy(), pixels(image)[:, :, 2])
+
+
+# Model values
+
+
+def test_every_byte_survives_the_round_trip() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    x = preprocessing.to_model(every)
+    assert x.dtype == torch.float32 and x.min() == -1 and x.max() == 1
+    assert torch.equal(preprocessing.to_uint8(x), every)
+
+
+def test_bytes_follow_the_published_protocol() -> None:
+    x = torch.tensor([-9.0, -1.0, 0.0, 0.5, 1.0, 9.0])
+    assert preprocessing.to_uint8(x).tolist() == [0, 0, 128, 191, 255, 255]  # 127.5 * 0.5 + 128 = 191.75, truncated
+
+
+def test_unusable_values_are_refused() -> None:
+    with pytest.raises(InputError, match=r"to_model takes torch\.uint8"):
+        preprocessing.to_model(torch.zeros(1))
+    with pytest.raises(InputError, match="floating-point"):
+        preprocessing.to_uint8(torch.zeros(1, dtype=torch.uint8))
+    with pytest.raises(InputError, match="NaN"):
+        preprocessing.to_uint8(torch.tensor([0.0, torch.nan]))

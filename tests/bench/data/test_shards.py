@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import json
+import re
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from PIL import Image
 from bench.data import shards
 from bench.data.shards import Manifest
 from bench.generation.export import assemble, discard_assembled, write_pngs
-from bench.records import run_directory
+from bench.records import take_directory
 from dydit.errors import InputError
 
 IDENTITY = {"model": "DiT", "config": {"depth": 2, "heads": 3}, "seed": 0, "scale": 1.5}
@@ -141,23 +142,38 @@ def test_a_full_disk_leaves_no_file_and_says_so(tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize(
-    ("change", "expected"),
+    ("changes", "difference"),
     [
-        ({}, None),
-        ({"seed": 3}, ("seed", 0, 3)),
-        ({"config": {"depth": 2, "heads": 4}}, ("config.heads", 3, 4)),
-        ({"vae": "new"}, ("vae", None, "new")),
-        ({"seed": 3, "model": "DyDiT"}, ("model", "DiT", "DyDiT")),
+        ({"seed": 3}, "seed = 0, this one has 3"),
+        ({"config": {"depth": 2, "heads": 4}}, "config.heads = 3, this one has 4"),
+        ({"vae": "new"}, "vae = None, this one has new"),
+        ({"unit": 8}, "unit = 4, this one has 8"),
+        ({"shape": (3, 5, 3)}, "shape = [3, 5, 1], this one has [3, 5, 3]"),
+        ({"count": 10}, "images = 11, this one has 10"),
+        ({"count": 10, "seed": 3}, "seed = 0, this one has 3"),
     ],
 )
-def test_the_first_difference_is_named(change: dict[str, Any], expected: Any) -> None:
-    assert manifest().difference(manifest(**change)) == expected
+def test_another_run_does_not_continue_the_one_that_is_there(
+    tmp_path: Path, changes: dict[str, Any], difference: str
+) -> None:
+    with pytest.raises(
+        InputError, match=re.escape(f"output {tmp_path}: holds a run with {difference}; choose another")
+    ):
+        manifest(**changes).check_continues(manifest(), tmp_path)
 
 
-def test_the_unit_and_the_shape_decide_the_images_and_the_count_does_not() -> None:
-    assert manifest(count=11).difference(manifest(count=12)) is None
-    assert manifest(unit=4).difference(manifest(unit=8)) == ("unit", 4, 8)
-    assert manifest(shape=(8, 8, 1)).difference(manifest(shape=(8, 8, 3))) == ("shape", [8, 8, 1], [8, 8, 3])
+def test_the_same_run_with_as_many_or_more_images_continues_it(tmp_path: Path) -> None:
+    for count in (11, 12):
+        manifest(count=count).check_continues(manifest(count=11), tmp_path)
+
+
+def test_a_manifest_is_found_where_there_is_a_run(tmp_path: Path) -> None:
+    assert shards.find_manifest(tmp_path) is None
+    fill(tmp_path, manifest())
+    assert shards.find_manifest(tmp_path) == manifest()
+    (tmp_path / shards.MANIFEST).unlink()
+    with pytest.raises(InputError, match=r"holds units without manifest\.json"):
+        shards.find_manifest(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -250,22 +266,16 @@ def test_leftovers_of_a_killed_run_go_and_all_else_stays(tmp_path: Path) -> None
     write_pngs(tmp_path, wanted, 0)
     (tmp_path / ".run.1234.partial.json").touch()  # of another command
     kept = sorted(tmp_path.rglob("*"))
-    for name in ("units/.000001.0a1b2c3d.partial.npz", ".samples.0a1b2c3d.partial.npz", "png/.000001.0a.partial.png"):
-        (tmp_path / name).write_bytes(b"half")
-    shards.clean(tmp_path)
-    assert sorted(tmp_path.rglob("*")) == kept
-
-
-def test_a_directory_has_one_run_at_a_time(tmp_path: Path) -> None:
-    with (
-        run_directory.exclusive(tmp_path),
-        pytest.raises(InputError, match="another run is writing"),
-        run_directory.exclusive(tmp_path),
+    for name in (
+        ".manifest.0a1b2c3d.partial.json",
+        "units/.000001.0a1b2c3d.partial.npz",
+        ".samples.0a1b2c3d.partial.npz",
+        ".preview.0a1b2c3d.partial.png",
+        "png/.000001.0a.partial.png",
     ):
-        pytest.fail("held twice")
-    with run_directory.exclusive(tmp_path):
-        pass
-    assert list(tmp_path.iterdir()) == []
+        (tmp_path / name).write_bytes(b"half")
+    with take_directory(tmp_path, shards.FILES):
+        assert sorted(tmp_path.rglob("*")) == kept
 
 
 def test_the_bytes_to_write_are_those_that_a_run_writes(tmp_path: Path) -> None:

@@ -73,11 +73,11 @@ def test_both_counters_equal_the_closed_form(kind, device):
     assert torch_count(model, inputs).total == closed.total(MATMUL)
 
 
-def test_fvcore_as_it_comes_is_blind_to_fused_attention():
+def test_unmodified_fvcore_is_blind_to_fused_attention():
     with torch.device("meta"):
         model = DiT(**CONFIG.kwargs()).eval()
     inputs, closed = meta_inputs(CONFIG), macs(CONFIG)
-    blind = fvcore_count(model, inputs, as_it_comes=True)
+    blind = fvcore_count(model, inputs, unmodified=True)
     assert blind.total == closed.total(FUSED_BLIND)
     assert fvcore_count(model, inputs).total - blind.total == closed.scores_and_values
 

@@ -8,16 +8,33 @@ import sys
 import pytest
 import torch
 
-from bench.claims.published import find_published
-from bench.flops.claims import Subject, claim_subject, flops_claims, published_macs
+from bench.claims import Subject, claim_subject, find_published
+from bench.flops.checkpoint_macs import measure_checkpoint
 from bench.flops.counters import torch_count
-from bench.flops.counts import MODELS, count_network, count_networks, executed_macs, implied_ratio
-from bench.flops.findings import flops_findings
-from bench.flops.learned_masks import measure_checkpoint
-from bench.flops.tables import COLUMNS, _printed_resolutions, flops_table, operator_table, parameters_table, write_flops
+from bench.flops.counts import (
+    MODELS,
+    at_printed_resolutions,
+    count_network,
+    count_networks,
+    executed_macs,
+)
+from bench.flops.measure import count_and_judge
+from bench.flops.remarks import flops_remarks
+from bench.flops.tables import COLUMNS, flops_table, operator_table, parameters_table
+from bench.flops.verdicts import judge_flops, published_macs
 from bench.records.tables import read_table
 from dydit import DiT, DiTConfig, DyDiT, InputError, checkpoint, model_config
-from dydit.flops import CONVENTIONS, DIT_PAPER, DYDIT_PAPER, FUSED_BLIND, MATMUL, flops_ratio, macs, target_macs
+from dydit.flops import (
+    CONVENTIONS,
+    DIT_PAPER,
+    DYDIT_PAPER,
+    FUSED_BLIND,
+    MATMUL,
+    flops_ratio,
+    implied_ratio,
+    macs,
+    target_macs,
+)
 
 TINY = DiTConfig(
     input_size=8, patch_size=2, in_channels=4, hidden_size=32, depth=2, num_heads=4, num_classes=10
@@ -32,7 +49,7 @@ def measured():
 
 @pytest.fixture(scope="module")
 def rows(measured):
-    return {row.claim_id: row for row in flops_claims(measured)}
+    return {row.claim_id: row for row in judge_flops(measured)}
 
 
 def randomised(model):
@@ -49,7 +66,7 @@ def test_the_counters_agree_with_the_closed_form_exactly(measured):
     for network in measured:
         assert network.agreeing(MATMUL) == ("closed form", "torch"), network.model
         assert network.agreeing(DYDIT_PAPER) == ("closed form", "fvcore"), network.model
-        assert network.agreeing(FUSED_BLIND) == ("closed form", "fvcore as it comes"), network.model
+        assert network.agreeing(FUSED_BLIND) == ("closed form", "fvcore unmodified"), network.model
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
@@ -92,15 +109,17 @@ def test_claims_of_the_static_rows(rows):
 
 def test_claims_that_cannot_be_judged_say_why(rows):
     dynamic = rows["dydit-table8-dydit-xl-lambda-0.5-flops"]
-    assert (dynamic.verdict, dynamic.note) == ("not run", "needs the trained checkpoint; give --checkpoint")
-    assert "not built here" in rows["dit-table6-adm-gflops"].note
+    assert (dynamic.verdict, dynamic.needs) == ("not run", "published weights; a GPU")
+    assert "bench flops --checkpoint dydit-xl-2-lambda-0.5" in dynamic.note
+    assert "no network that is built here" in rows["dit-table6-adm-gflops"].note
     assert rows["dydit-table12-dit-xl-512-imagenet-512-flops"].note == "published value not transcribed"
+    assert not any("change" in row.metric for row in rows.values())  # a change in percent is no number of FLOPs
 
 
 def test_a_model_that_was_not_counted_is_not_judged():
-    rows = {row.claim_id: row for row in flops_claims(count_networks([("DiT-S/8", 256)]))}
+    rows = {row.claim_id: row for row in judge_flops(count_networks([("DiT-S/8", 256)]))}
     assert rows["dit-table4-dit-s-8-gflops"].verdict == "reproduced"
-    assert rows["dit-table4-dit-xl-2-gflops"].note == "DiT-XL/2 at 256 was not counted in this run"
+    assert rows["dit-table4-dit-xl-2-gflops"].command == "python -m bench flops --models DiT-XL/2"
 
 
 def test_subjects():
@@ -144,8 +163,8 @@ def test_trained_parameters_meet_what_is_printed(measured):
     assert round(float(frame.loc[("DyDiT-XL/2", 256), "trained_m"])) == 678
 
 
-def test_findings_come_from_the_numbers(measured):
-    text = "\n".join(flops_findings(measured))
+def test_remarks_come_from_the_numbers(measured):
+    text = "\n".join(flops_remarks(measured))
     for part in (
         "meets 12 of the 13 printed static FLOPs",
         "meets 3 of the 4",
@@ -156,7 +175,7 @@ def test_findings_come_from_the_numbers(measured):
         "executes 119.28 GMACs whatever the masks, 100.5%",
     ):
         assert part in text
-    assert flops_findings([]) == []
+    assert flops_remarks([]) == []
 
 
 @pytest.mark.parametrize("target", [0.3, 0.7, 1.0])
@@ -166,7 +185,7 @@ def test_implied_ratio_inverts_the_target(target):
 
 
 def test_run_writes_its_tables(tmp_path):
-    claims = write_flops(tmp_path, "smoke", models=["DiT-S/8", "DyDiT-S/8"], lambdas=[0.25])
+    claims = count_and_judge(tmp_path, "smoke", models=["DiT-S/8", "DyDiT-S/8"], lambdas=[0.25])
     names = {path.stem for path in tmp_path.iterdir()}
     assert names == {"flops", "flops_by_operator", "parameters", "flops_findings"}
     table = read_table(tmp_path, "flops")
@@ -175,15 +194,15 @@ def test_run_writes_its_tables(tmp_path):
 
 
 def test_a_name_stands_for_every_resolution_in_print():
-    chosen = _printed_resolutions(["DiT-XL/2", "DyDiT-L/4", "DiT-XL/2"])
+    chosen = at_printed_resolutions(["DiT-XL/2", "DyDiT-L/4", "DiT-XL/2"])
     assert chosen == [("DiT-XL/2", 256), ("DiT-XL/2", 512), ("DyDiT-L/4", 256)]
 
 
 def test_bad_input_is_refused_before_anything_is_counted(tmp_path):
     with pytest.raises(InputError, match="nearest names: DiT-XL/2"):
-        write_flops(tmp_path, models=["DiT-S/2", "DiT-XL2"])
+        count_and_judge(tmp_path, models=["DiT-S/2", "DiT-XL2"])
     with pytest.raises(InputError, match=r"lambda = 1\.5"):
-        write_flops(tmp_path, models=["DyDiT-S/2"], lambdas=[1.5])
+        count_and_judge(tmp_path, models=["DyDiT-S/2"], lambdas=[1.5])
     with pytest.raises(InputError, match="resolution 100"):
         count_network("DiT-S/2", 100)
     assert not any(tmp_path.iterdir())
@@ -220,7 +239,7 @@ def test_claimed_macs_of_a_checkpoint(tmp_path, measured):
     posing = dataclasses.replace(
         whole, model="DyDiT-XL/2", resolution=256, target=0.5, config=model_config("DyDiT-XL/2")
     )
-    rows = {row.claim_id: row for row in flops_claims(measured, [posing])}
+    rows = {row.claim_id: row for row in judge_flops(measured, [posing])}
     judged = rows["dydit-table8-dydit-xl-lambda-0.5-flops"]
     assert judged.verdict == "deviates" and "tiny.safetensors: 3 images, 4 DDPM steps" in judged.evidence
     frame = flops_table(measured, [posing])

@@ -10,12 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from bench import cli
 from bench.commands.make import generate
-from bench.generation import run
-from bench.generation.job import GenerationOptions, prepare_generation, sampling_model
-from bench.generation.run import generate_images
+from bench.commands.measure.routing import RoutingOptions
+from bench.generation.generate import generate_images
+from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model
 from bench.machine import devices
-from bench.records import run_directory
+from bench.records import run_directory, take_directory
 from bench.studies.samples import committed_file
 from dydit import InputError
 
@@ -76,26 +77,44 @@ def test_a_disk_that_is_too_small_is_refused_with_both_numbers(tmp_path: Path, m
 
 
 def test_a_model_that_does_not_fit_the_gpu_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(devices, "available", lambda _: 2**20)
+    monkeypatch.setattr(devices, "free_bytes", lambda _: 2**20)
     job = dataclasses.replace(prepare_generation(options(tmp_path)), device=torch.device("cuda"))
     with pytest.raises(InputError, match=r"DyDiT, batch 8: needs about .* the largest batch that fits|not even one"):
-        sampling_model(options(tmp_path), job, 8)
+        sampling_model(job, 8)
+
+
+@pytest.mark.parametrize(
+    ("images", "unit", "earlier", "expected"),
+    [
+        (1000, None, None, 64),
+        (20, None, None, 20),
+        (20, None, 8, 8),
+        (1000, None, 100, 100),
+        (20, 5, 8, 5),
+        (3, 5, None, 5),
+    ],
+)
+def test_a_unit_is_that_of_the_options_or_of_the_earlier_run_or_64(
+    images: int, unit: int | None, earlier: int | None, expected: int
+) -> None:
+    assert images_per_unit(options(Path("out"), images=images, unit=unit), earlier) == expected
 
 
 def test_a_second_run_at_the_same_time_is_refused(tmp_path: Path) -> None:
-    with run_directory.exclusive(tmp_path), pytest.raises(InputError, match="another run is writing"):
+    with take_directory(tmp_path, ()), pytest.raises(InputError, match="another run is writing"):
         generate_images(options(tmp_path))
 
 
 def test_the_command_passes_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import argparse
-
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--out", type=Path)
-    generate.arguments(parser)
-    names = {field.name for field in dataclasses.fields(GenerationOptions)}
-    assert {action.dest for action in parser._actions} - {"help"} == names
     seen: list[GenerationOptions] = []
-    monkeypatch.setattr(run, "generate_images", lambda given: seen.append(given))
-    generate.run(parser.parse_args(["--checkpoint", "x.pt", "--images", "50000", "--out", str(tmp_path)]))
-    assert seen == [GenerationOptions("x.pt", tmp_path, 50000)]  # the defaults of both are the same
+    monkeypatch.setattr(generate, "generate_images", seen.append)
+    with pytest.raises(SystemExit):
+        cli.main(["generate", "--checkpoint", "x.pt", "--images", "5", "--engine", "masked", "--out", str(tmp_path)])
+    assert seen == [GenerationOptions(checkpoint="x.pt", out=tmp_path, images=5, engine="masked")]
+
+
+def test_other_commands_describe_a_generation(tmp_path: Path) -> None:
+    sampled = RoutingOptions(checkpoint="x.pt", out=tmp_path, steps=7, unit=3)
+    wanted = GenerationOptions(checkpoint="x.pt", out=tmp_path, images=200, steps=7, unit=3)
+    assert GenerationOptions.of(sampled) == wanted
+    assert GenerationOptions.of(sampled, images=4) == dataclasses.replace(wanted, images=4)

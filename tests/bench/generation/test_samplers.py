@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from bench.generation import samplers
+from dydit.config import DiTConfig
 from dydit.diffusion import Diffusion
 from dydit.errors import InputError
 from dydit.sampling import ImageNoise
@@ -19,6 +20,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 CLASSES, SHAPE, INDICES = 3, (4, 2, 2), [0, 1, 2, 3, 4]
+CONFIG = DiTConfig(input_size=2, patch_size=1, in_channels=4, hidden_size=4, depth=1, num_heads=1, num_classes=CLASSES)
+"""Of networks of that shape."""
 SPREAD = 0.5
 PRODUCTS = Diffusion.linear().alphas_cumprod
 
@@ -43,9 +46,10 @@ class Gaussians:
 
 
 def drawn(run: samplers.Solver, model: Any, scale: float = 1.5) -> Tensor:
-    source = ImageNoise(7, INDICES)
-    y, x = source.labels(CLASSES), source.normal(SHAPE)
-    return run.solve(model, x, y, noise=lambda _: source.normal(SHAPE), scale=scale, null_label=CLASSES)
+    device = torch.device("cpu")
+    x, y = samplers.guided_samples(run, model, CONFIG, INDICES, seed=7, scale=scale, device=device)
+    assert torch.equal(y, ImageNoise(7, INDICES).labels(CLASSES))
+    return x
 
 
 def guided_eps(model: Any, x: Tensor, t: int, y: Tensor, scale: float) -> Tensor:
@@ -154,10 +158,8 @@ def test_every_step_is_tracked(sampler: str) -> None:
             taken.append(step)
             yield step
 
-    source = ImageNoise(0, INDICES)
-    y, x = source.labels(CLASSES), source.normal(SHAPE)
-    run = samplers.make_solver(sampler, 5)
-    run.solve(Gaussians(), x, y, noise=lambda _: torch.zeros_like(x), scale=1.0, null_label=CLASSES, track=track)
+    run, device = samplers.make_solver(sampler, 5), torch.device("cpu")
+    samplers.guided_samples(run, Gaussians(), CONFIG, INDICES, seed=0, scale=1.0, device=device, track=track)
     assert len(taken) == 5
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +14,18 @@ from bench.latency import breakdown
 from bench.latency.cases import Case, LatencyOptions, build_pair, random_inputs, timed_cases
 from bench.latency.measure import _sampling, measure_breakdown, measure_latency
 from bench.latency.tables import write_growth
-from bench.machine import devices, footprint, timing
-from bench.machine.footprint import _energy, measure_footprint
-from bench.machine.timing import Budget, Timed
+from bench.machine import devices
+from bench.machine.timing import Budget
 from bench.records import run_directory, run_record
 from bench.records.tables import read_table
-from dydit import InputError, model_config
+from dydit import InputError
 from dydit.inference.spans import span
 
 QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
 COLUMNS = {
     *("model", "lambda", "batch", "device", "dtype", "engine", "ms_median", "ms_q25", "ms_q75", "images_per_s"),
-    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "limit", "efficiency", "published_speedup", "routing"),
+    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "macs_ratio", "efficiency"),
+    *("over_plain", "over_plain_low", "over_plain_high", "published_speedup", "routing"),
 }
 
 
@@ -47,13 +45,16 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
     assert (table["model"] == "DiT-S/2").all()
     counts = table.groupby(["batch", "engine"]).size()
     for batch in (1, 2):
-        assert counts[batch].to_dict() == {"static": 1, "masked": 2, "realised": 2}
+        assert counts[batch].to_dict() == {"static": 1, "plain": 1, "masked": 2, "realised": 2}
     half = table[(table["engine"] == "realised") & (table["lambda"] == 0.5)]
     assert half["flops_ratio"].to_numpy() == pytest.approx(3.16 / 6.07, abs=0.01)
     assert (half["published_speedup"] == 1.54).all()
     assert half["routing"].str.startswith("synthetic routing").all()
-    np.testing.assert_allclose(table["limit"], 1 / table["flops_ratio"])
-    np.testing.assert_allclose(table["efficiency"], table["speedup"] / table["limit"])
+    np.testing.assert_allclose(table["macs_ratio"], 1 / table["flops_ratio"])
+    np.testing.assert_allclose(table["efficiency"], table["speedup"] / table["macs_ratio"])
+    plain = table[table["engine"] == "plain"]
+    assert (plain["over_plain"] == 1).all() and (plain["flops_ratio"] == 1).all()
+    assert table["over_plain"].between(table["over_plain_low"], table["over_plain_high"]).all()
     np.testing.assert_allclose(table["images_per_s"], table["batch"] / table["ms_median"] * 1e3)
     assert (table.loc[table["engine"] == "masked", "flops_ratio"] > 1).all()
     assert (table["s_per_image_basis"] == "from 1 steps").all()
@@ -64,10 +65,10 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
 
 def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
     samples = run_record.read_run(ran)["samples"]
-    assert len(samples) == 2 * 5
+    assert len(samples) == 2 * 6
     assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
     best = read_table(ran, "latency_best")
-    assert len(best) == 4
+    assert len(best) == 5
     np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
 
 
@@ -136,69 +137,6 @@ def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: 
         assert rows.loc["rest", "share"] < 0.5
 
 
-def test_rounds_take_turns_and_the_first_call_is_apart() -> None:
-    order: list[str] = []
-    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}
-    times = timing.in_turns(calls, Budget(seconds=0.0, least=3, most=3, warmup=1), torch.device("cpu"), "")
-    assert "".join(order) == "abc" + "abc" + "abc" + "bca" + "cab"
-    assert all(len(timed.rounds_ms) == 3 for timed in times.values())
-
-
-def test_a_ratio_is_paired_and_its_interval_holds_it() -> None:
-    rng = np.random.default_rng(0)
-    drift = rng.uniform(1, 3, size=40)  # hits both alike
-    slow = Timed(0.0, tuple(2 * drift * rng.uniform(0.99, 1.01, 40)))
-    fast = Timed(0.0, tuple(drift * rng.uniform(0.99, 1.01, 40)))
-    ratio, low, high = timing.speedup(slow, fast)
-    assert low <= ratio <= high
-    assert ratio == pytest.approx(2.0, abs=0.01) and high - low < 0.02
-
-
-def test_peak_memory_sees_an_allocation() -> None:
-    footprint = measure_footprint(lambda: torch.ones(64 * 2**20 // 4).sum(), torch.device("cpu"))
-    assert footprint.peak_mib == pytest.approx(64, abs=0.1)
-    assert footprint.energy_j is None
-
-
-@pytest.mark.parametrize(
-    ("missing", "energy"),
-    [("", 2.0), ("nvmlInit_v2", None), ("nvmlDeviceGetTotalEnergyConsumption", None)],
-)
-def test_energy_is_what_the_drivers_counter_gains_a_call(
-    missing: str, energy: float | None, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls = 0
-
-    def call() -> None:
-        nonlocal calls
-        calls += 1
-
-    def consumption(_: object, millijoules: Any) -> int:
-        millijoules._obj.value = 10**6 + calls // 2 * 4000  # moves at every second call
-        return 0
-
-    nvml = SimpleNamespace(
-        nvmlInit_v2=lambda: 0,
-        nvmlDeviceGetHandleByUUID=lambda uuid, _: int(uuid != b"GPU-12-34"),
-        nvmlDeviceGetTotalEnergyConsumption=consumption,
-    )
-    if missing:
-        setattr(nvml, missing, lambda *_: 3)
-    monkeypatch.setattr(footprint.ctypes, "CDLL", lambda _: nvml)
-    monkeypatch.setattr(footprint, "ENERGY_SECONDS", 0.01)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="12-34"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
-    assert _energy(call, torch.device("cuda")) == energy
-
-
-def test_energy_is_unknown_without_the_drivers_library(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent(name: str) -> None:
-        raise OSError(name)
-
-    monkeypatch.setattr(footprint.ctypes, "CDLL", absent)
-    assert _energy(lambda: None, torch.device("cuda")) is None
-
-
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -226,15 +164,6 @@ def test_a_dtype_that_the_device_lacks_is_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(devices, "_cpu_has_bf16", lambda: False)
     with pytest.raises(InputError, match="use --dtype fp32"):
         LatencyOptions(models=["DiT-S/2"], dtype="bf16")
-
-
-def test_a_batch_that_memory_does_not_hold_names_the_largest_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = model_config("DiT-XL/2")
-    cpu = torch.device("cpu")
-    monkeypatch.setattr(devices, "available", lambda _: devices.needed(config, 3, torch.float32))
-    devices.check_fits("DiT-XL/2", config, 3, cpu, torch.float32)
-    with pytest.raises(InputError, match="the largest batch that fits is 3"):
-        devices.check_fits("DiT-XL/2", config, 8, cpu, torch.float32)
 
 
 def test_runs_with_torch_numpy_and_pandas_alone(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from bench.data import shards
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.machine.process_group import ProcessGroup
 from bench.studies.samples import committed_file
 from dydit import InputError

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
 
@@ -28,7 +29,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
     progress._console.cache_clear()
 
 
-def test_quiet_when_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+def test_short_work_is_quiet_when_standard_error_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress.track(range(3), "steps")) == [0, 1, 2]
     assert capsys.readouterr() == ("", "")
 
@@ -80,3 +81,26 @@ def test_a_failing_loop_leaves_the_terminal_usable(monkeypatch: pytest.MonkeyPat
 def test_status_is_one_line_on_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
     progress.status("loading\nweights")
     assert capsys.readouterr() == ("", "loading weights\n")
+
+
+@pytest.mark.parametrize(
+    ("items", "total", "lines"),
+    [
+        (range(4), None, ["work: 2 of 4, 0.7 minutes left; 0.05 items/s", "work: 4 of 4, 0.0 minutes left"]),
+        (iter(range(4)), 8, ["work: 2 of 8, 2.0 minutes left; 0.05 items/s", "work: 4 of 8, 1.3 minutes left"]),
+        (iter(range(4)), None, ["work: 2; 0.05 items/s", "work: 4; 0.05 items/s"]),
+    ],
+)
+def test_long_work_leaves_a_line_now_and_then(
+    items: Iterable[int],
+    total: int | None,
+    lines: list[str],
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock = itertools.count(0.0, 20.0)  # every item takes 20 seconds
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.track(items, "work", total)) == [0, 1, 2, 3]
+    shown = capsys.readouterr().err.splitlines()
+    assert len(shown) == len(lines)
+    assert all(line.startswith(start) for line, start in zip(shown, lines, strict=True))

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,14 @@ from torch import Tensor
 from bench.data import image_set
 from bench.data.image_set import Images
 from bench.data.sets import digits
-from bench.quality import measure
-from bench.quality.features import digits_cnn, extraction, extractors
-from bench.quality.measure import Quality, _gather, _Job, evaluate, extract, measure_quality
+from bench.quality import settings
+from bench.quality.features import classifiers, extraction
+from bench.quality.measure import Quality, evaluate, extract, measure_quality
 from bench.quality.metrics import inception_score, moments
 from bench.quality.opening import open_reference
+from bench.quality.passes import read_samples
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference, write_reference
-from bench.quality.values import split_size
 from bench.records import checksums
 from dydit.errors import InputError
 
@@ -37,6 +38,7 @@ def noisy(pixels: Tensor, sigma: float) -> Tensor:
 ORDER = torch.randperm(1797, generator=torch.Generator().manual_seed(1))
 REAL = DIGITS.images[ORDER[300:500]]
 MADE = torch.cat([noisy(REAL[:70], 60), noisy(DIGITS.images[ORDER[:80]], 60)])
+VALUES = ["FID", "sFID", "IS", "IS_std", "IS_all", "precision", "recall", "KID", "KID_std"]
 RECORD = {"dataset": "digits", "split": "all", "preprocessing": "native"}
 
 
@@ -53,43 +55,14 @@ def real() -> Reference:
     return build_reference(named(REAL), "digits-cnn", name="real digits", record=RECORD)
 
 
-def test_torch_fidelity_measures_the_same(real: Reference) -> None:
+def test_torch_fidelity_measures_the_same(real: Reference, by_torch_fidelity: Callable[..., dict[str, float]]) -> None:
     """Its own extraction and metrics, from images to numbers."""
-    import torch_fidelity
-
     extraction.register()
-    with torch.random.fork_rng(devices=[]):
-        theirs = torch_fidelity.calculate_metrics(
-            input1=named(MADE),
-            input2=named(REAL),
-            feature_extractor="digits-cnn",
-            feature_extractor_weights_path=str(digits_cnn.DIGITS_WEIGHTS),
-            isc=True,
-            isc_splits=10,
-            samples_shuffle=False,
-            fid=True,
-            kid=True,
-            kid_subset_size=150,
-            prc=True,
-            prc_neighborhood=3,
-            rng_seed=0,
-            batch_size=32,
-            cuda=False,
-            save_cpu_ram=True,
-            cache=False,
-            verbose=False,
-        )
+    theirs = by_torch_fidelity(
+        named(MADE), named(REAL), "digits-cnn", classifiers.DIGITS.weights, fid=True, isc_splits=10, kid_subset_size=150
+    )
     ours = measure_quality(named(MADE), real, resamples=0)
-    assert [value.metric for value in ours.values] == [
-        "FID",
-        "sFID",
-        "IS",
-        "IS_std",
-        "precision",
-        "recall",
-        "KID",
-        "KID_std",
-    ]
+    assert list(values(ours)) == VALUES
     for metric, key, rtol in (
         ("FID", "frechet_inception_distance", 1e-6),
         ("IS", "inception_score_mean", 1e-9),
@@ -128,7 +101,7 @@ def test_statistics_from_a_file_and_images_give_the_same_numbers(real: Reference
     by_file, by_images = (
         values(measure_quality(named(MADE), against, resamples=0)) for against in (stored, named(REAL))
     )
-    assert by_file == pytest.approx(by_images, rel=1e-9) and len(by_file) == 8
+    assert by_file == pytest.approx(by_images, rel=1e-9) and len(by_file) == len(VALUES)
 
 
 def test_one_pass_over_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,14 +125,11 @@ def test_one_pass_over_each_set(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen == {"made": list(range(60)), "real": list(range(70))} and len(asked) == 2
 
 
-def test_rows_are_kept_only_where_something_needs_them(real: Reference) -> None:
-    spec = extractors.extractor("digits-cnn")
-
+def test_rows_are_kept_only_where_something_needs_them() -> None:
     def kept(metrics: set[str], resamples: int) -> tuple[set[str], set[str]]:
-        drawn = measure.Resampling(resamples, 0)
-        job = _Job(spec, spec.weights(), frozenset(metrics), 64, drawn)
-        gathered = _gather(job, named(MADE[:40]))
-        return set(gathered.statistics), set(gathered.rows)
+        chosen = settings.check_settings("digits-cnn", sorted(metrics), 64, resamples, 0, "float64")
+        features = read_samples(chosen, chosen.spec.weights(), named(MADE[:40]))
+        return set(features.statistics), set(features.rows)
 
     assert kept({"FID", "sFID", "IS"}, 0) == ({"64", "spatial"}, set())
     assert kept({"FID", "sFID", "IS"}, 5) == ({"64", "spatial"}, set(LAYERS))
@@ -184,10 +154,40 @@ def test_identical_sets_and_degraded_ones(real: Reference) -> None:
         assert measured[0][metric] > measured[1][metric] > measured[2][metric], metric
 
 
+def test_equal_sets_have_full_precision_and_recall_whatever_they_show() -> None:
+    """The rows of a reference are float32, the features of the samples float64 as they come from the network."""
+    black = torch.zeros(60, 1, 8, 8, dtype=torch.uint8)
+    for pixels in (black, torch.full_like(black, 200), REAL[:1].repeat(20, 1, 1, 1), REAL):
+        order = torch.randperm(len(pixels), generator=torch.Generator().manual_seed(0))
+        measured = measure_quality(named(pixels[order]), named(pixels), metrics=["precision", "KID"], resamples=2)
+        assert measured["precision"].value == 1.0
+        assert f"{len(pixels)} of {len(pixels)} samples are among" in measured["KID"].note
+        assert measured["KID"].value <= 1e-9  # unbiased: pairs of an image with itself count between the sets alone
+
+
+def test_intervals_say_when_both_sets_share_images(real: Reference) -> None:
+    mixed = torch.cat([MADE, REAL[:7]])
+    measured = measure_quality(named(mixed), real, resamples=2)
+    for value in measured.values:
+        assert ("7 of 157 samples are among the 200" in value.note) == (not value.metric.startswith("IS"))
+    apart = measure_quality(named(MADE), real, resamples=2)
+    assert not any("among the" in value.note for value in apart.values)
+
+
+def test_distances_of_the_adm_evaluator_are_a_choice_that_is_recorded(real: Reference) -> None:
+    exact, adm = (
+        measure_quality(named(MADE), real, metrics=["precision", "recall"], resamples=0, distances=kind)
+        for kind in ("float64", "adm-float16")
+    )
+    default = measure_quality(named(MADE), real, metrics=["precision", "recall"], resamples=0)
+    assert default == exact and [row["note"] for row in adm.rows()] == ["k = 3, distances in adm-float16"] * 2
+    assert values(adm) == pytest.approx(values(exact), abs=0.02)
+
+
 def test_one_class_is_precise_but_covers_little() -> None:
     zeros, others = DIGITS.images[DIGITS.labels == 0], DIGITS.images[DIGITS.labels != 8]
     measured = evaluate(zeros, others)
-    assert list(values(measured)) == ["FID", "IS", "IS_std", "precision", "recall"]
+    assert list(values(measured)) == ["FID", "IS", "IS_std", "IS_all", "precision", "recall"]
     assert measured["precision"].value > 0.95 and measured["recall"].value < 0.3 and measured["IS"].value < 3.0
 
 
@@ -199,13 +199,6 @@ def test_splits_are_taken_in_sample_order_and_said(real: Reference) -> None:
     logits = extract(MADE, ["logits_unbiased"])["logits_unbiased"]
     expected = inception_score.inception_score(logits.softmax(1).numpy(), 15)
     assert (one["IS"].value, one["IS_std"].value) == pytest.approx(expected, rel=1e-12)
-
-
-@pytest.mark.parametrize(
-    ("count", "size"), [(10, 1), (300, 30), (1797, 180), (4999, 500), (5000, 5000), (50_000, 5000)]
-)
-def test_split_sizes_are_the_protocols_from_5000_on(count: int, size: int) -> None:
-    assert split_size(count) == size
 
 
 def test_intervals_belong_to_their_values(real: Reference) -> None:
@@ -229,9 +222,9 @@ def test_few_images_have_no_extrapolation_and_say_so(real: Reference) -> None:
 
 
 def test_intervals_come_unasked_for_few_features_only(real: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(measure, "RESAMPLES", 3)
+    monkeypatch.setattr(settings, "RESAMPLES", 3)
     assert measure_quality(named(MADE), real, metrics=["FID"])["FID"].low is not None
-    monkeypatch.setattr(measure, "FEW_DIMENSIONS", 63)
+    monkeypatch.setattr(settings, "FEW_DIMENSIONS", 63)
     assert measure_quality(named(MADE), real, metrics=["FID"])["FID"].low is None
 
 
@@ -254,26 +247,13 @@ def test_colour_images_are_read_as_their_grey() -> None:
 
 def test_rows_name_the_extractor_and_carry_evidence(real: Reference) -> None:
     rows = {row["metric"]: row for row in measure_quality(named(MADE), real, resamples=2).rows()}
-    assert list(rows) == [
-        f"{name}[digits-cnn]"
-        for name in (
-            "FID",
-            "FID-infinity",
-            "images_for_0.1",
-            "sFID",
-            "IS",
-            "IS_std",
-            "precision",
-            "recall",
-            "KID",
-            "KID_std",
-        )
-    ]
+    with_intervals = ["FID", "FID-infinity", "images_for_0.1", *VALUES[1:]]
+    assert list(rows) == [f"{name}[digits-cnn]" for name in with_intervals]
     for metric, row in rows.items():
         assert (row["samples"], row["reference"], row["n_samples"]) == ("made", "real digits", 150)
         assert row["n_reference"] == (None if metric.startswith("IS") else 200)
-        assert row["extractor"] == "digits-cnn"
-        assert row["weights_sha256"] == checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS)
+        assert row["extractor"] == "digits-cnn" and row["arithmetic"].startswith("float64 on ")
+        assert row["weights_sha256"] == checksums.file_sha256(classifiers.DIGITS.weights)
 
 
 # What does not belong together
@@ -288,7 +268,7 @@ def test_a_reference_by_another_extractor_is_refused(real: Reference) -> None:
     with pytest.raises(InputError, match="another extractor than digits-cnn: it has 5 features where that has 64"):
         measure_quality(named(MADE), short)
     with pytest.raises(
-        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{digits_cnn.DIGITS_WEIGHTS}"
+        InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{classifiers.DIGITS.weights}"
     ):
         measure_quality(named(MADE), dataclasses.replace(real, record={"weights_sha256": "0" * 64}))
 
@@ -316,6 +296,7 @@ def test_a_reference_without_what_a_metric_needs_is_refused(real: Reference) -> 
         "FID",
         "IS",
         "IS_std",
+        "IS_all",
     ]
     with pytest.raises(InputError, match="reference real digits: 3 images; precision needs at least 4"):
         measure_quality(named(MADE), dataclasses.replace(real, rows=real.rows[:3] if real.rows is not None else None))
@@ -357,6 +338,7 @@ def test_features_that_are_not_finite_name_the_samples(real: Reference, monkeypa
         ({"resamples": -2}, "-2 resamples"),
         ({"batch_size": 0}, "batch size 0"),
         ({"extractor": "inception"}, "unknown feature extractor"),
+        ({"distances": "float16"}, "distances 'float16'; choose one of float64, adm-float16"),
     ],
 )
 def test_other_unusable_arguments_are_refused(real: Reference, options: dict[str, Any], message: str) -> None:

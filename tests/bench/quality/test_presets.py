@@ -44,6 +44,7 @@ source = "https://example.org/README"
 extractor = "digits-cnn"
 samples = "https://example.org/made.npz"
 reference = "small"
+distances = "float64"
 {metrics}
 """
 
@@ -97,6 +98,7 @@ def test_the_published_example_of_the_adm_evaluator_is_there_as_printed() -> Non
         "precision": "0.8265",
         "recall": "0.5309",
     }
+    assert example.distances == "adm-float16"
     assert example.extractor == "inception-v3-compat" and example.file == "admnet_guided_upsampled_imagenet256.npz"
     entry = manifest.load_manifest()[example.reference]
     assert entry.file == "VIRTUAL_imagenet256_labeled.npz" and entry.resolution == 256
@@ -118,7 +120,7 @@ def test_missing_files_are_named_with_where_to_get_them(
 
 def test_a_preset_writes_its_verdicts(command: Callable[..., tuple[int, str]], files: Path) -> None:
     status, shown = command("--preset", "small", "--data-root", files, "--resamples", 0)
-    assert status == 0 and "5 published numbers and claims" in shown
+    assert status == 0 and "5 of 5 published numbers were measured" in shown
     rows = read_summary(files / "out")
     table = read_table(files / "out", "quality").set_index("metric")["value"]
     assert [row.metric for row in rows] == [f"{name}[digits-cnn]" for name in METRICS]
@@ -148,6 +150,7 @@ def test_a_preset_writes_its_verdicts(command: Callable[..., tuple[int, str]], f
         (preset(""), "a preset has title, source"),
         (preset("metrics = {}").replace('"small"', '"large"'), "'large' is no name of the manifest"),
         (preset("metrics = {}").replace("digits-cnn", "vgg"), "unknown feature extractor 'vgg'"),
+        (preset("metrics = {}").replace("float64", "float8"), "distances 'float8'; choose one of float64, adm-float16"),
     ],
 )
 def test_presets_that_cannot_be_used(files: Path, text: str, message: str) -> None:

@@ -50,6 +50,18 @@ def test_record_names_neither_user_nor_host_nor_home(monkeypatch: pytest.MonkeyP
     assert root not in text and f"{home}/" not in text and "someone" not in text
 
 
+@pytest.mark.parametrize(("dirty", "commit"), [(False, "abc"), (True, "abc (dirty)")])
+def test_the_provenance_of_weights_is_command_commit_torch_and_gpu(
+    monkeypatch: pytest.MonkeyPatch, dirty: bool, commit: str
+) -> None:
+    monkeypatch.setattr(environment, "_checkout", lambda _: {"commit": "abc", "dirty": dirty})
+    monkeypatch.setattr(sys, "argv", ["/opt/repo/bench/__main__.py", "finetune"])
+    facts = {"command": "python -m bench finetune", "commit": commit, "torch": torch.__version__}
+    assert environment.provenance("cpu") == facts
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: f"the GPU of {device}")
+    assert environment.provenance("cuda") == facts | {"device": "the GPU of cuda"}
+
+
 def test_the_kernel_is_recorded_without_its_local_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "release", lambda: "6.1.27-somecloud-v7")
     assert "6.1.27 " in environment._platform() and "somecloud" not in environment._platform()

@@ -11,62 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from bench.claims.summary import read_summary, write_summary
-from bench.claims.verdict import Claim, SummaryRow, Tolerance
-from bench.records import run_directory, run_record, tables
+from bench.records import run_record, tables
 from bench.records.tables import read_table, to_markdown, write_table
 from dydit.errors import InputError
-
-CLAIM = Claim("fid-dynamic", "FID, dynamic against static", "tiny lambda=0.7", "FID[digits-cnn]", "FID", 17.0)
-ROWS = (
-    SummaryRow.judged(CLAIM, 17 + 1 / 3, Tolerance(1.0, 0.1, "spread | seeds"), "smoke", "quality.csv"),
-    SummaryRow.not_run(Claim("speed", "Table 8", "DyDiT-XL", "acceleration", "x", 1.73), "smoke", "NA: no GPU"),
-)
-
-
-@pytest.mark.parametrize("below", ["", "deeper/still"])
-def test_output_directory_is_made_and_left_empty(tmp_path: Path, below: str) -> None:
-    directory = run_directory.prepare_output(str(tmp_path / "out" / below))
-    assert directory.is_dir() and list(directory.iterdir()) == []
-    assert run_directory.prepare_output(directory) == directory
-
-
-@pytest.mark.parametrize("below", ["", "deeper/still"])
-def test_a_file_where_the_output_should_be_is_named(tmp_path: Path, below: str) -> None:
-    file = tmp_path / "out"
-    file.write_text("kept")
-    with pytest.raises(InputError, match=f"{file} is a file"):
-        run_directory.prepare_output(file / below)
-    assert file.read_text() == "kept"
-
-
-def test_an_output_directory_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="not writable"):
-        run_directory.prepare_output(tmp_path / ("x" * 300))
-
-
-def test_an_output_directory_that_cannot_be_written_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(**_: Any) -> None:
-        raise PermissionError(13, "Permission denied")
-
-    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # root may write anywhere
-    with pytest.raises(InputError, match=r"not writable \(Permission denied\)"):
-        run_directory.prepare_output(tmp_path)
-
-
-def test_atomic_path_replaces_whole_files_only(tmp_path: Path) -> None:
-    target = tmp_path / "new" / "images.npz"
-    with tables.atomic_path(target) as partial:
-        assert partial.parent == target.parent and partial.suffix == ".npz"
-        np.savez(partial, x=np.arange(3))
-        assert not target.exists()
-    assert list(target.parent.iterdir()) == [target]
-
-    whole = target.read_bytes()
-    with pytest.raises(KeyboardInterrupt), tables.atomic_path(target) as partial:
-        partial.write_bytes(whole[:10])
-        raise KeyboardInterrupt
-    assert target.read_bytes() == whole and list(target.parent.iterdir()) == [target]
 
 
 def test_a_table_comes_back_exactly(tmp_path: Path) -> None:
@@ -125,35 +72,16 @@ def test_a_table_that_cannot_be_read_is_named(tmp_path: Path, content: str | Non
         read_table(tmp_path, "t")
 
 
-@pytest.mark.parametrize("rows", [ROWS, ROWS[1:], ()])
-def test_a_summary_comes_back_exactly(tmp_path: Path, rows: tuple[SummaryRow, ...]) -> None:
-    path = write_summary(iter(rows), tmp_path)
-    assert path.read_text(encoding="utf-8").splitlines()[0] == (
-        "claim_id,paper_table,row,metric,unit,published,measured,tolerance,verdict,tier,evidence,note"
-    )
-    assert read_summary(tmp_path) == rows
+def test_a_sentence_stands_above_the_table_for_reading_alone(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"a": [1]}), tmp_path, "t", lead="One row.")
+    assert (tmp_path / "t.md").read_text() == "One row.\n\n| a |\n| ---: |\n| 1 |\n"
+    assert (tmp_path / "t.csv").read_text() == "a\n1\n"
 
 
-def test_a_claim_judged_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="fid-dynamic is judged twice"):
-        write_summary([ROWS[0], ROWS[0]], tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "message"),
-    [
-        ("not run", "skipped", "row 2: speed: verdict 'skipped'"),
-        ("17.0,", "n/a,", "row 1: could not convert"),
-        ("verdict", "result", "columns are"),
-        ("quality.csv", "", "row 1: fid-dynamic: evidence"),
-    ],
-)
-def test_a_damaged_summary_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    path = write_summary(ROWS, tmp_path)
-    path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
-    with pytest.raises(InputError, match=message):
-        read_summary(tmp_path)
+def test_numbers_may_stay_the_text_that_was_written(tmp_path: Path) -> None:
+    write_table(pd.DataFrame({"a": [1.5, math.nan], "b": ["NA", "x"]}), tmp_path, "t")
+    back = read_table(tmp_path, "t", text=True)
+    assert back["a"].tolist()[0] == "1.5" and pd.isna(back["a"][1]) and back["b"].tolist() == ["NA", "x"]
 
 
 def test_a_run_comes_back_with_its_schema_version(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,14 +14,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.data import shards
-from bench.generation import job
+from bench.generation.generate import generate_images
 from bench.generation.job import GenerationOptions
-from bench.generation.run import generate_images
 from bench.reproduction import rate, requirements
-from bench.reproduction.plan import RunPlan, Scoring, make_plan
-from bench.reproduction.rate import Network, sample_of
+from bench.reproduction.network import Network
+from bench.reproduction.plan import PlanOptions, RunPlan, make_plan
+from bench.reproduction.rate import sample_of
 from bench.studies.samples import committed_file
 from dydit import DyDiT, InputError, checkpoint, model_config
+from dydit.ablations import find_ablation
 from dydit.flops import MATMUL, macs, target_macs
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -29,9 +31,9 @@ DIGITS = str(committed_file(0.5))
 XL = {"checkpoint": "dydit-xl-2-lambda-0.5", "model": "DyDiT-XL/2"}
 
 
-def values(out: Path, **changes: Any) -> dict[str, Any]:
-    """Arguments of `generate.Options`."""
-    return {"checkpoint": DIGITS, "out": out, "images": 10, "steps": 4, "dtype": "fp32"} | changes
+def plan(samples: Path, **changes: Any) -> PlanOptions:
+    """A short run of the digits, unless `changes` say otherwise."""
+    return PlanOptions(**({"checkpoint": DIGITS, "samples": samples, "images": 10, "steps": 4} | changes))
 
 
 def cell(made: RunPlan, quantity: str) -> float:
@@ -57,8 +59,8 @@ def test_time_work_and_disk_follow_from_the_options(
     images: int, unit: int, devices: int, scale: float, rate: float
 ) -> None:
     """The busiest device has the most units, each made whole; both guidance branches are network passes."""
-    run = values(Path(), **XL, images=images, unit=unit, steps=50, scale=scale, sampler="ddim")
-    made = make_plan(run, Scoring(), devices=[devices], rate=rate)
+    run = {"images": images, "unit": unit, "steps": 50, "scale": scale, "sampler": "ddim"}
+    made = make_plan(plan(Path(), **XL, **run, gpus=[devices], rate=rate))
     units = -(-images // unit)
     dealt = [len(range(rank, units, devices)) for rank in range(devices)]
     name = f"time on {devices} device{'s' if devices > 1 else ''}"
@@ -72,9 +74,9 @@ def test_time_work_and_disk_follow_from_the_options(
 
 
 def test_disk_is_what_a_run_writes(tmp_path: Path) -> None:
-    run = values(tmp_path / "run", images=50, unit=20, steps=1, seed=3)
-    planned = cell(make_plan(run, Scoring(), rate=1.0), "disk") * 2**30
-    generate_images(GenerationOptions(**run))
+    run = plan(tmp_path / "run", images=50, unit=20, steps=1, seed=3, rate=1.0)
+    planned = cell(make_plan(run), "disk") * 2**30
+    generate_images(run.generation())
     written = sum(path.stat().st_size for path in (tmp_path / "run").rglob("*.npz"))
     assert planned == 2 * 50 * (8 * 8 + 8)
     assert planned < written < planned + 1000 * (3 + 1)  # headers of the archives
@@ -92,22 +94,31 @@ def test_disk_is_what_a_run_writes(tmp_path: Path) -> None:
     ],
 )
 def test_a_pass_costs_what_the_engine_executes(tmp_path: Path, changes: dict[str, str], expected: float) -> None:
-    made = make_plan(values(tmp_path, **(XL | changes)), Scoring(), rate=1.0, target=0.7)
+    made = make_plan(plan(tmp_path, **(XL | changes), rate=1.0, target=0.7))
     assert cell(made, "multiply-adds of a pass") == pytest.approx(expected / 1e9)
 
 
 def test_a_published_model_is_planned_at_its_printed_flops(tmp_path: Path) -> None:
-    made = make_plan(values(tmp_path, **XL), Scoring(), rate=1.0)
+    made = make_plan(plan(tmp_path, **XL, rate=1.0))
     # 57.88 as printed counts LayerNorm, too
     assert cell(made, "multiply-adds of a pass") == pytest.approx(57.88, abs=0.1)
 
 
+def test_a_network_that_only_the_masked_engine_runs_is_planned_with_it(tmp_path: Path) -> None:
+    config = checkpoint.load_model(DIGITS)[0].config
+    path = tmp_path / "layer-skip-only.safetensors"
+    checkpoint.write(path, find_ablation("layer-skip-only").build(config))
+    made = make_plan(plan(tmp_path, checkpoint=str(path), rate=1.0))  # no --lambda is asked for
+    whole = macs(config, dynamic=True).total(MATMUL)
+    assert cell(made, "multiply-adds of a pass") == pytest.approx(whole / 1e9)
+
+
 def test_units_of_a_plan_are_those_of_a_run(tmp_path: Path) -> None:
     for images, unit in ((5, None), (200, None), (200, 7)):
-        run = values(tmp_path / f"{images}-{unit}", images=images, unit=unit, steps=1)
-        generate_images(GenerationOptions(**run))
-        made = make_plan(run, Scoring(), rate=1.0)
-        manifest = shards.read_manifest(run["out"])
+        run = plan(tmp_path / f"{images}-{unit}", images=images, unit=unit, steps=1, rate=1.0)
+        generate_images(run.generation())
+        made = make_plan(run)
+        manifest = shards.read_manifest(run.samples)
         assert cell(made, "network passes") == manifest.units * manifest.unit * 2
 
 
@@ -115,7 +126,7 @@ def test_units_of_a_plan_are_those_of_a_run(tmp_path: Path) -> None:
 
 
 def test_trained_weights_are_timed_with_their_own_routing(tmp_path: Path) -> None:
-    made = make_plan(values(tmp_path, images=6, steps=40), Scoring(), devices=[1])
+    made = make_plan(plan(tmp_path, images=6, steps=40, gpus=[1]))
     assert "2 of 40 steps at batch 6, median of 1 round, the checkpoint's weights" in made.rate.basis
     assert set(made.rate.rounds_ms) == {"steps", "decoding"}
     steps, decoding = (made.rate.rounds_ms[name][0] for name in ("steps", "decoding"))
@@ -129,14 +140,14 @@ def test_without_weights_the_network_is_timed_with_random_ones_and_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[str] = []
-    monkeypatch.setattr(job, "prepare_generation", lambda *_: pytest.fail("there are no weights"))
+    monkeypatch.setattr(rate, "prepare_generation", lambda *_: pytest.fail("there are no weights"))
     for name, engine, extra in (
         ("DyDiT-S/2-cifar10", None, ", synthetic routing"),
         ("DyDiT-S/2-cifar10", "masked", ", synthetic routing"),
         ("DiT-S/2-cifar10", None, ""),
     ):
-        run = values(tmp_path, checkpoint="absent.pt", model=name, engine=engine, images=1, steps=1)
-        made = make_plan(run, Scoring(), target=0.5)
+        run = {"checkpoint": "absent.pt", "model": name, "engine": engine, "images": 1, "steps": 1}
+        made = make_plan(plan(tmp_path, **run, target=0.5))
         assert made.rate.basis.endswith(f"random weights{extra}")
         assert made.rate.images_per_s > 0
         seen.append(made.rate.basis)
@@ -144,17 +155,16 @@ def test_without_weights_the_network_is_timed_with_random_ones_and_says_so(
 
 
 def test_a_latent_model_without_autoencoder_is_timed_without_decoding(tmp_path: Path) -> None:
-    run = values(tmp_path, checkpoint="absent.pt", model="DiT-S/8", images=1, steps=1)
-    made = make_plan(run, Scoring())
+    made = make_plan(plan(tmp_path, checkpoint="absent.pt", model="DiT-S/8", images=1, steps=1))
     assert made.rate.basis.endswith("random weights, without decoding")
     assert present(made)["autoencoder"] is False
 
 
 def test_a_rate_that_is_stated_asks_for_no_device(tmp_path: Path) -> None:
-    run = values(tmp_path, **XL, device="cuda", dtype="bf16", tf32=True)
-    made = make_plan(run, Scoring(), devices=[1], rate=2.0)
+    run = plan(tmp_path, **XL, device="cuda", dtype="bf16", tf32=True, gpus=[1], rate=2.0)
+    made = make_plan(run)
     assert (made.rate.basis, cell(made, "rate of one device")) == ("stated", 2.0)
-    single = make_plan(run | {"dtype": "fp32"}, Scoring(), rate=2.0)
+    single = make_plan(dataclasses.replace(run, dtype="fp32"))
     assert cell(made, "memory of a device") == pytest.approx(cell(single, "memory of a device") / 2)
     assert not any("of memory" in need.name for need in made.needs)
 
@@ -165,7 +175,7 @@ def test_on_a_cpu_little_stands_for_much(
 ) -> None:
     monkeypatch.setattr(rate, "CPU_WORK", 60 * macs(model_config("DiT-B/4")).total(MATMUL))
     network = Network("DiT-B/4", model_config("DiT-B/4"), False, "static", None)
-    options = GenerationOptions("x", tmp_path, 1000, scale=scale)
+    options = GenerationOptions(checkpoint="x", out=tmp_path, images=1000, scale=scale)
     assert sample_of(options, network) == expected
     monkeypatch.setattr(rate, "CPU_WORK", 1.0)
     assert sample_of(options, network) == (1, 1)
@@ -187,7 +197,7 @@ def on_hub(cache: Path, repository: str, *files: str) -> Path:
 
 
 def test_every_missing_file_is_listed_with_where_to_get_it(tmp_path: Path) -> None:
-    made = make_plan(values(tmp_path, **XL), Scoring(reference="imagenet-256", data_root=tmp_path), rate=1.0)
+    made = make_plan(plan(tmp_path, **XL, reference="imagenet-256", data_root=tmp_path, rate=1.0))
     missing = {need.name: need for need in made.missing}
     assert list(missing) == [
         "checkpoint dydit-xl-2-lambda-0.5",
@@ -209,13 +219,13 @@ def test_files_that_are_there_are_found(tmp_path: Path, inception_weights: Any) 
     released = on_hub(tmp_path / "hub", "heisejiasuo/DyDiT", file) / file
     vae = on_hub(tmp_path / "hub", "stabilityai/sd-vae-ft-ema", *requirements.VAE_FILES)
     (tmp_path / "VIRTUAL_imagenet256_labeled.npz").touch()
-    scoring = Scoring(
-        reference="imagenet-256",
-        weights=inception_weights.path,
-        weights_sha256=inception_weights.sha256,
-        data_root=tmp_path,
-    )
-    made = make_plan(values(tmp_path, **XL), scoring, rate=1.0)
+    scoring = {
+        "reference": "imagenet-256",
+        "extractor_weights": inception_weights.path,
+        "weights_sha256": inception_weights.sha256,
+        "data_root": tmp_path,
+    }
+    made = make_plan(plan(tmp_path, **XL, **scoring, rate=1.0))
     assert not made.missing
     where = {need.name: need.where for need in made.needs}
     assert where["checkpoint dydit-xl-2-lambda-0.5"] == str(released)
@@ -293,10 +303,10 @@ def test_a_disk_or_a_memory_that_is_too_small_is_missing(tmp_path: Path, monkeyp
     assert requirements.disk_requirement(tmp_path / "not" / "yet", 1).present
     found = requirements.disk_requirement(tmp_path / "not" / "yet", 2**60)
     assert not found.present and found.where.startswith(str(tmp_path))
-    monkeypatch.setattr("bench.machine.devices.available", lambda _: 100)
+    monkeypatch.setattr(requirements, "free_bytes", lambda _: 100)
     cpu = torch.device("cpu")
     assert requirements.memory_requirement(cpu, 100).present and not requirements.memory_requirement(cpu, 101).present
-    monkeypatch.setattr("bench.machine.devices.available", lambda _: None)
+    monkeypatch.setattr(requirements, "free_bytes", lambda _: None)
     assert requirements.memory_requirement(cpu, 101).present
 
 
@@ -304,33 +314,31 @@ def test_a_disk_or_a_memory_that_is_too_small_is_missing(tmp_path: Path, monkeyp
 
 
 @pytest.mark.parametrize(
-    ("run", "scoring", "options", "message"),
+    ("options", "message"),
     [
-        ({}, {}, {"devices": [1, 0]}, r"gpus \[1, 0\]"),
-        ({}, {}, {"rate": 0.0}, "rate 0.0"),
-        ({}, {}, {"rate": float("nan")}, "rate nan"),
-        ({}, {}, {"rate": 1.0, "target": 1.5}, r"\(0, 1\]"),
-        ({"dtype": "fp8"}, {}, {"rate": 1.0}, "fp32, bf16"),
-        ({"images": 0}, {}, {"rate": 1.0}, "images = 0"),
-        ({"steps": 3000}, {}, {"rate": 1.0}, "3000"),
-        ({"sampler": "euler"}, {}, {"rate": 1.0}, "ddpm, ddim"),
-        ({"engine": "static"}, {}, {"rate": 1.0}, "realised or masked"),
-        ({"vae": "sd-vae-ft-ema"}, {}, {"rate": 1.0}, "leave it out"),
-        ({"checkpoint": "x.pt"}, {}, {"rate": 1.0}, "give --model"),
-        ({"checkpoint": "x.safetensors"}, {}, {"rate": 1.0}, "no such file"),
-        ({"checkpoint": "x.pt", "model": "DyDiT-XL/2"}, {}, {"rate": 1.0}, "give --lambda"),
-        ({"checkpoint": "x.pt", "model": "DiT-XL/3"}, {}, {"rate": 1.0}, "DiT-XL/2"),
-        ({}, {"reference": "imagenet-256"}, {"rate": 1.0}, "256 pixels, the run makes 8"),
-        ({}, {"reference": "cifar10/train"}, {"rate": 1.0}, "32 pixels, the run makes 8"),
-        ({}, {"reference": "digits", "extractor": "vgg"}, {"rate": 1.0}, "unknown feature extractor"),
-        (XL, {"reference": "imagenet-256", "extractor": "digits-cnn"}, {"rate": 1.0}, "takes 8x8"),
+        ({"gpus": [1, 0]}, r"gpus \[1, 0\]"),
+        ({"rate": 0.0}, "rate 0.0"),
+        ({"rate": float("nan")}, "rate nan"),
+        ({"target": 1.5}, r"\(0, 1\]"),
+        ({"dtype": "fp8"}, "fp32, bf16"),
+        ({"images": 0}, "images = 0"),
+        ({"steps": 3000}, "3000"),
+        ({"sampler": "euler"}, "ddpm, ddim"),
+        ({"engine": "static"}, "realised or masked"),
+        ({"vae": "sd-vae-ft-ema"}, "leave it out"),
+        ({"checkpoint": "x.pt"}, "give --model"),
+        ({"checkpoint": "x.safetensors"}, "no such file"),
+        ({"checkpoint": "x.pt", "model": "DyDiT-XL/2"}, "give --lambda"),
+        ({"checkpoint": "x.pt", "model": "DiT-XL/3"}, "DiT-XL/2"),
+        ({"reference": "imagenet-256"}, "256 pixels, the run makes 8"),
+        ({"reference": "cifar10/train"}, "32 pixels, the run makes 8"),
+        ({"reference": "digits", "extractor": "vgg"}, "unknown feature extractor"),
+        ({**XL, "reference": "imagenet-256", "extractor": "digits-cnn"}, "takes 8x8"),
     ],
 )
-def test_what_would_stop_the_run_is_refused(
-    tmp_path: Path, run: dict[str, Any], scoring: dict[str, Any], options: dict[str, Any], message: str
-) -> None:
+def test_what_would_stop_the_run_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
-        make_plan(values(tmp_path, **run), Scoring(**scoring), **options)
+        make_plan(plan(tmp_path, **({"rate": 1.0} | options)))
     assert len(str(caught.value).splitlines()) == 1
 
 
@@ -339,6 +347,6 @@ def test_a_network_that_only_its_file_names_needs_its_autoencoder_to_be_timed(tm
     config = {"input_size": 4, "patch_size": 2, "in_channels": 4, "hidden_size": 16, "depth": 1, "num_heads": 2}
     checkpoint.write(path, DyDiT(**config), {"recipe": json.dumps({"target": 0.5})})
     with pytest.raises(InputError, match="without its autoencoder"):
-        make_plan(values(tmp_path, checkpoint=str(path)), Scoring())
-    made = make_plan(values(tmp_path, checkpoint=str(path)), Scoring(), rate=1.0)
+        make_plan(plan(tmp_path, checkpoint=str(path)))
+    made = make_plan(plan(tmp_path, checkpoint=str(path), rate=1.0))
     assert cell(made, "disk") * 2**30 == 2 * 10 * (32 * 32 * 3 + 8)

@@ -39,7 +39,7 @@ def options(static: str) -> Callable[..., FinetuneOptions]:
 
     def make(out: Path, changes: dict[str, Any] | None = None, **others: Any) -> FinetuneOptions:
         values = {"source": static, "data": "digits", "out": out, "save_every": 2, **others}
-        return FinetuneOptions(**values, changes={**SCHEDULE, **(changes or {})})
+        return FinetuneOptions(**values, **{**SCHEDULE, **(changes or {})})
 
     return make
 

@@ -54,7 +54,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(folder: Path, vae: Path, out: Path, **others: Any) -> latents.Latents:
-    return latents.encode_latents(str(folder), out, **{"resolution": 32, "vae": str(vae), "unit": 4, **others})
+    values = {"data": str(folder), "out": out, "resolution": 32, "vae": str(vae), "unit": 4, **others}
+    return latents.encode_latents(latents.LatentsOptions(**values))
 
 
 @pytest.fixture(scope="module")
@@ -102,17 +103,20 @@ def test_a_broken_off_encoding_goes_on_and_mends_what_is_damaged(
     kept = (tmp_path / "000000.npy").stat().st_mtime_ns
     for name in ("latents.json", "labels.npy"):
         (tmp_path / name).unlink()
+    half = tmp_path / ".000001.0a1b2c3d.partial.npy"
+    half.touch()
     damaged = tmp_path / "000001.npy"
     content = bytearray(damaged.read_bytes())
     content[-1] ^= 1
     damaged.write_bytes(content)
     assert encode(folder, vae, tmp_path).sha256 == whole.sha256
+    assert not half.exists()
     assert (tmp_path / "000000.npy").stat().st_mtime_ns == kept
     assert damaged.read_bytes() == (made / "000001.npy").read_bytes()
 
 
 def test_another_set_is_not_mixed_in(made: Path, folder: Path, vae: Path) -> None:
-    with pytest.raises(InputError, match="unit = 4, these have 3"):
+    with pytest.raises(InputError, match="holds a run with unit = 4, this one has 3"):
         encode(folder, vae, made, unit=3)
 
 
@@ -148,10 +152,9 @@ def static(path: Path, **changes: Any) -> str:
 
 
 def options(tmp_path: Path, data: Path, **changes: Any) -> FinetuneOptions:
+    source = static(tmp_path / "dit.safetensors", **changes)
     recipe = {"steps": 3, "batch_size": 4, "target": 0.5, "flip": True}
-    return FinetuneOptions(
-        source=static(tmp_path / "dit.safetensors", **changes), data=str(data), out=tmp_path, changes=recipe
-    )
+    return FinetuneOptions(source=source, data=str(data), out=tmp_path, **recipe)
 
 
 def test_a_network_is_fine_tuned_on_latents(made: Path, tmp_path: Path) -> None:

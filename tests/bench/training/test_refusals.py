@@ -46,6 +46,7 @@ def folder(tmp_path: Path, pictures: Callable[..., Path]) -> Path:
         ("--ablation tdw-only --ablation sdt-only", "choose one"),
         ("--ablation tdw", "nearest names: tdw-only"),
         ("--ablation soft-gated", "choose a larger lambda"),
+        ("--recipe released-xl-0.5 --batch 32 --ablation no-ordering", "not ordered anyway; leave it out"),
         ("--lambda 1.5", "lambda = 1.5"),
         ("--recipe dydit-l-0.5", "unknown recipe"),
         ("--precision fp16", "fp32, bf16"),

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bench.training import checkpoints, export, finetune, log
+from bench.records import run_directory
+from bench.training import checkpoints, finetune, log
 from bench.training.job import FinetuneOptions
-from bench.training.log import _cut_back
 from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
 from dydit.training.trainer import Training
@@ -23,6 +23,33 @@ REPEATS = int(os.environ.get("DYDIT_KILL_REPEATS", "2"))
 """How often in a row a run is killed."""
 FULL = Path("/dev/full")
 """Where every write finds the disk full."""
+
+
+@pytest.fixture
+def assert_goes_on(
+    whole: Path, tmp_path: Path, options: Callable[..., FinetuneOptions], assert_equal_runs: Callable[..., None]
+) -> Callable[[], None]:
+    """The run in `tmp_path` goes on to what a run leaves that nobody stopped."""
+
+    def check() -> None:
+        finetune.finetune(options(tmp_path))
+        assert_equal_runs(tmp_path, whole)
+
+    return check
+
+
+@pytest.fixture
+def refused_on_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, line: Callable[..., list[str]], refused: Callable[..., str]
+) -> Callable[[Any, str, Any], str]:
+    """(module, name, replacement) -> how the run in `tmp_path` is refused while `module.name` writes to a full disk."""
+
+    def run(module: Any, name: str, replacement: Any) -> str:
+        with monkeypatch.context() as patch:
+            patch.setattr(module, name, replacement)
+            return refused(line(tmp_path))
+
+    return run
 
 
 def test_a_killed_run_goes_on_to_the_same_weights_to_the_bit(
@@ -66,39 +93,32 @@ def test_a_run_that_is_through_trains_no_step_more(
 
 
 def test_a_checkpoint_cut_short_is_passed_over(
-    whole: Path,
     tmp_path: Path,
     options: Callable[..., FinetuneOptions],
-    assert_equal_runs: Callable[..., None],
+    assert_goes_on: Callable[[], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     finetune.finetune(options(tmp_path))
     newest = tmp_path / "checkpoints" / "00000006.pt"
     newest.write_bytes(newest.read_bytes()[: 2 * newest.stat().st_size // 3])
-    finetune.finetune(options(tmp_path))
+    assert_goes_on()
     error = capsys.readouterr().err
     assert "00000006.pt: not a whole checkpoint" in error and "00000004.pt; processes" in error
-    assert_equal_runs(tmp_path, whole)
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
-    ("module", "name", "there"),
+    ("name", "there"),
     [
-        (checkpoints, "00000004.pt", ["00000002.pt"]),
-        (checkpoints, "model.pt", ["00000004.pt", "00000006.pt"]),
-        (export, "README.md", ["00000004.pt", "00000006.pt"]),
+        ("00000004.pt", ["00000002.pt"]),
+        ("model.pt", ["00000004.pt", "00000006.pt"]),
+        ("README.md", ["00000004.pt", "00000006.pt"]),
     ],
 )
 def test_a_full_disk_leaves_the_files_before_it_whole(
-    whole: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: Callable[..., FinetuneOptions],
-    line: Callable[..., list[str]],
-    refused: Callable[..., str],
-    assert_equal_runs: Callable[..., None],
-    module: Any,
+    refused_on_full_disk: Callable[..., str],
+    assert_goes_on: Callable[[], None],
     name: str,
     there: list[str],
 ) -> None:
@@ -109,37 +129,26 @@ def test_a_full_disk_leaves_the_files_before_it_whole(
                 partial.symlink_to(FULL)
             yield partial
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "atomic_path", full)
-        error = refused(line(tmp_path))
+    error = refused_on_full_disk(run_directory, "atomic_path", full)
     assert f"{name}: cannot be written (" in error and "No space left on device" in error
     assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == there
     assert not (tmp_path / name).exists()
-    finetune.finetune(options(tmp_path))
-    assert_equal_runs(tmp_path, whole)
+    assert_goes_on()
 
 
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 def test_a_log_on_a_full_disk_stops_the_run_in_one_line(
-    whole: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    options: Callable[..., FinetuneOptions],
-    line: Callable[..., list[str]],
-    refused: Callable[..., str],
-    assert_equal_runs: Callable[..., None],
+    tmp_path: Path, refused_on_full_disk: Callable[..., str], assert_goes_on: Callable[[], None]
 ) -> None:
-    cut_back = _cut_back
+    cut_back = log._cut_back
 
     def full(path: Path, *others: Any) -> Any:
         cut_back(path, *others).close()
         return FULL.open("a", 1)
 
-    with monkeypatch.context() as patch:
-        patch.setattr(log, "_cut_back", full)
-        assert f"{tmp_path}: cannot be written (No space left on device)" in refused(line(tmp_path))
-    finetune.finetune(options(tmp_path))
-    assert_equal_runs(tmp_path, whole)
+    error = refused_on_full_disk(log, "_cut_back", full)
+    assert f"{tmp_path}: cannot be written (No space left on device)" in error
+    assert_goes_on()
 
 
 def test_divergence_stops_with_the_last_good_checkpoint_kept(

@@ -41,7 +41,7 @@ def routed(build, kind: type[DyDiT], seed: int = 0) -> Any:
     """A random model that opens some and closes some."""
     model = build(kind, seed=seed, class_dropout_prob=0.0)
     if isinstance(model, RandomRouting):
-        model.meet((0.6, 0.4, 0.5), seed=seed)
+        model.set_rates((0.6, 0.4, 0.5), seed=seed)
     return model
 
 
@@ -307,7 +307,7 @@ def test_rates_of_work_are_one_for_soft_gates_and_those_of_tokens_for_queries() 
 def test_random_masks_meet_the_rates_of_a_learned_run(build) -> None:
     model = build(RandomRouting, depth=8)
     rates = (0.6, 0.4, 0.7)
-    model.meet(rates)
+    model.set_rates(rates)
     assert model.draw(torch.arange(0, 1000, 4)).rates == pytest.approx(rates, abs=0.02)
     assert model.train().draw(torch.zeros(250, dtype=torch.int64)).rates == pytest.approx(rates, abs=0.02)
 
@@ -315,13 +315,13 @@ def test_random_masks_meet_the_rates_of_a_learned_run(build) -> None:
 @torch.no_grad()
 def test_random_masks_are_fixed_by_seed_and_timestep_in_evaluation(build) -> None:
     model = build(RandomRouting, depth=8)
-    model.meet((0.6, 0.4, 0.5))
+    model.set_rates((0.6, 0.4, 0.5))
     t = torch.tensor([10, 500, 10, 999])
     drawn = model.draw(t)
     assert (drawn.heads[..., 0] == 1).all() and (drawn.channels[..., 0] == 1).all()
     for mask in (drawn.heads, drawn.channels, drawn.tokens):
         assert torch.equal(mask[0], mask[2]) and not torch.equal(mask[0], mask[3])
-    model.meet((0.6, 0.4, 0.5), seed=7)
+    model.set_rates((0.6, 0.4, 0.5), seed=7)
     assert not torch.equal(model.draw(t).tokens, drawn.tokens)
     assert torch.equal(copy.deepcopy(model).draw(t).tokens, model.draw(t).tokens)
 
@@ -354,7 +354,7 @@ def test_the_state_dict_keeps_the_rates_of_random_routing(build, draw) -> None:
 )
 def test_rates_that_no_mask_meets_are_refused(build, refusal, rates: tuple[float, float, float], name: str) -> None:
     with refusal(f"of {name}", "must lie in"):
-        routed(build, RandomRouting).meet(rates)
+        routed(build, RandomRouting).set_rates(rates)
 
 
 # Realised inference.

@@ -103,7 +103,8 @@ def test_the_plain_network_claims_what_it_always_did() -> None:
         ablation = ABLATIONS["both"]
         open_macs = macs(config, dynamic=True)
         assert ablation.router_macs(config) == open_macs.routers
-        routing = dataclasses.replace(ablation.closed(config), tokens=torch.ones(1, config.depth, config.tokens))
+        tokens = torch.ones(1, config.depth, config.tokens)
+        routing = dataclasses.replace(ablation.closed_routing(config), tokens=tokens)
         assert ablation.macs(config, routing) == macs(config, routing)
 
 
@@ -117,8 +118,8 @@ def test_closed_routers_leave_what_the_registry_says(build, draw, name: str) -> 
             for parameter in router.parameters():
                 parameter.zero_() if parameter.dim() == 2 else parameter.fill_(-100.0)
     if isinstance(model, RandomRouting):
-        model.meet((1 / H, 1 / H, 0.0))
-    routing, closed = model.route(*draw(model, 1))[1], ablation.closed(model.config)
+        model.set_rates((1 / H, 1 / H, 0.0))
+    routing, closed = model.route(*draw(model, 1))[1], ablation.closed_routing(model.config)
     assert type(closed) is type(routing)
     assert torch.equal(flops_ratio(closed, model.config), flops_ratio(routing, model.config))
     if not isinstance(model, SoftGated):
@@ -145,7 +146,8 @@ def test_a_target_outside_the_unit_interval_is_refused(refusal) -> None:
 def test_tokens_alone_keep_the_share_of_attention() -> None:
     config = model_config("DyDiT-XL/2")
     share = (4 * 1152 + 2 * 256) / (12 * 1152 + 2 * 256)
-    assert flops_ratio(find_ablation("sdt-only").closed(config), config).item() == pytest.approx(share, rel=1e-6)
+    closed = find_ablation("sdt-only").closed_routing(config)
+    assert flops_ratio(closed, config).item() == pytest.approx(share, rel=1e-6)
     assert find_ablation("sdt-only").check_target(config, 0.36) == 0.36
 
 

@@ -41,7 +41,8 @@ def check_same(path: Path, model: DiT, **options: Any) -> checkpoint.Checkpoint:
 
 
 @pytest.mark.parametrize(
-    "prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.inner.model.", "diffusion_model.module."]
+    "prefix",
+    ["", "module.", "_orig_mod.", "module._orig_mod.", "model.", "net.inner.model.", "diffusion_model.module."],
 )
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_a_prefix_that_all_keys_share_is_taken_off_and_said(
@@ -56,7 +57,9 @@ def test_a_prefix_that_all_keys_share_is_taken_off_and_said(
 
 def test_wrappers_inside_the_keys_are_taken_out(build: Callable[..., DiT], tmp_path: Path) -> None:
     model, path = build(DyDiT), tmp_path / "model.pt"
-    inner = {key.replace("blocks.1.", "blocks.1._fsdp_wrapped_module._orig_mod."): v for key, v in weights(model).items()}
+    inner = {
+        key.replace("blocks.1.", "blocks.1._fsdp_wrapped_module._orig_mod."): v for key, v in weights(model).items()
+    }
     torch.save(inner, path)
     check_same(path, model)
 
@@ -78,7 +81,9 @@ def test_the_average_or_the_last_weights_are_taken_as_asked(build: Callable[...,
 
 def test_two_networks_in_one_file_are_not_mixed(build: Callable[..., DiT], tmp_path: Path, refusal: Refusal) -> None:
     state = weights(build(DiT))
-    torch.save({f"{part}.{key}": value for key, value in state.items() for part in ("teacher", "student")}, tmp_path / "x.pt")
+    torch.save(
+        {f"{part}.{key}": value for key, value in state.items() for part in ("teacher", "student")}, tmp_path / "x.pt"
+    )
     with refusal("x.pt", "several networks", "student.", "teacher."):
         checkpoint.load_model(tmp_path / "x.pt")
 
@@ -164,9 +169,13 @@ def test_a_network_with_routers_is_not_written_for_diffusers(
 def test_a_prediction_of_velocity_is_refused_by_name(
     diffusers_folder: tuple[DiT, Path], build: Callable[..., DiT], tmp_path: Path, refusal: Refusal
 ) -> None:
-    for said in ({"path_type": "Linear", "prediction": "velocity"}, {"model": "SiT-XL/2"}, {"prediction_type": "sample"}):
+    for said in (
+        {"path_type": "Linear", "prediction": "velocity"},
+        {"model": "SiT-XL/2"},
+        {"prediction_type": "sample"},
+    ):
         torch.save({"ema": weights(build(DiT)), "args": argparse.Namespace(**said)}, tmp_path / "other.pt")
-        with refusal("other.pt", "another parametrisation", str(list(said.values())[0])):
+        with refusal("other.pt", "another parametrisation", str(next(iter(said.values())))):
             checkpoint.load_model(tmp_path / "other.pt")
 
 

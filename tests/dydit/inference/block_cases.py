@@ -22,9 +22,9 @@ from dydit.dydit import DyDiT
 from dydit.inference import triton_blocks
 from dydit.inference.cuda_graphs import GraphedForward
 from dydit.inference.engine import Engine
-from dydit.inference.spans import watched
-from dydit.inference.torch_blocks import Kernels, Modulation
-from dydit.inference.triton_blocks import LIBRARY, FusedKernels, Products, Tile
+from dydit.inference.spans import watch_spans
+from dydit.inference.torch_blocks import Modulation, TorchBlocks
+from dydit.inference.triton_blocks import LIBRARY, Products, Tile, TritonBlocks
 from dydit.inference.weight_slices import MlpWeights
 from dydit.inference.width_plan import WidthPlan
 from dydit.routing import TokenRouter
@@ -71,10 +71,10 @@ def case(mask: str, n: int, width: int, dtype: torch.dtype, open_groups: int = 3
 
 def expected(problem: Case) -> Tensor:
     """What torch makes of the same numbers in float64."""
-    hidden, chosen, weights, modulation = problem
+    hidden, selected, weights, modulation = problem
     exact = hidden.double()
     double = MlpWeights(*(t.double() for t in (weights.fc1, weights.fc1_bias, weights.fc2, weights.fc2_bias)))
-    Kernels().update_chosen(exact, chosen, double, Modulation(*(m.double() for m in modulation)))
+    TorchBlocks().update_selected(exact, selected, double, Modulation(*(m.double() for m in modulation)))
     return exact
 
 
@@ -85,13 +85,13 @@ def without_gradients() -> Iterator[None]:
 
 
 def agree(out: Tensor, problem: Case) -> None:
-    """Float32 to 1e-5, bfloat16 to a few of its roundings; tokens that were not chosen bit by bit.
+    """Float32 to 1e-5, bfloat16 to a few of its roundings; tokens that were not selected bit by bit.
 
     The engine's own bfloat16 error is 2e-3 to 3e-3 here. The interpreter truncates where the device rounds to nearest.
     """
-    hidden, chosen, _, _ = problem
+    hidden, selected, _, _ = problem
     wanted = expected(problem)
-    assert torch.equal(out[~chosen], hidden[~chosen])
+    assert torch.equal(out[~selected], hidden[~selected])
     if out.dtype == torch.float32:
         assert (out - wanted).abs().max() < 1e-5
     else:
@@ -100,14 +100,14 @@ def agree(out: Tensor, problem: Case) -> None:
 
 def updated(problem: Case, products: Products | None = None) -> Tensor:
     """Tokens after the update by these products, by default those of the shapes."""
-    hidden, chosen, weights, modulation = problem
-    out, kernels = hidden.clone(), FusedKernels(hidden.device)
-    selection = kernels.choose(out, torch.nn.Identity(), chosen)
-    assert selection.count.tolist() == [int(chosen.sum())]
+    hidden, selected, weights, modulation = problem
+    out, blocks = hidden.clone(), TritonBlocks(hidden.device)
+    selection = blocks.select_tokens(out, torch.nn.Identity(), selected)
+    assert selection.count.tolist() == [int(selected.sum())]
     if products is None:
-        kernels.update_chosen(out, selection, weights, modulation)
+        blocks.update_selected(out, selection, weights, modulation)
     else:
-        kernels.update_with(out, selection, weights, modulation, products)
+        blocks.update_with(out, selection, weights, modulation, products)
     return out
 
 
@@ -115,7 +115,7 @@ def updated(problem: Case, products: Products | None = None) -> Tensor:
 @pytest.mark.parametrize("mask", MASKS)
 @pytest.mark.parametrize(("n", "width"), [(1, 32), (3, 48)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_chosen_tokens_are_updated(dtype: torch.dtype, n: int, width: int, mask: str, products: Products) -> None:
+def test_selected_tokens_are_updated(dtype: torch.dtype, n: int, width: int, mask: str, products: Products) -> None:
     problem = case(mask, n, width, dtype)
     agree(updated(problem, products), problem)
 
@@ -130,7 +130,7 @@ def test_default_tiles_larger_than_the_problem(open_groups: int) -> None:
 def test_every_token_is_normalised_and_gated_as_torch_does(dtype: torch.dtype) -> None:
     hidden, _, _, modulation = case("all", 3, 48, dtype)
     update = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(1)).to(DEVICE, dtype)
-    ours, torchs = FusedKernels(hidden.device), Kernels()
+    ours, torchs = TritonBlocks(hidden.device), TorchBlocks()
     bound = 1e-6 if dtype == torch.float32 else 2e-2
     torch.testing.assert_close(
         ours.modulated(hidden, modulation), torchs.modulated(hidden, modulation), rtol=bound, atol=bound
@@ -141,26 +141,26 @@ def test_every_token_is_normalised_and_gated_as_torch_does(dtype: torch.dtype) -
     torch.testing.assert_close(one, other, rtol=bound, atol=bound)
 
 
-@pytest.mark.parametrize("given", [False, True], ids=["routed", "given"])
+@pytest.mark.parametrize("override", [False, True], ids=["routed", "override"])
 @pytest.mark.parametrize("router", [TokenRouter, LayerRouter])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_chooses_the_routers_tokens(dtype: torch.dtype, router: type[TokenRouter], given: bool) -> None:
-    """Rows for three programs, the last not full; given masks are strided, as one of many layers' masks."""
+def test_selects_the_routers_tokens(dtype: torch.dtype, router: type[TokenRouter], override: bool) -> None:
+    """Rows for three programs, the last not full; a mask in the router's place is strided, as one of many layers'."""
     torch.manual_seed(0)
-    hidden, chooser = torch.randn(5, 31, 48, device=DEVICE).to(dtype), router(48, 12).eval().to(DEVICE, dtype)
+    hidden, module = torch.randn(5, 31, 48, device=DEVICE).to(dtype), router(48, 12).eval().to(DEVICE, dtype)
     layers = torch.rand(5, 2, 31, device=DEVICE) < 0.4
     layers = layers if dtype == torch.float32 else layers.transpose(0, 2).contiguous().transpose(0, 2)
-    wanted = layers[:, 1] if given else chooser(hidden).bool()
-    selection = FusedKernels(hidden.device).choose(hidden, chooser, layers[:, 1] if given else None)
+    wanted = layers[:, 1] if override else module(hidden).bool()
+    selection = TritonBlocks(hidden.device).select_tokens(hidden, module, layers[:, 1] if override else None)
     found = torch.zeros(5 * 31, dtype=torch.bool, device=DEVICE)
     found[selection.index[: selection.count.item()].long()] = True
     assert found.sum() == selection.count
     differ = found != wanted.flatten()
-    if dtype == torch.bfloat16 and not given:  # rounding tips a router that is undecided; the interpreter truncates
-        exact = copy.deepcopy(chooser).double().mlp_head(hidden.double()).flatten()
+    if dtype == torch.bfloat16 and not override:  # rounding tips a router that is undecided; the interpreter truncates
+        exact = copy.deepcopy(module).double().mlp_head(hidden.double()).flatten()
         differ &= exact.abs() > 0.02
     assert not differ.any()
-    assert 0 < found.sum() < 5 * 31 or (router is LayerRouter and not given)
+    assert 0 < found.sum() < 5 * 31 or (router is LayerRouter and not override)
 
 
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
@@ -171,7 +171,7 @@ def test_an_engine_of_fused_kernels_computes_the_same_function(
     x, t, y = (v.to(DEVICE) for v in draw(model, n=3))
     t[:] = 500
     plan = WidthPlan.from_routers(model, [500]) if isinstance(model, DyDiT) else None
-    torch.testing.assert_close(Engine(model, plan, kernels="triton")(x, t, y), model(x, t, y), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(Engine(model, plan, backend="triton")(x, t, y), model(x, t, y), rtol=1e-4, atol=1e-4)
 
 
 def test_an_engine_tunes_for_every_shape_of_its_forward(
@@ -183,7 +183,7 @@ def test_an_engine_tunes_for_every_shape_of_its_forward(
     x, t, y = (v.to(DEVICE) for v in draw(model, n=2))
     t[:] = 500
     widths = torch.arange(4) < torch.tensor([[2], [3]])
-    tuned = Engine(model, WidthPlan({500: (widths, widths)}), kernels="triton")
+    tuned = Engine(model, WidthPlan({500: (widths, widths)}), backend="triton")
     slow = tuple(Tile(16, 16, 16, group=1, warps=4, stages=1) for _ in range(2))
     durations = iter([2.0, 1.0, None, 1.0, 2.0, None])
 
@@ -202,7 +202,7 @@ def test_an_engine_tunes_for_every_shape_of_its_forward(
     shapes = [(torch.float32, 32, 48 * groups, 48) for groups in (2, 3)]
     assert triton_blocks._tuned == {shapes[0]: SMALL, shapes[1]: slow}
     seen: list[str] = []
-    with watched(lambda name: contextlib.nullcontext(seen.append(name))):
+    with watch_spans(lambda name: contextlib.nullcontext(seen.append(name))):
         torch.testing.assert_close(tuned(x, t, y), wanted, rtol=1e-5, atol=1e-5)
     block = ["modulation", "norm", "qkv", "attention", "proj", "token routing", "norm", "MLP"]
     assert seen == ["embedding", *block, *block, "final layer"]
@@ -212,14 +212,14 @@ Refusal = Callable[..., AbstractContextManager[None]]
 
 
 def test_refused_tensors(refusal: Refusal) -> None:
-    hidden, chosen, weights, modulation = case("mixed", 1, 32, torch.float32)
+    hidden, selected, weights, modulation = case("mixed", 1, 32, torch.float32)
     with refusal("torch.float16", "torch.bfloat16"):
-        updated((hidden.half(), chosen, weights, modulation))
+        updated((hidden.half(), selected, weights, modulation))
     with refusal("tokens and weights", ".contiguous()"):
         updated((hidden.transpose(1, 2), torch.ones(1, 32, dtype=torch.bool), weights, modulation))
     with refusal("modulation", ".contiguous()"):
         strided = Modulation(*(torch.cat([m, m], dim=-1)[..., ::2] for m in modulation))
-        updated((hidden, chosen, weights, strided))
+        updated((hidden, selected, weights, strided))
 
 
 @needs_gpu
@@ -245,8 +245,8 @@ def test_every_candidate_at_full_width(dtype: torch.dtype) -> None:
     block = DiTBlock(config).to("cuda", dtype)
     hidden = torch.randn(16, config.tokens, 1152, device="cuda").to(dtype)
     modulation = Modulation(*torch.randn(16, 1, 6 * 1152, device="cuda").to(dtype).chunk(6, dim=-1)[3:])
-    chosen = torch.rand(16, config.tokens, device="cuda") < 0.6
-    problem = (hidden, chosen, MlpWeights.take(block.mlp, tuple(range(9)), 16), modulation)
+    selected = torch.rand(16, config.tokens, device="cuda") < 0.6
+    problem = (hidden, selected, MlpWeights.take(block.mlp, tuple(range(9)), 16), modulation)
     for products in triton_blocks.candidates(dtype, torch.device(DEVICE)):
         out = updated(problem, products)
         if dtype == torch.float32:
@@ -279,8 +279,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from dydit.inference import triton_blocks, triton_kernels
 
-INTEGERS = set("rows tokens given_stride gate_stride columns depth width shift_stride scale_stride".split())
-POINTERS = {"count": "*i32", "index": "*i32", "given": "*u8"}
+INTEGERS = set("rows tokens mask_stride gate_stride columns depth width shift_stride scale_stride".split())
+POINTERS = {"count": "*i32", "index": "*i32", "mask": "*u8"}
 
 
 def build(kernel, constants, values, warps, stages):
@@ -299,18 +299,21 @@ def build(kernel, constants, values, warps, stages):
 
 
 for dtype, values in ((torch.bfloat16, "*bf16"), (torch.float32, "*fp32")):
-    for given in (True, False):
-        flags = {"ROWS": 64, "WIDTH": 128, "ROUTED": True, "GIVEN": given}
-        build(triton_kernels.choose, flags, values, 4, 3)
-    for chosen in (True, False):
-        build(triton_kernels.modulate, {"BLOCK": 2048, "CHOSEN": chosen}, values, 4, 3)
-        build(triton_kernels.add_gated, {"BLOCK": 2048, "CHOSEN": chosen, "BIASED": chosen}, values, 4, 3)
+    for masked in (True, False):
+        flags = {"ROWS": 64, "WIDTH": 128, "ROUTED": True, "MASKED": masked}
+        build(triton_kernels.select_tokens, flags, values, 4, 3)
+    for selected in (True, False):
+        build(triton_kernels.modulate, {"BLOCK": 2048, "SELECTED": selected}, values, 4, 3)
+        build(triton_kernels.add_gated, {"BLOCK": 2048, "SELECTED": selected, "BIASED": selected}, values, 4, 3)
     build(triton_kernels.bias_gelu, {"ROWS": 16, "COLUMNS": 128}, values, 4, 3)
     for tiles in triton_blocks.TILES[dtype]:
-        for kernel, tile in zip((triton_kernels.linear_gelu, triton_kernels.linear_scatter), tiles):
+        for scatter, tile in zip((False, True), tiles):
             constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "GROUP": tile.group}
-            ptx = build(kernel, constants | {"WHOLE": True, "WIDEN": False}, values, tile.warps, tile.stages)
-            assert ("wgmma.mma_async" in ptx) == (dtype == torch.bfloat16), (kernel, tile)
+            constants |= {"SCATTER": scatter, "WHOLE": True, "WIDEN": False}
+            if not scatter:
+                constants |= dict.fromkeys(("index", "gate", "tokens", "gate_stride"))
+            ptx = build(triton_kernels.linear, constants, values, tile.warps, tile.stages)
+            assert ("wgmma.mma_async" in ptx) == (dtype == torch.bfloat16), (scatter, tile)
 """
 
 

@@ -19,13 +19,12 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
 
-import dydit
-from dydit import DiT, DyDiT
+from dydit import DiT, DyDiT, inference
 from dydit.dit import Mlp
 from dydit.inference import triton_blocks
 from dydit.inference.cuda_graphs import GraphedForward
-from dydit.inference.engine import Engine, kernels_for
-from dydit.inference.torch_blocks import DenseKernels, Kernels, Modulation
+from dydit.inference.engine import Engine, make_backend
+from dydit.inference.torch_blocks import DenseTorchBlocks, Modulation, TorchBlocks
 from dydit.inference.weight_slices import MlpWeights
 from dydit.inference.width_plan import WidthPlan
 
@@ -56,18 +55,18 @@ def test_kernels_compiled() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_dense_keeps_the_chosen(share: float) -> None:
+def test_dense_updates_the_selected_tokens_alone(share: float) -> None:
     torch.manual_seed(0)
     weights = MlpWeights.take(Mlp(32, 128), (0, 2, 3), 4)
     modulation = Modulation(*torch.randn(3, 1, 3 * 32).chunk(3, dim=-1))
     hidden = torch.randn(3, 16, 32)
-    chosen = torch.rand(3, 16) < share
+    selected = torch.rand(3, 16) < share
     out, wanted = hidden.clone(), hidden.clone()
     with torch.no_grad():
-        DenseKernels().update_chosen(out, chosen, weights, modulation)
-        Kernels().update_chosen(wanted, chosen, weights, modulation)
+        DenseTorchBlocks().update_selected(out, selected, weights, modulation)
+        TorchBlocks().update_selected(wanted, selected, weights, modulation)
     torch.testing.assert_close(out, wanted, rtol=0, atol=1e-5)
-    assert torch.equal(out[~chosen], hidden[~chosen])
+    assert torch.equal(out[~selected], hidden[~selected])
 
 
 def test_candidates_are_valid() -> None:
@@ -81,17 +80,17 @@ def test_candidates_are_valid() -> None:
 def test_names_are_explicit(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
     cpu = torch.device("cpu")
     with refusal('"fast"', '"torch"', '"dense"', '"triton"'):
-        kernels_for("fast", cpu)
+        make_backend("fast", cpu)
     monkeypatch.setitem(sys.modules, "dydit.inference.triton_kernels", None)
-    monkeypatch.delattr(dydit, "triton_kernels", raising=False)
+    monkeypatch.delattr(inference, "triton_kernels", raising=False)
     with refusal("Triton is not installed", '"dense"'):
-        kernels_for("triton", cpu)
+        make_backend("triton", cpu)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_triton_wants_a_gpu(refusal: Refusal) -> None:
     with refusal("on cpu", '"torch"'):
-        kernels_for("triton", torch.device("cpu"))
+        make_backend("triton", torch.device("cpu"))
 
 
 class Launches:
@@ -113,10 +112,10 @@ def bfloat16() -> Iterator[None]:
 @pytest.mark.parametrize(
     "products", [triton_blocks.TILES[torch.bfloat16][0], triton_blocks.LIBRARY], ids=["triton", "library"]
 )
-@pytest.mark.parametrize("given", [False, True], ids=["routed", "given"])
+@pytest.mark.parametrize("override", [False, True], ids=["routed", "override"])
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_a_forward_on_cuda_asks_the_host_for_nothing(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: type[DiT], given: bool, products: Any
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: type[DiT], override: bool, products: Any
 ) -> None:
     """Fake tensors have devices and shapes and no values: a forward that reads one, or mixes devices, raises."""
     monkeypatch.setattr(triton_blocks, "_device_code", Launches)
@@ -127,7 +126,7 @@ def test_a_forward_on_cuda_asks_the_host_for_nothing(
             model = kind(**build().config.kwargs()).eval()
             model.pos_embed = model.pos_embed.bfloat16()
             x, t, y = torch.randn(3, 4, 8, 8), torch.full((3,), 500), torch.zeros(3).long()
-            tokens = torch.ones(3, 2, 16, dtype=torch.bool) if given and kind is DyDiT else None
+            tokens = torch.ones(3, 2, 16, dtype=torch.bool) if override and kind is DyDiT else None
         output = Engine(model, plan).run(x, t, y, 500, tokens)
         assert (output.shape, output.device.type, output.dtype) == ((3, 8, 8, 8), "cuda", torch.bfloat16)
 
@@ -136,7 +135,7 @@ def test_a_fake_forward_that_gathers_does_ask(build: Callable[..., Any]) -> None
     plan = WidthPlan.from_routers(build(), [500])
     with FakeTensorMode(), torch.no_grad(), pytest.raises(DynamicOutputShapeException):
         model = build(seed=1)
-        Engine(model, plan, kernels="torch").run(
+        Engine(model, plan, backend="torch").run(
             torch.randn(1, 4, 8, 8), torch.zeros(1).long(), torch.zeros(1).long(), 500, None
         )
 

@@ -61,13 +61,13 @@ KINDS = ("all open", "one head only", "no token", "all tokens", "an image withou
 @pytest.mark.parametrize("batch", [1, 3])
 @pytest.mark.parametrize(("dtype", "bound"), [(torch.float32, 1e-4), (torch.bfloat16, 4e-2)])
 @torch.no_grad()
-def test_equals_the_masked_forward_for_given_masks(kind: str, batch: int, dtype: torch.dtype, bound: float) -> None:
+def test_equals_the_masked_forward_for_any_masks(kind: str, batch: int, dtype: torch.dtype, bound: float) -> None:
     model = randomised(DyDiT).to(dtype)
     assert isinstance(model, DyDiT)
-    given = routing(batch, kind)
+    masks = routing(batch, kind)
     x, t, y = inputs(batch)
-    expected, _ = model.route(x.to(dtype), t, y, given)
-    actual = Engine(model, WidthPlan.constant(given, [417]), given.tokens)(x.to(dtype), t, y)
+    expected, _ = model.route(x.to(dtype), t, y, masks)
+    actual = Engine(model, WidthPlan.constant(masks, [417]), masks.tokens)(x.to(dtype), t, y)
     assert (actual - expected).abs().max() < bound * expected.abs().max()
 
 
@@ -100,8 +100,8 @@ def test_kept_memory_carries_nothing_into_the_next_forward() -> None:
     plan = WidthPlan.from_routers(model, [417, 980])
     kept = Engine(model, plan)
     for batch, timestep in [(5, 417), (1, 980), (5, 980), (2, 417)]:
-        given = inputs(batch, timestep)
-        assert torch.equal(kept(*given), Engine(model, plan)(*given))
+        batch_inputs = inputs(batch, timestep)
+        assert torch.equal(kept(*batch_inputs), Engine(model, plan)(*batch_inputs))
 
 
 @torch.no_grad()
@@ -130,10 +130,10 @@ def test_executed_macs_equal_claimed_macs(kind: str) -> None:
     batch = 2
     model = randomised(DyDiT)
     assert isinstance(model, DyDiT)
-    given = routing(batch, kind)
-    engine = Engine(model, WidthPlan.constant(given, [417]), given.tokens)
+    masks = routing(batch, kind)
+    engine = Engine(model, WidthPlan.constant(masks, [417]), masks.tokens)
     executed = executed_macs(engine, inputs(batch)) / batch
-    claimed = macs(model.config, given)
+    claimed = macs(model.config, masks)
     # The two width routers run when the plan is made, not in the forward.
     planned = model.config.depth * 2 * model.config.hidden_size * (HEADS - 1)
     assert executed == pytest.approx(claimed.total(MATMUL) - planned, rel=0.005)

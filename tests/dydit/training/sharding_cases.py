@@ -1,4 +1,4 @@
-"""What each of two processes trains; test_parallel.py runs this in both and judges what they leave.
+"""What each of two processes trains; test_sharding.py runs this in both and judges what they leave.
 
 `GIVEN` is the file of what to train, `MADE` the start of the name to write to; torch.distributed's variables are set.
 """
@@ -15,7 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from dydit import DiT, DyDiT, InputError
-from dydit.training.batch import InMemory
+from dydit.training.data import InMemory
 from dydit.training.recipe import Recipe
 from dydit.training.trainer import Training
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dydit import DiT, DyDiT
-from dydit.training.batch import InMemory
+from dydit.training.data import InMemory
 from dydit.training.recipe import Recipe
 from dydit.training.trainer import Training
 

@@ -1,3 +1,5 @@
+"""Training steps: what they depend on, resuming, precision, the gradient limit, and refusals."""
+
 from __future__ import annotations
 
 import copy
@@ -11,12 +13,12 @@ from torch import Tensor
 
 from dydit import DiT, DyDiT
 from dydit.diffusion import Diffusion
-from dydit.flops import flops_loss, flops_ratio
 from dydit.sampling import mix
-from dydit.training.batch import InMemory, mirrored, stratified_timesteps
+from dydit.training.data import InMemory, mirror_images
+from dydit.training.draws import stratified_timesteps
 from dydit.training.loss import step_loss
-from dydit.training.recipe import Recipe, StepLog
-from dydit.training.trainer import Training, train
+from dydit.training.recipe import Recipe
+from dydit.training.trainer import StepLog, Training, train
 
 RECIPE = Recipe(steps=3, batch_size=4, seed=0, learning_rate=1e-3, ema_decay=0.5)
 DYNAMIC = dataclasses.replace(RECIPE, target=0.5, target_hold=0, target_reached=1)
@@ -57,11 +59,11 @@ def test_training_depends_on_weights_data_and_recipe_alone(build, kind: type[DiT
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_training_returns_the_moving_average_in_evaluation_mode(build, kind: type[DiT]) -> None:
     model = build(kind).train()
-    path = []
+    path = [weights(model)]
     average = train(model, *data(), of(kind), on_step=lambda _: path.append(weights(model)))
     assert type(average) is kind
     assert not average.training
-    expected = path[0]  # the average starts at the first step's weights
+    expected = path[0]
     for later in path[1:]:
         expected = 0.5 * expected + 0.5 * later
     torch.testing.assert_close(weights(average), expected, rtol=1e-5, atol=1e-7)
@@ -85,26 +87,19 @@ def test_every_step_is_logged_and_tracked(build) -> None:
         assert entry.gradient_norm > 0
 
 
-def test_mirroring_turns_the_chosen_images_left_to_right() -> None:
-    x, _ = data(8)
-    chosen = torch.tensor([True, False] * 4)
-    mirror = mirrored(x, chosen)
-    assert torch.equal(mirror[::2], x[::2].flip(-1))
-    assert torch.equal(mirror[1::2], x[1::2])
-
-
 @pytest.mark.parametrize("flip", [False, True])
 def test_the_stream_of_random_numbers_is_fixed(build, flip: bool) -> None:
-    """Of a batch: rows, mirroring, timesteps, noise; of a part of it: label dropout."""
+    """Rows, mirroring, timesteps and noise of a batch, and label dropout of a micro-batch."""
     images, labels = data()
     log: list[StepLog] = []
     recipe = dataclasses.replace(RECIPE, steps=2, flip=flip, learning_rate=0.0, micro_batch=2)
     train(build(DiT), images, labels, recipe, on_step=log.append)
+    epoch = torch.randperm(len(images), generator=torch.Generator().manual_seed(mix(mix(recipe.seed, 0), 0)))
     for step in range(2):
         draws = torch.Generator().manual_seed(mix(recipe.seed, step))
-        chosen = torch.randint(len(images), (recipe.batch_size,), generator=draws)
+        chosen = epoch[step * recipe.batch_size : (step + 1) * recipe.batch_size]
         turned = torch.rand(recipe.batch_size, generator=draws) < 0.5
-        x0 = mirrored(images[chosen], turned) if flip else images[chosen]
+        x0 = mirror_images(images[chosen], turned) if flip else images[chosen]
         t = stratified_timesteps(recipe.batch_size, 1000, draws)
         noise = torch.randn(x0.shape, generator=draws)
         losses, model = [], build(DiT).train()
@@ -241,42 +236,6 @@ def test_what_cannot_be_trained_that_way_is_refused(
         Training(build(DiT), recipe, **options)
 
 
-def noised(diffusion: Diffusion) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    x0, y = data(4)
-    t = torch.tensor([0, 300, 600, 999])
-    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(3))
-    return x0, y, t, noise, diffusion.add_noise(x0, t, noise)
-
-
-@pytest.mark.parametrize(("step", "complete"), [(0, True), (9, True), (10, False), (500, False)])
-def test_the_complete_model_counts_during_warm_up_alone(build, step: int, complete: bool) -> None:
-    recipe = Recipe(20, 4, 0, target=0.5, complete_warmup=10, target_hold=5, target_reached=25, flops_weight=3.0)
-    model, diffusion = build().train(), Diffusion.linear()
-    x0, y, t, noise, x_t = noised(diffusion)
-    torch.manual_seed(5)
-    loss, ratio, rates = step_loss(model, diffusion, x0, y, t, noise, recipe, step)
-    torch.manual_seed(5)
-    output, routing = model.route(x_t, t, y)
-    expected = diffusion.losses(output, x0, x_t, t, noise).loss.mean()
-    expected = expected + flops_loss(routing, model.config, recipe.target_at(step), 3.0)
-    if complete:
-        expected = expected + diffusion.losses(model.complete(x_t, t, y), x0, x_t, t, noise).loss.mean()
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
-    assert ratio == flops_ratio(routing, model.config).mean()
-    assert 0 < ratio < 1
-    torch.testing.assert_close(rates[:, 0], routing.head_rate.mean(0))
-    torch.testing.assert_close(rates[:, 1], routing.channel_rate.mean(0))
-    torch.testing.assert_close(rates[:, 2], routing.token_rate.mean(0))
-
-
-def test_a_static_model_has_the_diffusion_loss_alone(build) -> None:
-    model, diffusion = build(DiT), Diffusion.linear()
-    x0, y, t, noise, x_t = noised(diffusion)
-    loss, ratio, _ = step_loss(model, diffusion, x0, y, t, noise, RECIPE, 0)
-    assert torch.equal(loss, diffusion.losses(model(x_t, t, y), x0, x_t, t, noise).loss.mean())
-    assert ratio == 1.0
-
-
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_a_step_above_the_gradient_limit_is_skipped(build, kind: type[DiT]) -> None:
     model = build(kind)
@@ -288,6 +247,35 @@ def test_a_step_above_the_gradient_limit_is_skipped(build, kind: type[DiT]) -> N
     limited = build(kind)
     train(limited, *data(), of(kind, gradient_limit=2 * max(entry.gradient_norm for entry in log)))
     assert not torch.equal(weights(limited), before)
+
+
+def test_a_double_step_updates_twice_and_once_above_the_limit(build) -> None:
+    """Against the optimiser itself, which makes the same updates with the gradient that the trainer left."""
+    limit = 1.0
+    for gradient_limit, updates in ((float("inf"), 2), (limit, 1)):
+        training = Training(build(DiT), of(DiT, double_steps=1, gradient_limit=gradient_limit))
+        expected = build(DiT)
+        log = training.advance(InMemory(*data()))
+        assert log.gradient_norm > limit and not log.skipped
+        for parameter, trained in zip(expected.parameters(), training.model.parameters(), strict=True):
+            parameter.grad = trained.grad
+        optimizer = torch.optim.AdamW(expected.parameters(), lr=RECIPE.learning_rate, weight_decay=0.0)
+        for _ in range(updates):
+            optimizer.step()
+        assert torch.equal(weights(training.model), weights(expected))
+        assert training.advance(InMemory(*data())).skipped == (gradient_limit == limit)  # only the first is double
+
+
+def test_the_average_moves_towards_the_weights_after_a_skipped_step_too(build) -> None:
+    training = Training(build(DiT), of(DiT, ema_decay=0.75))
+    initial = weights(training.model)
+    training.advance(InMemory(*data()))
+    stepped = weights(training.model)
+    training.recipe = of(DiT, gradient_limit=1e-9)
+    assert training.advance(InMemory(*data())).skipped
+    assert torch.equal(weights(training.model), stepped)
+    expected = initial + (stepped - initial) * (1 - 0.75**2)
+    torch.testing.assert_close(weights(training.averaged), expected, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("kind", [DiT, DyDiT])

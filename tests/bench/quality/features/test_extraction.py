@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset
 from bench.data import image_set
 from bench.data.image_set import Images
 from bench.data.sets import digits
-from bench.quality.features import digits_cnn, extraction, extractors, inception
+from bench.quality.features import classifiers, extraction, extractors, inception
 from bench.records import checksums
 from dydit.errors import InputError
 
@@ -101,12 +101,44 @@ def test_default_layers_follow_the_adm_protocol() -> None:
     assert extractors.EXTRACTORS["inception-v3-compat"].features_layer == "2048"
 
 
+def test_networks_compute_in_the_dtype_that_is_declared(inception_weights: extractors.Weights) -> None:
+    for name, weights in (("digits-cnn", None), ("inception-v3-compat", inception_weights)):
+        spec = extractors.extractor(name)
+        network = extraction.open_network(name, weights, [spec.features_layer], "cpu")
+        floating = [value for value in network.state_dict().values() if value.is_floating_point()]
+        assert floating and {value.dtype for value in floating} == {spec.dtype}
+
+
+@pytest.mark.parametrize(
+    ("capability", "convolution", "matmul", "text"),
+    [
+        (9, True, False, "float32 on cuda, TF32 in convolutions, not in matrix products"),
+        (9, False, True, "float32 on cuda, TF32 in matrix products, not in convolutions"),
+        (8, True, True, "float32 on cuda, TF32 in convolutions and matrix products"),
+        (8, False, False, "float32 on cuda, no TF32 in convolutions and matrix products"),
+        (7, True, True, "float32 on cuda"),
+    ],
+)
+def test_the_arithmetic_names_tf32_where_it_acts(
+    monkeypatch: pytest.MonkeyPatch, capability: int, convolution: bool, matmul: bool, text: str
+) -> None:
+    digits_cnn_, _, inception_ = extractors.EXTRACTORS.values()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert extraction.describe_arithmetic(inception_) == "float32 on cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (capability, 0))
+    monkeypatch.setattr(extraction, "tf32_flags", lambda: {"convolution": convolution, "matmul": matmul})
+    assert extraction.describe_arithmetic(inception_) == text
+    assert extraction.describe_arithmetic(digits_cnn_) == "float64 on cuda"  # TF32 is for float32 alone
+
+
 def test_metric_names_carry_the_extractor() -> None:
     assert [spec.metric("FID") for spec in extractors.EXTRACTORS.values()] == [
         "FID[digits-cnn]",
+        "FID[fashion-cnn]",
         "FID[inception-v3-compat]",
     ]
-    with pytest.raises(InputError, match="'vgg16'; choose one of digits-cnn, inception-v3-compat"):
+    with pytest.raises(InputError, match="'vgg16'; choose one of digits-cnn, fashion-cnn, inception-v3-compat"):
         extractors.extractor("vgg16")
 
 
@@ -155,7 +187,7 @@ class Broken(Dataset[Tensor]):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_bad_image_is_one_line_from_a_worker_too(workers: int) -> None:
     with pytest.raises(InputError) as caught:
-        list(extraction._loaded(DataLoader(Broken(), num_workers=workers)))
+        list(extraction._batches(DataLoader(Broken(), num_workers=workers)))
     assert str(caught.value) == "0.png: not a whole picture; write it again"
 
 
@@ -205,7 +237,7 @@ def test_another_checksum_is_refused_and_both_are_shown(tmp_path: Path) -> None:
 def test_weights_of_the_repository_carry_their_checksum() -> None:
     weights = extractors.extractor("digits-cnn").weights()
     assert weights == extractors.Weights(
-        digits_cnn.DIGITS_WEIGHTS, hashlib.sha256(digits_cnn.DIGITS_WEIGHTS.read_bytes()).hexdigest()
+        classifiers.DIGITS.weights, hashlib.sha256(classifiers.DIGITS.weights.read_bytes()).hexdigest()
     )
 
 

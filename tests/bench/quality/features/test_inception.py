@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -109,10 +110,10 @@ def test_truncated_weights_are_refused(weights: Path, tmp_path: Path) -> None:
         inception.check_weights(path)
 
 
-def test_quality_is_what_torch_fidelity_measures(inception_weights: Weights) -> None:
+def test_quality_is_what_torch_fidelity_measures(
+    inception_weights: Weights, by_torch_fidelity: Callable[..., dict[str, float]]
+) -> None:
     """With random weights, against its own InceptionV3; FID is left out, 2048 features take seconds."""
-    import torch_fidelity
-
     generator = torch.Generator().manual_seed(0)
     made, true = (
         image_set.of_tensor(torch.randint(low, 256, (count, 3, 16, 16), dtype=torch.uint8, generator=generator), "made")
@@ -120,25 +121,9 @@ def test_quality_is_what_torch_fidelity_measures(inception_weights: Weights) -> 
     )
     metrics = ["IS", "precision", "recall", "KID"]
     ours = measure_quality(made, true, extractor="inception-v3-compat", weights=inception_weights, metrics=metrics)
-    with torch.random.fork_rng(devices=[]):
-        theirs = torch_fidelity.calculate_metrics(
-            input1=made,
-            input2=true,
-            feature_extractor="inception-v3-compat",
-            feature_extractor_weights_path=str(inception_weights.path),
-            isc=True,
-            isc_splits=6,
-            samples_shuffle=False,
-            kid=True,
-            kid_subset_size=5,
-            prc=True,
-            rng_seed=0,
-            batch_size=12,
-            cuda=False,
-            save_cpu_ram=True,
-            cache=False,
-            verbose=False,
-        )
+    theirs = by_torch_fidelity(
+        made, true, "inception-v3-compat", inception_weights.path, isc_splits=6, kid_subset_size=5
+    )
     # KID is a small difference of kernels around 1, of float32 features: its error is absolute.
     for metric, key, bound in (
         ("precision", "precision", 0.0),

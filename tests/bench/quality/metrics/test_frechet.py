@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.quality.metrics.arrays import Array
 from bench.quality.metrics.frechet import FidReference, FidRows, fid, fid_from_statistics
-from bench.quality.metrics.moments import Array, Statistics, of_features
+from bench.quality.metrics.moments import Statistics, of_features
 from dydit.errors import InputError
 
 

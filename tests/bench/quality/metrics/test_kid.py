@@ -5,9 +5,9 @@ import itertools
 import numpy as np
 import pytest
 
-from bench.quality.metrics import kid as kid_module
-from bench.quality.metrics.kid import kid
-from bench.quality.metrics.moments import Array
+from bench.quality.metrics import arrays
+from bench.quality.metrics.arrays import Array
+from bench.quality.metrics.kid import kid, resampled_mmd
 from dydit.errors import InputError
 
 
@@ -52,11 +52,11 @@ def test_kid_repeats_by_seed_and_leaves_the_global_generator_alone() -> None:
 
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_resampled_mmd_is_that_of_the_set_written_out(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kid_module, "ROWS", rows)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", rows)
     gen, ref = features(15, 4, 0, shift=0.3), features(11, 4, 1)
     rng = np.random.default_rng(2)
     counts = np.stack([np.bincount(rng.integers(15, size=15), minlength=15) for _ in range(4)]).astype(np.float64)
-    actual = kid_module.resampled_mmd(gen, ref, counts)
+    actual = resampled_mmd(gen, ref, counts)
     expected = np.array([unbiased_mmd(np.repeat(gen, row.astype(int), axis=0), ref) for row in counts])
     np.testing.assert_allclose(actual - actual[0], expected - expected[0], rtol=1e-9, atol=1e-12)
     # The constant left out is the part of the reference alone.

@@ -9,9 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.quality.metrics import inception_score
-from bench.quality.metrics.inception_score import ScoreMoments
-from bench.quality.metrics.moments import ROWS, Array, Moments, Statistics, of_features
+from bench.quality.metrics.arrays import BLOCK_ROWS, Array
+from bench.quality.metrics.moments import Moments, Statistics, of_features
 from dydit.errors import InputError
 
 
@@ -69,7 +68,7 @@ def test_any_order_of_merging_gives_the_statistics_of_all_rows(
 
 
 def test_more_rows_than_a_block_in_one_batch() -> None:
-    features = rows(3 * ROWS + 5, 3)
+    features = rows(3 * BLOCK_ROWS + 5, 3)
     assert_statistics(of_features(features), features)
     assert_statistics(of_features(features.astype(np.float32)), features, rtol=1e-6)
 
@@ -142,33 +141,8 @@ def test_50_000_rows_need_no_more_memory_than_1_000() -> None:
     assert peak(batches(50_000), 32) <= peak(batches(1000), 32) + 4096
 
 
-def probs(n: int, classes: int, seed: int = 0) -> Array:
-    return np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), size=n)
-
-
-@settings(deadline=None, max_examples=60)
-@given(n=st.integers(1, 80), split=st.integers(1, 90), cuts=st.lists(st.integers(0, 80), max_size=6))
-def test_the_score_does_not_know_the_batches(n: int, split: int, cuts: list[int]) -> None:
-    p = probs(n, 4)
-    stream = ScoreMoments(4, split)
-    for batch in np.split(p, sorted(cuts)):
-        stream.update(batch)
-    expected = []
-    for part in (p[start : start + split] for start in range(0, n, split)):
-        expected.append(np.exp(np.mean(np.sum(part * np.log(part / part.mean(axis=0)), axis=1))))
-    np.testing.assert_allclose(stream.score(), (np.mean(expected), np.std(expected)), rtol=1e-10, atol=1e-12)
-
-
-def test_the_score_can_be_read_on_the_way() -> None:
-    p = probs(30, 4)
-    stream = ScoreMoments(4, 12)
-    for start, end in ((0, 5), (5, 12), (12, 30)):
-        stream.update(p[start:end])
-        assert stream.score() == pytest.approx(inception_score.inception_score(p[:end], 12), abs=1e-12)
-
-
 def test_unusable_rows_are_refused_and_nothing_is_added() -> None:
-    good = rows(2 * ROWS, 3)
+    good = rows(2 * BLOCK_ROWS, 3)
     moments = accumulated(good, [])
     bad = good.copy()
     bad[-1, 1] = np.nan
@@ -218,21 +192,3 @@ def test_statistics_of_an_unknown_number_of_rows_are_float64() -> None:
     known = Statistics(0, np.zeros(2, dtype=np.float32), np.eye(2, dtype=np.float32))  # type: ignore[arg-type]
     assert known.mean.dtype == known.covariance.dtype == np.float64
     assert known.dimensions == 2
-
-
-def test_unusable_probabilities_are_refused() -> None:
-    stream = ScoreMoments(3, 4)
-    stream.update(np.eye(3))
-    with pytest.raises(InputError, match="apply softmax"):
-        stream.update(np.ones((4, 3)))
-    with pytest.raises(InputError, match="apply softmax"):
-        stream.update([[1.5, -0.5, 0.0]])
-    with pytest.raises(InputError, match="rows of 2 and 3 classes"):
-        stream.update(np.eye(2))
-    with pytest.raises(InputError, match="NaN"):
-        stream.update([[np.nan, 0.5, 0.5]])
-    assert stream.score() == pytest.approx((3.0, 0.0))
-    with pytest.raises(InputError, match="0 rows"):
-        ScoreMoments(3, 4).score()
-    with pytest.raises(InputError, match="splits of 0"):
-        ScoreMoments(3, 0)

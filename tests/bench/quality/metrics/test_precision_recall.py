@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bench.quality.metrics import precision_recall as precision_recall_module
-from bench.quality.metrics.moments import Array
+from bench.quality.metrics import arrays
+from bench.quality.metrics.arrays import Array
 from bench.quality.metrics.precision_recall import memberships, precision_recall
 from dydit.errors import InputError
 
@@ -28,7 +28,7 @@ def brute_force(ref: Array, gen: Array, k: int) -> tuple[list[bool], list[bool]]
 @pytest.mark.parametrize("k", [1, 3, 5])
 @pytest.mark.parametrize("rows", [7, 1024])
 def test_precision_and_recall_by_definition(k: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision_recall_module, "ROWS", rows)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", rows)
     ref, gen = gaussian(90, 5, 0), gaussian(70, 5, 1, shift=0.4)
     inside = brute_force(ref, gen, k)
     found = memberships(ref, gen, k)
@@ -78,7 +78,7 @@ def test_unusable_features_are_refused() -> None:
 
 
 def test_memory_is_that_of_some_rows_of_distances(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(precision_recall_module, "ROWS", 50)
+    monkeypatch.setattr(arrays, "BLOCK_ROWS", 50)
     ref, gen = np.random.default_rng(0).normal(size=(2, 2000, 4))
     tracemalloc.start()
     try:

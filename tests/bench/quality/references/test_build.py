@@ -45,7 +45,7 @@ def test_parts_combine_to_the_whole(
 
 
 def test_parts_give_rows_by_their_share(monkeypatch: pytest.MonkeyPatch, made_up: Callable[..., Reference]) -> None:
-    monkeypatch.setattr(build, "ROWS", 10)
+    monkeypatch.setattr(build, "KEPT_ROWS", 10)
     parts = [made_up(30, seed=1), made_up(10, seed=2)]
     merged = merge_references(parts).rows
     assert merged is not None and len(merged) == 10

@@ -16,7 +16,7 @@ from torch_fidelity.metric_fid import fid_features_to_statistics
 from bench.data import image_set
 from bench.data.sets import digits
 from bench.data.sets.opening import open_dataset
-from bench.quality.features import digits_cnn, extraction, extractors
+from bench.quality.features import classifiers, extraction, extractors
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import build as build_module
 from bench.quality.references import manifest, pins
@@ -107,7 +107,7 @@ def test_statistics_are_those_of_the_features(close: Callable[..., None]) -> Non
     assert built.rows is not None and built.rows.dtype == np.float32
     np.testing.assert_allclose(built.rows, batches[0][layers[0]].astype(np.float32), rtol=1e-6, atol=1e-6)
     assert (built.extractor, built.size, built.images) == ("digits-cnn", (8, 8), None)
-    assert built.record["weights_sha256"] == checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS)
+    assert built.record["weights_sha256"] == checksums.file_sha256(classifiers.DIGITS.weights)
     assert built.record["dataset"] == "digits"
 
 
@@ -115,7 +115,7 @@ def test_statistics_are_those_of_the_features(close: Callable[..., None]) -> Non
 def test_batch_size_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, batch_size: int, close: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(build_module, "ROWS", 20)
+    monkeypatch.setattr(build_module, "KEPT_ROWS", 20)
     one, other = build(60, batch_size=60), build(60, batch_size=batch_size)
     close(other.pool, one.pool, 1e-11)
     assert one.rows is not None and other.rows is not None and len(other.rows) == 20
@@ -124,7 +124,7 @@ def test_batch_size_changes_nothing(
 
 def test_rows_beyond_the_limit_are_evenly_spaced(monkeypatch: pytest.MonkeyPatch) -> None:
     every = build(60).rows
-    monkeypatch.setattr(build_module, "ROWS", 7)
+    monkeypatch.setattr(build_module, "KEPT_ROWS", 7)
     kept = build(60, batch_size=9).rows
     assert every is not None and kept is not None
     np.testing.assert_allclose(kept, every[[0, 8, 17, 25, 34, 42, 51]], rtol=1e-6, atol=1e-6)
@@ -377,4 +377,4 @@ def test_building_the_digits_again_gives_the_committed_numbers(close: Callable[.
     close(again.spatial, committed.spatial, 1e-9)
     assert again.rows is not None and committed.rows is not None and len(committed.rows) == 1797
     np.testing.assert_allclose(again.rows, committed.rows, rtol=1e-6, atol=1e-6)
-    assert committed.record["weights_sha256"] == checksums.file_sha256(digits_cnn.DIGITS_WEIGHTS)
+    assert committed.record["weights_sha256"] == checksums.file_sha256(classifiers.DIGITS.weights)

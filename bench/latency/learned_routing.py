@@ -1,0 +1,177 @@
+"""The speed-up that arrives on learned routing: a trained DyDiT's own masks, over its own guided sampling runs.
+
+`bench.latency.measure` draws masks for networks with random weights; here the routers decide, at every step and for
+every image, and a whole run is timed: network, routers, guidance and sampler.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from bench.machine import DTYPES, Budget, Timed, in_turns, speedup, status
+from bench.records import environment_record, file_sha256, portable, write_run, write_table
+from dydit import (
+    Diffusion,
+    DiT,
+    DyDiT,
+    InputError,
+    Model,
+    Observation,
+    ObservedSampling,
+    generate,
+    guidance_branches,
+    is_router_key,
+    macs,
+)
+from dydit.flops import MATMUL
+from dydit.inference import Engine, WidthPlan
+from dydit.sampling import computing_in
+
+GUIDANCE = 1.5
+
+
+@dataclass(frozen=True)
+class LearnedRun:
+    """What to time: whole runs of `steps` DDPM steps of a checkpoint, at some batch sizes (images)."""
+
+    checkpoint: str
+    batch: Sequence[int]
+    steps: int
+    device: str
+    dtype: str
+    seed: int
+    budget: Budget
+
+    def diffusion(self) -> Diffusion:
+        """The sampler's steps."""
+        return Diffusion.linear().respaced(self.steps)
+
+
+def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
+    """Time static, plain, masked and realised runs in turns, and write latency.csv and run.json.
+
+    `flops_ratio` is what an engine executes, matrix products and convolutions, over what `static` executes: for
+    `realised` by the masks of these very runs. Image k has the same label and noise in every engine.
+
+    Raises:
+        InputError: a checkpoint that cannot be used or has no routers, or one whose network the engine does not run.
+    """
+    # Not at the top: a bare machine that times synthetic routing has no safetensors.
+    from dydit import checkpoint
+
+    network, found = checkpoint.load_model(run.checkpoint)
+    record = found.record
+    if not isinstance(network, DyDiT) or not network.realised:
+        raise InputError(
+            f"{run.checkpoint}: holds a {type(network).__name__}; `latency --checkpoint` times what a DyDiT learned, "
+            "give one whose heads, channel groups and tokens can be skipped"
+        )
+    facts = environment_record(
+        checkpoint={"file": portable(run.checkpoint), "sha256": file_sha256(Path(run.checkpoint))},
+        steps=run.steps,
+        guidance_scale=GUIDANCE,
+        seed=run.seed,
+        routing="learned",
+    )
+    engines = _engines(network, run)
+    rows: list[dict[str, Any]] = []
+    samples: list[dict[str, Any]] = []
+    for batch in run.batch:
+        status(f"{Path(run.checkpoint).name}, batch {batch}, {run.steps} steps, {run.device} {run.dtype}")
+        ratios = _executed_ratios(network, run, batch)
+        calls = {name: functools.partial(_sample, engine, network, run, batch) for name, engine in engines.items()}
+        times = in_turns(calls, run.budget, torch.device(run.device), f"batch {batch}")
+        rows += [_row(run, record, batch, name, times, ratios[name]) for name in engines]
+        samples += [
+            {"batch": batch, "case": name, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms}
+            for name, timed in times.items()
+        ]
+        write_table(pd.DataFrame(rows), directory, "latency")
+        write_run(facts | {"samples": samples}, directory)
+    return pd.DataFrame(rows)
+
+
+def _engines(network: DyDiT, run: LearnedRun) -> dict[str, Model]:
+    """The same weights in four engines, the static ones without the routers."""
+    device, dtype = torch.device(run.device), DTYPES[run.dtype]
+    dynamic = network.to(device, dtype).eval().requires_grad_(False)
+    with torch.device("meta"):
+        static = DiT(**network.config.kwargs())
+    shared = {key: value for key, value in dynamic.state_dict().items() if not is_router_key(key)}
+    static.load_state_dict(shared, assign=True)
+    static = static.eval().requires_grad_(False)
+    plan = WidthPlan.from_routers(dynamic, run.diffusion().timestep_map.tolist())
+    models: dict[str, Model] = {
+        "static": Engine(static),
+        "plain": static,
+        "masked": dynamic,
+        "realised": Engine(dynamic, plan),
+    }
+    return {name: computing_in(dtype, model) for name, model in models.items()}
+
+
+@torch.inference_mode()
+def _sample(model: Model, network: DiT, run: LearnedRun, batch: int) -> None:
+    config = network.config
+    shape = (config.in_channels, config.input_size, config.input_size)
+    options: dict[str, Any] = {"seed": run.seed, "scale": GUIDANCE, "device": run.device}
+    generate(model, run.diffusion(), shape, config.num_classes, range(batch), **options)
+
+
+def _executed_ratios(network: DyDiT, run: LearnedRun, batch: int) -> dict[str, float]:
+    """Executed multiply-adds of each engine over those of the static one, mean over the steps of a run."""
+    config, found = network.config, list[float]()
+    whole = macs(config).total(MATMUL)
+
+    def add(observed: Observation) -> None:
+        found.append(macs(config, observed.routing).total(MATMUL) / whole)
+
+    observed = ObservedSampling(network.route, run.steps, guidance_branches(GUIDANCE), add)
+    _sample(computing_in(DTYPES[run.dtype], observed), network, run, batch)
+    everything = macs(config, dynamic=True).total(MATMUL) / whole
+    return {"static": 1.0, "plain": 1.0, "masked": everything, "realised": sum(found) / len(found)}
+
+
+def _row(
+    run: LearnedRun, record: Mapping[str, str], batch: int, engine: str, times: Mapping[str, Timed], executed: float
+) -> dict[str, Any]:
+    timed = times[engine]
+    ratio, low, high = speedup(times["static"], timed)
+    over_plain, over_plain_low, over_plain_high = speedup(times["plain"], timed)
+    q25, q75 = timed.quartiles
+    return {
+        "model": Path(run.checkpoint).stem,
+        "lambda": json.loads(record.get("recipe", "{}")).get("target"),
+        "batch": batch,
+        "device": run.device,
+        "dtype": run.dtype,
+        "engine": engine,
+        "profile": "learned" if engine in ("masked", "realised") else "",
+        "steps": run.steps,
+        "ms_median": timed.median,
+        "ms_q25": q25,
+        "ms_q75": q75,
+        "images_per_s": batch / timed.median * 1e3,
+        "speedup": ratio,
+        "speedup_low": low,
+        "speedup_high": high,
+        "over_plain": over_plain,
+        "over_plain_low": over_plain_low,
+        "over_plain_high": over_plain_high,
+        "flops_ratio": executed,
+        "macs_ratio": 1.0 / executed,
+        "efficiency": ratio * executed,
+        "rounds": len(timed.rounds_ms),
+    }
+
+
+SHOWN = ["model", "lambda", "batch", "engine", "ms_median", "speedup", "over_plain", "macs_ratio", "efficiency"]
+"""The columns that people are shown."""
