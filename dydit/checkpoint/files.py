@@ -203,7 +203,7 @@ def _unsafe(path: Path, error: pickle.UnpicklingError) -> str:
 def another_kind(path: Path) -> str | None:
     """What a file is by its first bytes, where that is plainly no checkpoint: an archive, a picture, text, an array."""
     with path.open("rb") as file:
-        head = file.read(16)
+        head = file.read(64)
     signatures = {
         b"\x93NUMPY": "a NumPy array (.npy)",
         b"\x89PNG": "a PNG picture",

@@ -160,8 +160,8 @@ def options(tmp_path: Path, data: Path, **changes: Any) -> FinetuneOptions:
 def test_a_network_is_fine_tuned_on_latents(made: Path, tmp_path: Path) -> None:
     path = finetune.finetune(options(tmp_path, made))
     assert path is not None
-    model, record = checkpoint.load_model(path)
-    assert type(model) is DyDiT and record["data_sha256"] == latents.open_latents(made).sha256
+    model, found = checkpoint.load_model(path)
+    assert type(model) is DyDiT and found.record["data_sha256"] == latents.open_latents(made).sha256
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ def folder(tmp_path: Path, pictures: Callable[..., Path]) -> Path:
         ("--model DyDiT-S/2", "has shape"),
         (f"--from {DYNAMIC}", "fine-tuned already; give the static checkpoint"),
         ("--from nowhere.safetensors", "no such checkpoint"),
-        ("--from {0}/file", "not a whole PyTorch file"),
+        ("--from {0}/file", "an empty file, not a checkpoint"),
         ("--ablation random", "needs --rates"),
         ("--ablation tdw-only --ablation sdt-only", "choose one"),
         ("--ablation tdw", "nearest names: tdw-only"),
