@@ -16,7 +16,7 @@ OPTIONS = {
         --threads --vae --images --engine --dtype --tf32 --png --samples --lambda --gpus --rate --reference
         --extractor --extractor-weights --weights-sha256 --data-root --strict
     """,
-    "flops": "--out --models --lambdas --checkpoint --images --steps --strict",
+    "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
         --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
         --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps

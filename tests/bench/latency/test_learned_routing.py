@@ -37,7 +37,7 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
     assert (table["lambda"] == 0.5).all() and (table["steps"] == STEPS).all()
     assert table.loc["static", "speedup"] == table.loc["plain", "over_plain"] == 1
     config = checkpoint.load_model(FILE)[0].config
-    counted = measure_checkpoint(FILE, config, steps=STEPS, images=3, batch_size=3)
+    counted = measure_checkpoint(FILE, steps=STEPS, images=3, batch_size=3)
     expected = counted.macs.total(MATMUL) / macs(config).total(MATMUL)
     assert table.loc["realised", "flops_ratio"] == pytest.approx(expected)
     assert (table["efficiency"] * table["macs_ratio"]).to_numpy() == pytest.approx(table["speedup"].to_numpy())
