@@ -262,15 +262,7 @@ def _is_made(path: Path, identity: dict[str, str]) -> bool:
     if not path.is_file():
         return False
     record = checkpoint.read(path).record
-    if _completed(record.get("recipe", "{}")) != _completed(identity["recipe"]):
+    recipes = (Recipe.completed(json.loads(each)) for each in (record.get("recipe", "{}"), identity["recipe"]))
+    if next(recipes) != next(recipes):
         return False
     return all(record.get(key) == value for key, value in identity.items() if key != "recipe")
-
-
-def _completed(recipe: str) -> dict[str, Any]:
-    """A recipe's record (JSON) with the defaults of fields that did not exist when it was written."""
-    defaults = {
-        field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
-    }
-    recorded: dict[str, Any] = json.loads(recipe)
-    return defaults | recorded

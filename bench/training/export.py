@@ -46,6 +46,7 @@ def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], 
         **outcome,
     }
     path = out / "model.safetensors"
+    _keep_earlier(path, recipe.steps)
     states = {name: {key: value.cpu() for key, value in state.items()} for name, state in weights.items()}
     write_tensors(states, out / "model.pt")
     averaged = training.kind(**training.model.config.kwargs())
@@ -55,3 +56,11 @@ def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], 
     with whole_file(out / "README.md") as partial:
         partial.write_text(model_card.card_text(averaged, record), encoding="utf-8")
     return path
+
+
+def _keep_earlier(path: Path, steps: int) -> None:
+    """Give the model of a run that was shorter before a name of its own, `model-STEPS.safetensors`."""
+    if path.is_file():
+        earlier = json.loads(checkpoint.read(path).record.get("recipe", "{}")).get("steps")
+        if earlier not in (None, steps):
+            path.rename(path.with_name(f"{path.stem}-{earlier}{path.suffix}"))

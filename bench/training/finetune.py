@@ -95,6 +95,6 @@ def _save(job: TrainingJob, state: Mapping[str, Any], log: StepLog) -> None:
 
 def _beginning(job: TrainingJob, newest: Path | None, processes: int) -> str:
     recipe, kind = job.plan.recipe, job.training.kind.__name__
-    where = f"going on from {newest}" if newest else "from the static checkpoint"
+    where = f"going on from {newest}" if newest else f"from {job.options.source}"
     target = "static" if recipe.target is None else f"lambda {recipe.target}"
     return f"{kind}, {target}: step {job.training.step} of {recipe.steps}, {where}; processes: {processes}"
