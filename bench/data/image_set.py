@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from bench.data.preprocessing import NATIVE
+from bench.records import printable
 from dydit import InputError
 
 
@@ -26,7 +28,7 @@ class ImageSet(Dataset[Tensor]):
     """
 
     def __init__(self, name: str, size: tuple[int, int], count: int, preprocessing: str) -> None:
-        self.name = name
+        self.name = printable(name)
         self.size = size
         self.count = count
         self.preprocessing = preprocessing
@@ -49,6 +51,7 @@ class Images(ImageSet):
         read: Callable[[int], Tensor],
         labels: Tensor | Callable[[], Tensor] | None = None,
         preprocessing: str = NATIVE,
+        class_names: Mapping[int, str] | None = None,
     ) -> None:
         """Put a set together.
 
@@ -59,10 +62,12 @@ class Images(ImageSet):
             read: gives the image at an index from 0 as uint8 (1 or 3, H, W).
             labels: int64 (count,), or what reads them, called once, at first use.
             preprocessing: as in `ImageSet`.
+            class_names: by label, where the set tells them.
         """
         super().__init__(name, size, count, preprocessing)
         self._read = read
         self._labels = labels
+        self.class_names = class_names
 
     def __getitem__(self, index: int) -> Tensor:
         if not -self.count <= index < self.count:
@@ -77,6 +82,14 @@ class Images(ImageSet):
         """Whether the images have known classes."""
         return self._labels is not None
 
+    def describe_classes(self) -> str:
+        """Classes and how many images each has, in words; at most ten are named.
+
+        Raises:
+            InputError: the set has no classes.
+        """
+        return count_classes(self.labels, self.class_names or {})
+
     @functools.cached_property
     def labels(self) -> Tensor:
         """Classes as int64 (N,).
@@ -87,6 +100,17 @@ class Images(ImageSet):
         if self._labels is None:
             raise InputError(f"{self.name}: no class labels; use a set that has them")
         return self._labels if isinstance(self._labels, Tensor) else self._labels()
+
+
+def count_classes(labels: Tensor, names: Mapping[int, str]) -> str:
+    """Classes of labels (N,) and how many images each has, in words; at most ten are shown."""
+    counts = Counter(labels.tolist())
+    shown = [
+        f"{label} = {names[label]} ({counts[label]})" if label in names else f"{label} ({counts[label]})"
+        for label in sorted(counts)[:10]
+    ]
+    more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
+    return f"{len(counts)} classes: {', '.join(shown)}{more}"
 
 
 class StreamedImages(ImageSet, IterableDataset[Tensor]):

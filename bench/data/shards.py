@@ -82,13 +82,24 @@ def unit_ranges(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run of `generate`, finished or not, and not one with another tool's manifest.json."""
+    if (directory / "units").is_dir():
+        return True
+    try:
+        content = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and {"schema_version", "identity", "unit"} <= content.keys()
+
+
 def find_manifest(directory: Path) -> Manifest | None:
     """The manifest of the run in a directory; None where there is no run.
 
     Raises:
         InputError: the manifest is damaged, or there are units without one.
     """
-    if (directory / MANIFEST).exists():
+    if is_run(directory) and (directory / MANIFEST).exists():
         return read_manifest(directory)
     if any((directory / "units").glob("*.npz")):
         raise InputError(f"output {directory}: holds units without {MANIFEST}; choose another directory")

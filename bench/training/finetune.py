@@ -60,6 +60,7 @@ def finetune(options: FinetuneOptions) -> Path | None:
             state = world.agree(lambda: read_state(newest, job.identity))
             world.agree(lambda: job.training.restore(state))
         if world.first:
+            status(f"data {job.data.name}: {job.data.classes}")
             status(_beginning(job, newest, world.size))
             if job.plan.warning is not None:
                 status(job.plan.warning)

@@ -138,6 +138,8 @@ def encode_latents(options: LatentsOptions) -> Latents:
     check_device(options.device, torch.float32)
     with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
+        classes = opened.describe_classes()
+        status(f"data {options.data}: {classes}")
         module = decoding.open_autoencoder(options.vae, options.device)
         side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
         identity = {
@@ -151,7 +153,8 @@ def encode_latents(options: LatentsOptions) -> Latents:
             "shape": [LATENT_CHANNELS, side, side],
         }
         sums = _write_files(out, identity, module, opened, torch.device(options.device))
-        content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment_record()}
+        content = {"schema_version": SCHEMA_VERSION, **identity, "classes": classes, "sha256": sums}
+        content["record"] = environment_record()
         write_json(content, out / MANIFEST)
     status(f"{out}: latents of {len(opened)} images")
     return open_latents(out)

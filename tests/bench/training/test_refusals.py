@@ -31,7 +31,7 @@ def folder(tmp_path: Path, pictures: Callable[..., Path]) -> Path:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--data {0}/unlabelled", "no class labels"),
+        ("--data {0}/unlabelled", "lies in no class folder"),
         ("--data {0}/npz.npz", "no class labels"),
         ("--data {0}/small", "6x6 pixels, smaller than the crop of 8x8"),
         ("--data {0}/small-npz.npz", "6x6 pixels, asked for 8x8"),
