@@ -157,6 +157,10 @@ def _what_it_is(path: Path, error: Exception) -> str:
         return f"{kind}, one image; give the folder that holds them"
     elif kind is not None:
         return f"{kind}, not images in ADM's layout; {steps.get(kind, 'give a folder of pictures or a .npz')}"
+    if path.is_file() and path.read_bytes()[:1] == b"\x80":
+        return (
+            "a Python pickle, which could run code and is not read; store the images with np.savez(FILE, arr_0=images)"
+        )
     reason = " ".join(str(error).strip("\"'").split()) or type(error).__name__
     return f"no whole .npz with an array arr_0 ({reason[:200]}); write it again"
 

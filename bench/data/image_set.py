@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,13 +83,14 @@ class Images(ImageSet):
         """Whether the images have known classes."""
         return self._labels is not None
 
-    def describe_classes(self) -> str:
-        """Classes and how many images each has, in words; at most ten are named.
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """The `class_table` of the set.
 
         Raises:
             InputError: the set has no classes.
         """
-        return count_classes(self.labels, self.class_names or {})
+        return class_table(self.labels, self.class_names)
 
     @functools.cached_property
     def labels(self) -> Tensor:
@@ -102,15 +104,22 @@ class Images(ImageSet):
         return self._labels if isinstance(self._labels, Tensor) else self._labels()
 
 
-def count_classes(labels: Tensor, names: Mapping[int, str]) -> str:
-    """Classes of labels (N,) and how many images each has, in words; at most ten are shown."""
-    counts = Counter(labels.tolist())
+def class_table(labels: Tensor, names: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+    """One entry per class of labels (N,), fit for JSON: its label, its name (None: not told) and its images."""
+    counts, known = Counter(labels.tolist()), names or {}
+    return [{"label": label, "name": known.get(label), "images": counts[label]} for label in sorted(counts)]
+
+
+def describe_classes(table: Sequence[Mapping[str, Any]]) -> str:
+    """A table of `class_table` in words; at most ten classes are shown."""
     shown = [
-        f"{label} = {names[label]} ({counts[label]})" if label in names else f"{label} ({counts[label]})"
-        for label in sorted(counts)[:10]
+        f"{row['label']} ({row['images']})"
+        if row["name"] is None
+        else f"{row['label']} = {row['name']} ({row['images']})"
+        for row in table[:10]
     ]
-    more = f" and {len(counts) - len(shown)} more" if len(counts) > len(shown) else ""
-    return f"{len(counts)} classes: {', '.join(shown)}{more}"
+    more = f" and {len(table) - len(shown)} more" if len(table) > len(shown) else ""
+    return f"{len(table)} classes: {', '.join(shown)}{more}"
 
 
 class StreamedImages(ImageSet, IterableDataset[Tensor]):

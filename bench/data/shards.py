@@ -133,7 +133,9 @@ def read_manifest(directory: Path) -> Manifest:
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest of generated images ({error!r}); remove the run and repeat") from None
+        raise InputError(
+            f"{path}: not a manifest of generated images ({error!r}); generate into another directory"
+        ) from None
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

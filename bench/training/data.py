@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.data.image_set import count_classes
+from bench.data.image_set import class_table
 from bench.data.sources import open_labelled
 from bench.generation.decoding import LATENT_CHANNELS
 from bench.machine import track
@@ -36,12 +37,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to train on, with the name, SHA-256 and classes in words that trained files record of them."""
+    """Rows to train on, with the name, SHA-256 and classes that trained files record of them."""
 
     data: Data
     name: str
     sha256: str
-    classes: str
+    classes: list[dict[str, Any]]
 
 
 def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> TrainingData:
@@ -68,15 +69,15 @@ def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> 
     return TrainingData(data, source, sha256, told)
 
 
-def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor, str]:
+def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor, list[dict[str, Any]]]:
     opened = latents.open_latents(Path(source))
     shape, wanted = opened.shape, (config.in_channels, config.input_size, config.input_size)
     if shape != wanted:
         raise InputError(f"data {source}: latents {shape}, the network takes {wanted}; encode at its resolution")
-    return opened, opened.sha256, opened.labels, count_classes(opened.labels, {})
+    return opened, opened.sha256, opened.labels, class_table(opened.labels)
 
 
-def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor, str]:
+def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor, list[dict[str, Any]]]:
     if config.in_channels == LATENT_CHANNELS:
         if Path(source).is_dir() and any(Path(source).rglob("*.npy")):
             raise InputError(
@@ -96,4 +97,4 @@ def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Dat
     labels = opened.labels
     digest = hashlib.sha256(pixels.numpy().tobytes())
     digest.update(labels.numpy().astype("<i8").tobytes())
-    return Pixels(pixels, labels), digest.hexdigest(), labels, opened.describe_classes()
+    return Pixels(pixels, labels), digest.hexdigest(), labels, opened.classes

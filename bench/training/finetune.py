@@ -21,6 +21,7 @@ from typing import Any
 
 from torch.distributed.device_mesh import init_device_mesh
 
+from bench.data.image_set import describe_classes
 from bench.machine import ProcessGroup, arithmetic, own_device, status, track
 from bench.records import provenance, take_directory
 from bench.training.checkpoints import newest_checkpoint, read_state, save_checkpoint
@@ -60,7 +61,7 @@ def finetune(options: FinetuneOptions) -> Path | None:
             state = world.agree(lambda: read_state(newest, job.identity))
             world.agree(lambda: job.training.restore(state))
         if world.first:
-            status(f"data {job.data.name}: {job.data.classes}")
+            status(f"data {job.data.name}: {describe_classes(job.data.classes)}")
             status(_beginning(job, newest, world.size))
             if job.plan.warning is not None:
                 status(job.plan.warning)

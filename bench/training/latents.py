@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.data.image_set import Images
+from bench.data.image_set import Images, describe_classes
 from bench.data.shards import unit_ranges
 from bench.data.sources import open_labelled
 from bench.generation import decoding
@@ -138,8 +138,8 @@ def encode_latents(options: LatentsOptions) -> Latents:
     check_device(options.device, torch.float32)
     with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
-        classes = opened.describe_classes()
-        status(f"data {options.data}: {classes}")
+        classes = opened.classes
+        status(f"data {options.data}: {describe_classes(classes)}")
         module = decoding.open_autoencoder(options.vae, options.device)
         side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
         identity = {

@@ -15,6 +15,7 @@ from PIL import Image
 
 from bench.data import shards, sources
 from bench.data.folder import open_folder, picture_files
+from bench.data.image_set import describe_classes
 from bench.data.preprocessing import LARGEST, read_suffixes
 from dydit import InputError
 
@@ -94,7 +95,7 @@ def test_folders_with_numbers_are_labels_and_others_are_sorted(tmp_path: Path) -
         picture(tmp_path / "numbered" / str(number) / "1.png")
     opened = sources.open_labelled(str(tmp_path / "numbered"), 8)
     assert opened.labels.tolist() == [0, 10, 2]
-    assert opened.describe_classes() == "3 classes: 0 = 0 (1), 2 = 2 (1), 10 = 10 (1)"
+    assert describe_classes(opened.classes) == "3 classes: 0 = 0 (1), 2 = 2 (1), 10 = 10 (1)"
     for name in ("dog", "10", "cat"):
         picture(tmp_path / "mixed" / name / "1.png")
     assert sources.open_labelled(str(tmp_path / "mixed"), 8).labels.tolist() == [0, 1, 2]
