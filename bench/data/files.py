@@ -161,8 +161,20 @@ def _what_it_is(path: Path, error: Exception) -> str:
         return (
             "a Python pickle, which could run code and is not read; store the images with np.savez(FILE, arr_0=images)"
         )
+    if _is_text(path):
+        return "a text file, not images; give a folder of pictures or a .npz"
     reason = " ".join(str(error).strip("\"'").split()) or type(error).__name__
     return f"no whole .npz with an array arr_0 ({reason[:200]}); write it again"
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(512)
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(each.isprintable() or each.isspace() for each in text)
 
 
 def _npz_labels(path: Path, count: int, name: str) -> Tensor:

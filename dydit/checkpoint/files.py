@@ -217,12 +217,20 @@ def another_kind(path: Path) -> str | None:
     for signature, kind in signatures.items():
         if head.startswith(signature):
             return kind
+    try:
+        return _kind_of_archive(path) if head else "an empty file"
+    except Exception:  # damaged archives raise many kinds, and what they were cannot be told
+        return None
+
+
+def _kind_of_archive(path: Path) -> str | None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
             names = zipped.namelist()
-        if not any(name.endswith("data.pkl") for name in names):
-            return "NumPy arrays (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"
-    elif tarfile.is_tarfile(path):
+        if any(name.endswith("data.pkl") for name in names):
+            return None
+        return "NumPy arrays (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"
+    if tarfile.is_tarfile(path):
         with tarfile.open(path) as archive:  # a file of zeros is one, too, without members
             return "a tar archive" if archive.next() is not None else None
-    return None if head else "an empty file"
+    return None

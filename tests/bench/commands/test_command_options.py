@@ -49,6 +49,7 @@ OPTIONS = {
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
         --threads --vae --images
     """,
+    "inspect": "FILE --model --resolution --weights",
     "report": "--results --speed --study --check",
 }
 """Options by command; arguments without dashes as `--help` calls them."""
