@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,11 @@ from safetensors.torch import save
 
 from bench.data import shards, sources
 from bench.data.sets.catalogue import read_datasets
-from bench.inspection.facts import inspect
+from bench.inspection.inspect_file import inspect
 from bench.quality.references.manifest import load_manifest
 from bench.quality.references.reference import read_reference
 from bench.records import read_run, read_table, shipped_data
+from bench.training.latents import open_latents
 from dydit import DyDiT, InputError, checkpoint
 
 TINY = {"input_size": 4, "patch_size": 2, "in_channels": 1, "hidden_size": 8, "depth": 1, "num_heads": 2}
@@ -115,6 +117,61 @@ CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
     "data sets": (text("datasets.toml"), "x.toml", read_datasets),
     "references": (text("manifest.toml"), "x.toml", load_manifest),
 }
+
+
+DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+"""JSON nested deeper than the interpreter's stack; TOML takes the inner part."""
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "read"),
+    [
+        (DEEP, "x", read_folder("manifest.json", shards.read_manifest)),
+        (DEEP, "x", read_folder("latents.json", open_latents)),
+        (DEEP, "x", read_folder("run.json", read_run)),
+        (DEEP, "x", read_folder("model.safetensors.index.json", checkpoint.read)),
+        (save({"w": torch.zeros(1)}, {"record": DEEP.decode()}), "x.safetensors", checkpoint.read),
+        (b"a = " + DEEP[6:-1], "x.toml", read_datasets),
+    ],
+)
+def test_deeply_nested_text_ends_in_one_line(
+    content: bytes, name: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        read(path)
+
+
+def claiming(name: str, shape: tuple[int, ...], dtype: str, **others: Any) -> bytes:
+    """A .npz whose member `name` is a header that claims this shape, followed by eight bytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    file = io.BytesIO(npz(**others))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", header.getvalue() + bytes(8))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        (claiming("arr_0", (10**7, 1000, 1000, 3), "|u1"), sources.open_images),
+        (
+            claiming("arr_1", (10**13,), "<i8", arr_0=np.zeros((3, 4, 4, 3), np.uint8)),
+            lambda path: sources.open_images(path).labels,
+        ),
+        (claiming("mu", (10**13,), "<f8", sigma=np.eye(3)), read_reference),
+        (claiming("sigma", (10**7, 10**7), "<f8", mu=np.zeros(3)), read_reference),
+        (claiming("features", (10**12, 3), "<f4", mu=np.zeros(3), sigma=np.eye(3)), read_reference),
+    ],
+)
+def test_a_header_cannot_claim_memory(content: bytes, read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"claims|has 8 bytes"):
+        read(path)
 
 
 @pytest.mark.parametrize("case", CASES)

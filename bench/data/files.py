@@ -19,7 +19,7 @@ from bench.data import shards
 from bench.data.image_set import Images
 from bench.data.preprocessing import to_tensor
 from bench.machine import track
-from dydit import InputError
+from dydit import InputError, first_line
 from dydit.checkpoint.files import another_kind
 
 _PIECE = 2**24  # bytes read at a time while a file is checked
@@ -125,7 +125,7 @@ def open_npz(path: Path, name: str) -> Images:
                 _verify(archive, member, name)
                 reader = _StoredArray(path.resolve(), _data_start(path, member) + header, shape, fortran)
             else:
-                reader = _LoadedArray(_member(archive, "arr_0.npy"))
+                reader = _LoadedArray(shards.read_member(archive, "arr_0.npy"))
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise many kinds
@@ -181,18 +181,12 @@ def _npz_labels(path: Path, count: int, name: str) -> Tensor:
     """The labels of ADM's layout, read where they are used: no metric needs them."""
     try:
         with zipfile.ZipFile(path) as archive:
-            labels = _member(archive, "arr_1.npy")
-    except (OSError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"{name}: arr_1 holds no labels ({' '.join(str(error).split())})") from None
+            labels = shards.read_member(archive, "arr_1.npy")
+    except Exception as error:  # damaged bytes raise many kinds
+        raise InputError(f"{name}: arr_1 holds no labels ({first_line(error)})") from None
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise InputError(f"{name}: arr_1 is {labels.dtype} {labels.shape}; it must be integer labels ({count},)")
     return torch.from_numpy(labels.astype(np.int64))
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(name) as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
 
 
 def _verify(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:

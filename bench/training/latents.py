@@ -42,6 +42,7 @@ from bench.records import (
     write_json,
 )
 from dydit import VAE_DOWNSAMPLING, InputError, first_line
+from dydit.checkpoint.json_objects import read_object
 
 MANIFEST = "latents.json"
 PROGRESS = "progress.json"
@@ -100,7 +101,7 @@ def open_latents(directory: Path) -> Latents:
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, "run `python -m bench latents` again")
         count, unit, shape = int(content["count"]), int(content["unit"]), tuple(int(side) for side in content["shape"])
         sums = {str(name): str(value) for name, value in content["sha256"].items()}
         if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
@@ -183,7 +184,10 @@ def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     path = out / PROGRESS
     if not path.is_file():
         return {}
-    there = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "remove it: the latents are encoded again"
+    there = read_object(path, remedy)
+    if not all(isinstance(there.get(name), dict) for name in ("identity", "sha256")):
+        raise InputError(f"{path}: no record of encoded units; {remedy}")
     check_same_run(out, there["identity"], identity)
     return dict(there["sha256"])
 

@@ -8,7 +8,6 @@ of NumPy scalars. Tensors are mapped from the file, so that memory is taken for 
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import pickle
 import re
@@ -25,6 +24,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from dydit.checkpoint.json_objects import read_object
 from dydit.errors import InputError, first_line
 
 PUBLISHED = {
@@ -126,17 +126,18 @@ def _weights_file(path: Path) -> Path:
 def _config_beside(path: Path) -> dict[str, Any]:
     """`config.json` in the folder of the weights; empty where there is none that is a JSON object."""
     try:
-        found = json.loads((path.parent / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return read_object(path.parent / "config.json", "correct it")
+    except (FileNotFoundError, InputError):
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _read_parts(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """All tensors of weights in several files, as their index lists them."""
     try:
-        weight_map = dict(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+        weight_map = dict(read_object(index, "give the weights")["weight_map"])
         names = sorted({str(name) for name in weight_map.values()})
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{index}: no index of weights in parts ({first_line(error)}); give the weights") from None
     state: dict[str, Tensor] = {}

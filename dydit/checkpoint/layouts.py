@@ -7,7 +7,6 @@ tensors otherwise. What was taken and what was left is said in words, for the us
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from dydit.checkpoint.files import RawFile, read_raw
+from dydit.checkpoint.json_objects import parse_object
 from dydit.errors import InputError
 
 SETS = {
@@ -93,12 +93,12 @@ def check_values(state: Mapping[str, Tensor], path: Path | str) -> None:
 
 
 def _record(raw: RawFile) -> dict[str, str]:
-    try:
-        found = json.loads(raw.metadata.get("record", "{}"))
-    except ValueError:
-        raise InputError(f"{raw.path}: its record is not JSON; write the file again") from None
-    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
-        raise InputError(f"{raw.path}: its record is no table of texts; write the file again")
+    again = "write the file again"
+    found = parse_object(raw.metadata.get("record", "{}"), f"{raw.path}: its record", again)
+    if not all(isinstance(value, str) for value in found.values()):
+        raise InputError(f"{raw.path}: its record is no table of texts; {again}")
+    for name in ("config", "recipe"):  # objects themselves, which readers of the record take for granted
+        parse_object(found.get(name, "{}"), f"{raw.path}: {name} in its record", again)
     return found
 
 

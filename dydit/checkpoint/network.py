@@ -150,15 +150,12 @@ def _recorded(checkpoint: Checkpoint, where: str | Path) -> DiTConfig | None:
     """The configuration that the project's own files record; None for files of others."""
     names = set(DiTConfig.__dataclass_fields__)
     if "config" in checkpoint.record:
-        try:
-            fields = json.loads(checkpoint.record["config"])
-        except ValueError:
-            raise InputError(f"{where}: its configuration is not JSON; write the file again") from None
+        fields = json.loads(checkpoint.record["config"])
     else:
         fields = {name: value for name, value in checkpoint.arguments.items() if name in names}
         if not names - {"mlp_ratio", "class_dropout_prob", "num_classes", "learn_sigma"} <= fields.keys():
             return None
-    if not isinstance(fields, dict) or not set(fields) <= names:
+    if not set(fields) <= names:
         raise InputError(f"{where}: its configuration {str(fields)[:80]} is not one of a DiT; write the file again")
     _check_size(fields, checkpoint.state, where)
     try:

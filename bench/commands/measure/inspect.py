@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.inspection.facts import inspect
+from bench.inspection.inspect_file import inspect
 from bench.options import WeightsOptions, option
 
 

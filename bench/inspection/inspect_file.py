@@ -92,7 +92,7 @@ def _checkpoint_facts(source: str, model: str | None, resolution: int | None, we
         recipe = json.loads(found.record["recipe"])
         facts["recipe"] = ", ".join(f"{name} = {value}" for name, value in recipe.items())
     if "classes" in found.record:
-        facts["trained classes"] = describe_classes(json.loads(found.record["classes"]))
+        facts["trained classes"] = _trained_classes(found.record["classes"])
     said = {name: value for name, value in found.arguments.items() if isinstance(value, (str, int, float, bool))}
     if said:
         facts["training arguments"] = ", ".join(f"{name} = {value}" for name, value in list(said.items())[:30])
@@ -100,6 +100,13 @@ def _checkpoint_facts(source: str, model: str | None, resolution: int | None, we
     if found.notes:
         facts["notes"] = "; ".join(found.notes)
     return facts
+
+
+def _trained_classes(text: str) -> str:
+    try:
+        return describe_classes(json.loads(text))
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "a table that cannot be read"
 
 
 def _routing(state: dict[str, Tensor]) -> str:

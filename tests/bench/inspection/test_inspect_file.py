@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from bench import cli
-from bench.inspection.facts import inspect
+from bench.inspection.inspect_file import inspect
 from bench.records import file_sha256, shipped_data
 from bench.studies.samples import committed_file
 from dydit import InputError, checkpoint
