@@ -47,7 +47,7 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
 
 def test_engines_draw_the_same_images() -> None:
     network, _ = checkpoint.load_model(FILE)
-    run = LearnedRun(FILE, [3], STEPS, "cpu", "fp32", 0, Budget())
+    run = LearnedRun(FILE, None, None, "ema", [3], STEPS, "cpu", "fp32", 0, Budget())
     diffusion = run.diffusion()
     drawn = {}
     with torch.inference_mode():
