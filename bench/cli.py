@@ -7,6 +7,7 @@ and pandas can run the latency harness.
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 from collections.abc import Sequence
@@ -16,12 +17,15 @@ from typing import NoReturn
 from bench.commands import COMMANDS, Action
 from bench.options import add_options, read_options
 
+LONGEST = 1500
+"""Characters of an error message."""
+
 
 class _Parser(argparse.ArgumentParser):
     """Refuses a command line in one line, with exit status 2."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {self.prog}: {message}; see {self.prog} --help\n")
+        self.exit(2, f"error: {self.prog}: {bounded(message)}; see {self.prog} --help\n")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -35,8 +39,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         sys.exit(action.run(read_options(parsed, action.options)) or 0)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {bounded(str(error))}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(bounded(f"error: {error.strerror}: {error.filename}; give a shorter path"), file=sys.stderr)
+        sys.exit(2)
+
+
+def bounded(message: str) -> str:
+    """A message in one line of at most `LONGEST` characters: input that it quotes may have any length."""
+    line = " ".join(message.split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 40]} ... ({len(line)} characters)"
 
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,6 +42,7 @@ class DiTConfig:
     learn_sigma: bool = True
 
     def __post_init__(self) -> None:
+        self._check_types()
         for name in (
             "input_size",
             "patch_size",
@@ -71,6 +73,16 @@ class DiTConfig:
         if not 0.0 <= self.class_dropout_prob <= 1.0:
             raise InputError(f"config: class_dropout_prob = {self.class_dropout_prob}; it must lie in [0, 1]")
 
+    def _check_types(self) -> None:
+        """Refuse numbers of the wrong kind, such as half a layer, before anything is computed with them."""
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), str(field.type)
+            whole = isinstance(value, int) and not isinstance(value, bool)
+            fits = {"int": whole, "bool": isinstance(value, bool)}.get(kind, whole or isinstance(value, float))
+            if not fits or (kind == "float" and not math.isfinite(value)):
+                wanted = {"int": "a whole number", "bool": "true or false"}.get(kind, "a finite number")
+                raise InputError(f"config: {field.name} = {value!r}; it must be {wanted}")
+
     @property
     def grid_size(self) -> int:
         return self.input_size // self.patch_size
@@ -92,6 +104,11 @@ class DiTConfig:
         return max(self.hidden_size // 16, 1)
 
     @property
+    def label_rows(self) -> int:
+        """Rows of the label table: the classes, and the null label where training drops labels."""
+        return self.num_classes + (self.class_dropout_prob > 0)
+
+    @property
     def out_channels(self) -> int:
         return self.in_channels * (2 if self.learn_sigma else 1)
 
@@ -108,6 +125,12 @@ _SIZES = {  # depth, hidden_size, num_heads
 
 MODEL_NAMES = tuple(f"{kind}-{size}/{patch}" for kind in ("DiT", "DyDiT") for size in _SIZES for patch in PATCH_SIZES)
 """The networks of the two papers, on latents of ImageNet."""
+
+
+def published_heads(hidden_size: int) -> int | None:
+    """Number of heads of the published size with this width; None where no size has it."""
+    return next((heads for _, width, heads in _SIZES.values() if width == hidden_size), None)
+
 
 _PIXEL_DATA = {"cifar10": (32, 3, 10)}  # side in pixels, channels, classes
 PIXEL_MODEL_NAMES = tuple(f"{kind}-S/2-{data}" for kind in ("DiT", "DyDiT") for data in _PIXEL_DATA)

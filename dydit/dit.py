@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from dydit.config import DiTConfig
+from dydit.errors import InputError
 
 Result = TypeVar("Result")
 
@@ -77,7 +78,7 @@ class LabelEmbedder(nn.Module):
 
     def __init__(self, num_classes: int, width: int, dropout: float) -> None:
         super().__init__()
-        self.embedding_table = nn.Embedding(num_classes + 1, width)
+        self.embedding_table = nn.Embedding(num_classes + (dropout > 0), width)
         self.num_classes = num_classes
         self.dropout = dropout
 
@@ -204,9 +205,26 @@ class DiT(nn.Module):
         return call(*inputs)
 
     def embed(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens (N, T, C), timestep embedding (N, C) and conditioning c = t_emb + y_emb (N, C)."""
+        """Tokens (N, T, C), timestep embedding (N, C) and conditioning c = t_emb + y_emb (N, C).
+
+        Raises:
+            InputError: images of another size or number of channels than the network's.
+        """
+        self.check_input(x)
         t_emb = self.t_embedder(t)
         return self.x_embedder(x) + self.pos_embed, t_emb, t_emb + self.y_embedder(y)
+
+    def check_input(self, x: Tensor) -> None:
+        """Refuse images that would be cut into as many patches in another order, or into others.
+
+        Raises:
+            InputError: another shape than (N, in_channels, input_size, input_size).
+        """
+        wanted = (self.config.in_channels, self.config.input_size, self.config.input_size)
+        if tuple(x.shape[1:]) != wanted:
+            raise InputError(
+                f"input of shape {tuple(x.shape)}; the network takes (N, {wanted[0]}, {wanted[1]}, {wanted[2]})"
+            )
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(N, T, p * p * out) -> (N, out, S, S)."""

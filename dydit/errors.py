@@ -9,8 +9,12 @@ from collections.abc import Iterable
 class InputError(ValueError):
     """Input that cannot be used: one line with what is wrong, where, and the remedy.
 
-    The command line prints it and exits with status 2, before any long work starts.
+    The command line prints it and exits with status 2, before any long work starts. What it quotes of other errors may
+    have several lines, which become one.
     """
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(" ".join(line.strip() for line in message.splitlines()))
 
 
 def first_line(error: BaseException) -> str:

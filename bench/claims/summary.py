@@ -92,7 +92,7 @@ def overview(rows: Sequence[SummaryRow]) -> str:
             for row in listed
         ]
     )
-    parts = [coverage(rows), to_markdown(frame)]
+    parts = [coverage(rows), *([to_markdown(frame)] if listed else [])]
     if left_out := len(judged) - len(listed):
         parts.append(f"Not shown: {left_out} {FACTS} that are reproduced.")
     return "\n\n".join(parts)

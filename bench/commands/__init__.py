@@ -31,7 +31,7 @@ COMMANDS = {
         "judge", "tell what a `generate` run will cost and what it lacks: its options, and how it will be scored"
     ),
     "flops": Command("measure", "count FLOPs and parameters at true scale, without weights"),
-    "latency": Command("measure", "time static, masked and realised inference in turns"),
+    "latency": Command("measure", "time static, plain, masked and realised inference in turns"),
     "generate": Command(
         "make",
         "draw guided images from a checkpoint: one process, or many under torchrun; resumes where it was stopped",
@@ -45,12 +45,13 @@ COMMANDS = {
     ),
     "small-scale": Command(
         "make",
-        "train a study from nothing: the digits (more than an hour on 2 cores), "
+        "train a study from nothing: the digits (more than an hour on 2 cores), photographs of clothes, "
         "or CIFAR-10 (needs a GPU and the data set)",
     ),
     "routing": Command(
         "measure", "show what routing learned: widths by timestep and layer, tokens over sampled images, work by class"
     ),
+    "inspect": Command("measure", "say of any file what it is: checkpoint, images or statistics"),
     "report": Command("judge", "write the tables of README.md from the committed runs"),
 }
 """Every command by its name on the command line, in the order of `--help`."""

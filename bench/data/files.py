@@ -1,10 +1,9 @@
-"""Image sets from files: shards of `bench generate`, ADM's .npz, folders of pictures."""
+"""Image sets from files: shards of `bench generate` and ADM's .npz."""
 
 from __future__ import annotations
 
 import functools
 import math
-import os
 import struct
 import zipfile
 from dataclasses import dataclass
@@ -18,9 +17,10 @@ from torch import Tensor
 
 from bench.data import shards
 from bench.data.image_set import Images
-from bench.data.preprocessing import NATIVE, PREPROCESSING, SUFFIXES, centre_crop, decode, size_of, to_tensor
+from bench.data.preprocessing import to_tensor
 from bench.machine import track
-from dydit import InputError
+from dydit import InputError, first_line
+from dydit.checkpoint.files import another_kind
 
 _PIECE = 2**24  # bytes read at a time while a file is checked
 
@@ -117,7 +117,7 @@ def open_npz(path: Path, name: str) -> Images:
                 header = file.tell()
             if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
                 raise InputError(f"{name}: arr_0 is {dtype} {shape}; it must be uint8 (N, H, W, 1 or 3), none empty")
-            labels = _npz_labels(archive, shape[0], name)
+            labelled = "arr_1.npy" in archive.namelist()
             if member.file_size - header != math.prod(shape):
                 raise ValueError(f"arr_0 is {shape}, but has {member.file_size - header} bytes")
             reader: _StoredArray | _LoadedArray
@@ -125,28 +125,68 @@ def open_npz(path: Path, name: str) -> Images:
                 _verify(archive, member, name)
                 reader = _StoredArray(path.resolve(), _data_start(path, member) + header, shape, fortran)
             else:
-                reader = _LoadedArray(_member(archive, "arr_0.npy"))
+                reader = _LoadedArray(shards.read_member(archive, "arr_0.npy"))
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise many kinds
-        reason = " ".join(str(error).strip("\"'").split()) or type(error).__name__
-        raise InputError(f"{name}: no whole .npz with an array arr_0 ({reason}); write it again") from None
+        raise InputError(f"{name}: {_what_it_is(path, error)}") from None
+    labels = functools.partial(_npz_labels, path, shape[0], name) if labelled else None
     return Images(name, (shape[1], shape[2]), shape[0], reader.read, labels)
 
 
-def _npz_labels(archive: zipfile.ZipFile, count: int, name: str) -> Tensor | None:
-    if "arr_1.npy" not in archive.namelist():
-        return None
-    labels = _member(archive, "arr_1.npy")
+def _what_it_is(path: Path, error: Exception) -> str:
+    """Why a file holds no images, and the next step."""
+    steps = {
+        "a NumPy array (.npy)": "store it with np.savez(FILE, arr_0=images) and give that",
+        "a tar archive": "unpack it and give the folder",
+        "a gzip archive": "unpack it and give the folder",
+        "a zip archive": "unpack it and give the folder",
+    }
+    try:
+        kind = another_kind(path)
+    except OSError:
+        kind = None
+    if kind == "NumPy arrays (.npz)":
+        with zipfile.ZipFile(path) as archive:
+            names = [name.removesuffix(".npy") for name in archive.namelist()]
+        if "arr_0" not in names:
+            if "mu" in names:
+                return "holds statistics (mu, sigma), not images; give it as --reference"
+            return f"holds arrays {', '.join(names[:5])}, none of them arr_0; store images as arr_0"
+    elif kind is not None and kind.endswith("picture"):
+        return f"{kind}, one image; give the folder that holds them"
+    elif kind is not None:
+        return f"{kind}, not images in ADM's layout; {steps.get(kind, 'give a folder of pictures or a .npz')}"
+    if path.is_file() and path.read_bytes()[:1] == b"\x80":
+        return (
+            "a Python pickle, which could run code and is not read; store the images with np.savez(FILE, arr_0=images)"
+        )
+    if _is_text(path):
+        return "a text file, not images; give a folder of pictures or a .npz"
+    reason = " ".join(str(error).strip("\"'").split()) or type(error).__name__
+    return f"no whole .npz with an array arr_0 ({reason[:200]}); write it again"
+
+
+def _is_text(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(512)
+    try:
+        text = head.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return bool(text) and all(each.isprintable() or each.isspace() for each in text)
+
+
+def _npz_labels(path: Path, count: int, name: str) -> Tensor:
+    """The labels of ADM's layout, read where they are used: no metric needs them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            labels = shards.read_member(archive, "arr_1.npy")
+    except Exception as error:  # damaged bytes raise many kinds
+        raise InputError(f"{name}: arr_1 holds no labels ({first_line(error)})") from None
     if labels.dtype.kind not in "iu" or labels.shape != (count,):
         raise InputError(f"{name}: arr_1 is {labels.dtype} {labels.shape}; it must be integer labels ({count},)")
     return torch.from_numpy(labels.astype(np.int64))
-
-
-def _member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    with archive.open(name) as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
 
 
 def _verify(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> None:
@@ -162,83 +202,3 @@ def _data_start(path: Path, member: zipfile.ZipInfo) -> int:
         file.seek(member.header_offset)
         name_length, extra_length = struct.unpack("<26xHH", file.read(30))
     return int(member.header_offset + 30 + name_length + extra_length)
-
-
-# Folders of pictures
-
-
-@dataclass(frozen=True)
-class _Folder:
-    """Reader of picture files: cut to `crop` pixels, or required to be of `size` (H, W) where there is no crop."""
-
-    files: tuple[Path, ...]
-    size: tuple[int, int]
-    crop: int | None
-
-    def read(self, index: int) -> Tensor:
-        path = self.files[index]
-        image = decode(path, str(path))
-        if self.crop is not None:
-            image = centre_crop(image, self.crop)
-        elif (image.height, image.width) != self.size:
-            raise InputError(f"{path}: changed to {image.height}x{image.width} pixels since the folder was opened")
-        return to_tensor(image)
-
-
-def open_folder(directory: Path, name: str, resolution: int | None = None, classes: int | None = None) -> Images:
-    """Pictures of a folder and its sub-folders in the order of their relative paths; the header of each is checked.
-
-    Hidden files are left out.
-
-    Args:
-        directory: the folder.
-        name: for tables.
-        resolution: side in pixels to which `bench.data.preprocessing.centre_crop` brings every picture; None: all must
-            have one size.
-        classes: number of sub-folders that there must be, one per class; label k is the k-th of them by name.
-
-    Raises:
-        InputError: no pictures, one that is broken (named), mixed resolutions (two named), another number of classes.
-    """
-    files = _picture_files(directory)
-    if not files:
-        raise InputError(f"{name}: no PNG, JPEG, WebP or BMP files in this folder; name the folder that holds them")
-    labels = None if classes is None else _folder_labels(directory, files, classes)
-    size = None if resolution is None else (resolution, resolution)
-    for path in track(files, f"checking {name}"):
-        own = size_of(path)
-        size = size or own
-        if resolution is None and own != size:
-            raise InputError(
-                f"{files[0]} is {size[0]}x{size[1]} pixels, {path} is {own[0]}x{own[1]}; "
-                "all images of a set must have one resolution, give the one to crop them to"
-            )
-    assert size is not None
-    reader = _Folder(tuple(files), size, resolution)
-    preprocessing = NATIVE if resolution is None else PREPROCESSING
-    return Images(name, size, len(files), reader.read, labels, preprocessing)
-
-
-def _picture_files(directory: Path) -> list[Path]:
-    files = []
-    # Links are followed: a class folder may be one.
-    for parent, folders, names in os.walk(directory, followlinks=True):
-        folders[:] = [folder for folder in folders if not folder.startswith(".")]
-        files += [
-            Path(parent, name)
-            for name in names
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES
-        ]
-    return sorted(files, key=lambda path: path.relative_to(directory).as_posix())
-
-
-def _folder_labels(directory: Path, files: list[Path], classes: int) -> Tensor:
-    parents = [path.relative_to(directory).parts[:-1] for path in files]
-    if () in parents:
-        raise InputError(
-            f"{files[parents.index(())]}: lies in no class folder; sort the pictures into one folder per class"
-        )
-    numbers = {name: number for number, name in enumerate(sorted({parent[0] for parent in parents}))}
-    if len(numbers) != classes:
-        raise InputError(f"{directory}: {len(numbers)} class folders with pictures; this data set has {classes}")
-    return torch.tensor([numbers[parent[0]] for parent in parents])

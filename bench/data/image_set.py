@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from bench.data.preprocessing import NATIVE
+from bench.records import printable
 from dydit import InputError
 
 
@@ -26,7 +29,7 @@ class ImageSet(Dataset[Tensor]):
     """
 
     def __init__(self, name: str, size: tuple[int, int], count: int, preprocessing: str) -> None:
-        self.name = name
+        self.name = printable(name)
         self.size = size
         self.count = count
         self.preprocessing = preprocessing
@@ -49,6 +52,7 @@ class Images(ImageSet):
         read: Callable[[int], Tensor],
         labels: Tensor | Callable[[], Tensor] | None = None,
         preprocessing: str = NATIVE,
+        class_names: Mapping[int, str] | None = None,
     ) -> None:
         """Put a set together.
 
@@ -59,10 +63,12 @@ class Images(ImageSet):
             read: gives the image at an index from 0 as uint8 (1 or 3, H, W).
             labels: int64 (count,), or what reads them, called once, at first use.
             preprocessing: as in `ImageSet`.
+            class_names: by label, where the set tells them.
         """
         super().__init__(name, size, count, preprocessing)
         self._read = read
         self._labels = labels
+        self.class_names = class_names
 
     def __getitem__(self, index: int) -> Tensor:
         if not -self.count <= index < self.count:
@@ -77,6 +83,15 @@ class Images(ImageSet):
         """Whether the images have known classes."""
         return self._labels is not None
 
+    @property
+    def classes(self) -> list[dict[str, Any]]:
+        """The `class_table` of the set.
+
+        Raises:
+            InputError: the set has no classes.
+        """
+        return class_table(self.labels, self.class_names)
+
     @functools.cached_property
     def labels(self) -> Tensor:
         """Classes as int64 (N,).
@@ -87,6 +102,24 @@ class Images(ImageSet):
         if self._labels is None:
             raise InputError(f"{self.name}: no class labels; use a set that has them")
         return self._labels if isinstance(self._labels, Tensor) else self._labels()
+
+
+def class_table(labels: Tensor, names: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
+    """One entry per class of labels (N,), fit for JSON: its label, its name (None: not told) and its images."""
+    counts, known = Counter(labels.tolist()), names or {}
+    return [{"label": label, "name": known.get(label), "images": counts[label]} for label in sorted(counts)]
+
+
+def describe_classes(table: Sequence[Mapping[str, Any]]) -> str:
+    """A table of `class_table` in words; at most ten classes are shown."""
+    shown = [
+        f"{row['label']} ({row['images']})"
+        if row["name"] is None
+        else f"{row['label']} = {row['name']} ({row['images']})"
+        for row in table[:10]
+    ]
+    more = f" and {len(table) - len(shown)} more" if len(table) > len(shown) else ""
+    return f"{len(table)} classes: {', '.join(shown)}{more}"
 
 
 class StreamedImages(ImageSet, IterableDataset[Tensor]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +22,41 @@ PREPROCESSING = "adm-centre-crop"
 """Name of `centre_crop`, as statistics files record it."""
 NATIVE = "native"
 """Name of no preprocessing: the pixels as they are stored."""
-SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp"})
-"""Picture files that are read, in lower case."""
+_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"})
+_FOREIGN = frozenset({".heic", ".heif", ".jxl", ".svg", ".raw", ".dng", ".cr2", ".nef", ".psd", ".exr", ".hdr"})
+LARGEST = 2**28
+"""Pixels that a picture may have while it is brought to a size; about 0.8 GB as RGB."""
+
+
+@functools.cache
+def read_suffixes() -> frozenset[str]:
+    """Picture files that are read, in lower case; AVIF where Pillow was built with it."""
+    from PIL import features
+
+    return _SUFFIXES | ({".avif"} if features.check("avif") else set())
+
+
+@functools.cache
+def foreign_suffixes() -> frozenset[str]:
+    """Picture files of formats that are not read, in lower case."""
+    from PIL import Image as Pillow
+
+    pictures = {suffix for suffix, kind in Pillow.registered_extensions().items() if kind in Pillow.OPEN}
+    return frozenset(pictures - {".pdf", ".mpg", ".mpeg"} | _FOREIGN) - read_suffixes()
+
+
+def check_crop(size: tuple[int, int], side: int, where: str) -> None:
+    """Refuse a picture of (H, W) pixels that `centre_crop` would make too large on its way to a side.
+
+    Raises:
+        InputError: more than `LARGEST` pixels.
+    """
+    shorter, longer = sorted(size)
+    if side * max(side * longer // shorter, 1) > LARGEST or shorter * longer > LARGEST:
+        raise InputError(
+            f"{where}: {size[0]}x{size[1]} pixels; bringing it to {side} pixels would take one of more than {LARGEST} "
+            "pixels, cut it first or take it away"
+        )
 
 
 def decode(source: Path | bytes, where: str) -> Image:
@@ -41,8 +75,8 @@ def decode(source: Path | bytes, where: str) -> Image:
 
     try:
         with Pillow.open(source if isinstance(source, Path) else io.BytesIO(source)) as image:
+            check_mode(image, where)  # before it is loaded, which forgets how it is stored
             image.load()
-            check_mode(image, where)
             if isinstance(image.info.get("transparency"), bytes):  # Pillow warns where a palette has an alpha table
                 return image.convert("RGBA").convert("RGB")
             return image.convert("RGB")
@@ -76,8 +110,11 @@ def check_mode(image: Image, where: str) -> None:
     Raises:
         InputError: integers of 16 or 32 bits, or floating point.
     """
-    if image.mode.startswith(("I", "F")):
-        raise InputError(f"{where}: pixels of mode {image.mode}; convert the picture to 8 bits a channel")
+    # Pillow has a mode of its own for grey pictures of 16 bits, and cuts colours to their high byte as it reads them.
+    tiles = getattr(image, "tile", None)
+    stored = str(tiles[0].args) if tiles else ""
+    if image.mode.startswith(("I", "F")) or ";16" in stored:
+        raise InputError(f"{where}: more than 8 bits a channel ({image.mode}); convert the picture to 8 bits")
 
 
 def centre_crop(image: Image, size: int) -> Image:

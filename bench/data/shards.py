@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
+import math
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +24,11 @@ from numpy.typing import NDArray
 
 from bench.records import check_same_run, whole_file, write_json
 from dydit import InputError, first_line
+from dydit.checkpoint.json_objects import read_object
 from dydit.sampling import Track
 
 MANIFEST = "manifest.json"
+_LARGEST = 2**33  # bytes of one array in a file: a claim above it is a damaged file
 SCHEMA_VERSION = 1
 """Version of the manifest and the unit files; to be raised when a field changes its meaning."""
 FILES = (MANIFEST, "units/*.npz", "samples.npz", "preview.png", "png/*.png")
@@ -82,13 +84,24 @@ def unit_ranges(count: int, size: int) -> list[range]:
     return [range(start, min(start + size, count)) for start in range(0, count, size)]
 
 
+def is_run(directory: Path) -> bool:
+    """Whether a directory is a run of `generate`, finished or not, and not one with another tool's manifest.json."""
+    if (directory / "units").is_dir():
+        return True
+    try:
+        content = read_object(directory / MANIFEST, "")
+    except (OSError, InputError):
+        return False
+    return {"schema_version", "identity", "unit"} <= content.keys()
+
+
 def find_manifest(directory: Path) -> Manifest | None:
     """The manifest of the run in a directory; None where there is no run.
 
     Raises:
         InputError: the manifest is damaged, or there are units without one.
     """
-    if (directory / MANIFEST).exists():
+    if is_run(directory) and (directory / MANIFEST).exists():
         return read_manifest(directory)
     if any((directory / "units").glob("*.npz")):
         raise InputError(f"output {directory}: holds units without {MANIFEST}; choose another directory")
@@ -103,26 +116,28 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, "generate into another directory")
         version = content["schema_version"]
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InputError(
                 f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version "
                 "reads; update the project"
             )
-        height, width, channels = (int(side) for side in content["shape"])
-        count, unit = int(content["count"]), int(content["unit"])
-        if min(count, unit, height, width, channels) < 1:
-            raise ValueError("a count or size below 1")
+        height, width, channels = content["shape"]
+        count, unit = content["count"], content["unit"]
+        if any(type(number) is not int or number < 1 for number in (count, unit, height, width, channels)):
+            raise ValueError("a count or size that is no whole number from 1")
         return Manifest(count, unit, (height, width, channels), dict(content["identity"]), dict(content["record"]))
-    except OSError as error:
+    except FileNotFoundError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); name a directory that `python -m bench generate` wrote"
         ) from None
     except InputError:
         raise
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{path}: not a manifest of generated images ({error!r}); remove the run and repeat") from None
+        raise InputError(
+            f"{path}: not a manifest of generated images ({error!r}); generate into another directory"
+        ) from None
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -154,9 +169,8 @@ def load_unit(directory: Path, manifest: Manifest, unit: int) -> tuple[Images, L
     """
     path = unit_path(directory, unit)
     try:
-        # Opened here: np.load leaves the file open when it is no archive.
-        with path.open("rb") as handle, np.load(handle, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in ("images", "labels")}
+        with zipfile.ZipFile(path) as archive:
+            arrays = {name: read_member(archive, f"{name}.npy") for name in ("images", "labels")}
         for name, (shape, dtype) in _expected(manifest, unit).items():
             if arrays[name].shape != shape or arrays[name].dtype != dtype:
                 raise ValueError(f"{name} {arrays[name].dtype} {arrays[name].shape}, not {dtype} {shape}")
@@ -199,13 +213,42 @@ def _is_whole(directory: Path, manifest: Manifest, unit: int, read: bool) -> boo
     try:
         with zipfile.ZipFile(unit_path(directory, unit)) as archive:
             for name, expected in _expected(manifest, unit).items():
-                with archive.open(f"{name}.npy") as member:
-                    shape, _, dtype = array_header(member)
-                    if (shape, dtype) != expected:
-                        return False
+                if member_header(archive, f"{name}.npy") != expected:
+                    return False
             return not read or archive.testzip() is None
     except Exception:  # damaged bytes raise many kinds, and all mean the same
         return False
+
+
+def read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
+    """The array of a member whose header `member_header` accepts.
+
+    Raises:
+        KeyError: no such member.
+        ValueError: as `member_header`, or an array of objects.
+    """
+    member_header(archive, name)
+    with archive.open(name) as file:
+        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
+def member_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of a member that holds as many bytes as they need, at most 8 GiB.
+
+    Raises:
+        KeyError: no such member.
+        ValueError: a header that claims other sizes than there are, or too large an array.
+    """
+    member = archive.getinfo(name)
+    with archive.open(member) as file:
+        shape, _, dtype = array_header(file)
+        claimed = math.prod(shape) * dtype.itemsize
+        if claimed != member.file_size - file.tell():
+            raise ValueError(f"{name} claims {dtype} {shape}, but has {member.file_size - file.tell()} bytes")
+        if claimed > _LARGEST:
+            raise ValueError(f"{name} claims {claimed:,} bytes, more than {_LARGEST:,}")
+    return shape, dtype
 
 
 def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:

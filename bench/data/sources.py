@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.data import preprocessing, shards
-from bench.data.files import open_folder, open_npz, open_shards
+from bench.data import shards
+from bench.data.files import open_npz, open_shards
+from bench.data.folder import open_folder, picture_files
 from bench.data.image_set import Images
 from bench.data.sets.catalogue import DATASETS
 from bench.data.sets.opening import open_dataset
@@ -20,8 +21,7 @@ def open_images(
     Args:
         source: a name in `bench.data.sets.catalogue.DATASETS` (write ./NAME for a path of that name); a directory that
             `python -m bench generate` wrote; a .npz whose `arr_0` is uint8 (N, H, W, 1 or 3), as ADM's evaluator reads,
-            with labels in `arr_1` if it has them; a folder of PNG, JPEG, WebP or BMP files, taken in the order of their
-            relative paths.
+            with labels in `arr_1` if it has them; a folder of pictures, taken in the order of their relative paths.
         data_root: where local copies of data sets lie; see `bench.data.sets.opening.open_dataset`.
         split: of a data set.
         resolution: side in pixels. Data sets and pictures in folders are brought to it by
@@ -37,7 +37,7 @@ def open_images(
     if split is not None:
         raise InputError(f"{name}: split {split} was asked for, but only a data set by name has splits; leave it out")
     path = Path(source)
-    if path.is_dir() and not (path / shards.MANIFEST).is_file():
+    if path.is_dir() and not _is_run(path):
         return open_folder(path, name, resolution)
     if not path.exists():
         raise InputError(
@@ -53,6 +53,12 @@ def open_images(
     return images
 
 
+def _is_run(directory: Path) -> bool:
+    """Whether a directory is to be read as a run of `generate`: also one of which a damaged manifest alone is left."""
+    damaged = (directory / shards.MANIFEST).is_file() and not picture_files(directory)
+    return shards.is_run(directory) or damaged
+
+
 def open_labelled(source: str, resolution: int, data_root: Path | None = None, split: str | None = None) -> Images:
     """Images with classes: of a source of `open_images`, or of a folder of pictures with one sub-folder per class.
 
@@ -66,26 +72,13 @@ def open_labelled(source: str, resolution: int, data_root: Path | None = None, s
         InputError: as `open_images`; no labels; or a folder with a picture that is smaller than the crop.
     """
     folder = Path(source)
-    if source in DATASETS or not folder.is_dir() or (folder / shards.MANIFEST).exists():
+    if source in DATASETS or not folder.is_dir() or _is_run(folder):
         opened = open_images(source, data_root=data_root, split=split, resolution=resolution)
     else:
         if split is not None:
             raise InputError(f"{source}: split {split} was asked for, but only a data set by name has splits")
-        _check_large_enough(folder, resolution)
-        classes = sum(path.is_dir() and not path.name.startswith(".") for path in folder.iterdir())
-        opened = open_folder(folder, source, resolution, classes or None)
+        # A crop that enlarges pictures is right for statistics, and wrong for training.
+        opened = open_folder(folder, source, resolution, labelled=True, least=resolution)
     if not opened.has_labels:
         raise InputError(f"data {source}: no class labels, which networks are trained with; use a set that has them")
     return opened
-
-
-def _check_large_enough(folder: Path, side: int) -> None:
-    """Refuse pictures that the crop would enlarge, which is right for statistics and wrong for training."""
-    for path in sorted(folder.rglob("*")):
-        if path.suffix.lower() in preprocessing.SUFFIXES:
-            height, width = preprocessing.size_of(path)
-            if min(height, width) < side:
-                raise InputError(
-                    f"{path}: {width}x{height} pixels, smaller than the crop of {side}x{side}; take it away or train "
-                    "at a lower resolution"
-                )

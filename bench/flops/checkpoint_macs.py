@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import statistics
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bench.machine import track
+from bench.machine import status, track
 from dydit import (
     VAE_DOWNSAMPLING,
     Diffusion,
@@ -21,14 +22,13 @@ from dydit import (
     Observation,
     ObservedSampling,
     check_lambda,
+    checkpoint,
     draw_in_batches,
     flops_ratio,
     generate,
     guidance_branches,
     macs,
-    model_config,
 )
-from dydit.checkpoint import formats
 from dydit.sampling import Track
 
 GUIDANCE = 1.5
@@ -62,10 +62,11 @@ class CheckpointMacs:
 
 def measure_checkpoint(
     source: str | Path,
-    model: str | DiTConfig,
+    model: str | None = None,
     *,
     target: float | None = None,
-    resolution: int = 256,
+    resolution: int | None = None,
+    weights: str = "ema",
     steps: int = 250,
     images: int = 8,
     seed: int = 0,
@@ -75,10 +76,12 @@ def measure_checkpoint(
     """Load a trained DyDiT and average what its masks claim over a guided DDPM run.
 
     Args:
-        source: a checkpoint file, or a name of `dydit.checkpoint.formats.PUBLISHED`.
-        model: name of the network, or a configuration.
-        target: the lambda that it was trained for, which names the published row to compare with.
-        resolution: side of the images in pixels, for a name.
+        source: a checkpoint file, or a name of `dydit.checkpoint.PUBLISHED`.
+        model: name of the network, such as `DyDiT-XL/2`, for files that do not tell it and for published rows.
+        target: the lambda that it was trained for, which names the published row to compare with; None: what the
+            file's record says, if anything.
+        resolution: side of the images in pixels, likewise.
+        weights: `ema` or `model`, of a training checkpoint.
         steps: sampling steps of at most 1000.
         images: how many; each is a function of (seed, index).
         seed: of labels and noise.
@@ -88,22 +91,26 @@ def measure_checkpoint(
     Raises:
         InputError: no such model, a checkpoint that does not fit it or has no routers, or a number out of range.
     """
-    name = model if isinstance(model, str) else "DyDiT"
-    config = model_config(model, resolution) if isinstance(model, str) else model
-    if not name.startswith("DyDiT"):
-        raise InputError(f"{name}: a static model has no masks; choose a DyDiT")
+    if model is not None and not model.startswith("DyDiT"):
+        raise InputError(f"{model}: a static model has no masks; choose a DyDiT")
     if target is not None:
         check_lambda(target)
     for field, number in (("images", images), ("batch_size", batch_size)):
         if number < 1:
             raise InputError(f"{field} = {number}; it must be at least 1")
     diffusion = Diffusion.linear().respaced(steps)
-    per_step = _mean_by_step(_load(source, config, device), diffusion, images, seed, batch_size, device)
+    network, found = checkpoint.load_model(source, model=model, resolution=resolution, weights=weights)
+    if not isinstance(network, DyDiT):
+        raise InputError(f"{source}: a static DiT, it holds no routers; give a trained DyDiT checkpoint")
+    for note in found.notes:
+        status(f"{source}: {note}")
+    config = network.config
+    per_step = _mean_by_step(network.to(device), diffusion, images, seed, batch_size, device)
     return CheckpointMacs(
-        model=name,
-        resolution=resolution if isinstance(model, str) else config.input_size * VAE_DOWNSAMPLING,
+        model=model or type(network).__name__,
+        resolution=resolution or config.input_size * VAE_DOWNSAMPLING,
         config=config,
-        target=target,
+        target=json.loads(found.record.get("recipe", "{}")).get("target") if target is None else target,
         source=Path(source).name,
         steps=steps,
         images=images,
@@ -123,17 +130,8 @@ def measure_released() -> list[CheckpointMacs]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return [
         measure_checkpoint(name, "DyDiT-XL/2", target=float(name.rsplit("-", 1)[1]), device=device)
-        for name in formats.PUBLISHED
+        for name in checkpoint.PUBLISHED
     ]
-
-
-def _load(source: str | Path, config: DiTConfig, device: str) -> DyDiT:
-    weights = formats.read_checkpoint(source)
-    with torch.device(device):
-        network = DyDiT(**config.kwargs()).eval()
-    if formats.load_into(network, weights, str(source)):
-        raise InputError(f"{source}: a static DiT, it holds no routers; give a trained DyDiT checkpoint")
-    return network
 
 
 def _mean_by_step(

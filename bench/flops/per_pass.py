@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from bench.claims import paper_tables
 from bench.flops.checkpoint_macs import measure_checkpoint
+from bench.options import WeightsOptions
 from dydit import DiTConfig, macs
 from dydit.flops import target_macs
 
@@ -22,9 +23,17 @@ def full_pass(config: DiTConfig, dynamic: bool) -> PassMacs:
     return PassMacs(macs(config, dynamic=dynamic).total(), "closed form, nothing skipped")
 
 
-def checkpoint_pass(checkpoint: str, config: DiTConfig, steps: int, device: str) -> PassMacs:
+def checkpoint_pass(checkpoint: str, options: WeightsOptions, steps: int, device: str) -> PassMacs:
     """Of the engine that skips what the masks of a checkpoint close, averaged over one image sampled in `steps`."""
-    counted = measure_checkpoint(checkpoint, config, steps=steps, images=1, device=device)
+    counted = measure_checkpoint(
+        checkpoint,
+        options.model,
+        resolution=options.resolution,
+        weights=options.weights,
+        steps=steps,
+        images=1,
+        device=device,
+    )
     return PassMacs(counted.macs.total(), f"the checkpoint's masks, one guided image, DDPM steps: {steps}")
 
 

@@ -9,18 +9,18 @@ from bench.claims import write_summary
 from bench.claims.verdict import SummaryRow
 from bench.flops.checkpoint_macs import CheckpointMacs, measure_checkpoint
 from bench.flops.measure import count_and_judge
-from bench.options import OutputOptions, StrictOptions, option
+from bench.options import OutputOptions, StrictOptions, WeightsOptions, option
 from bench.records import environment_record, prepare_output, write_run
 from dydit import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class FlopsOptions(StrictOptions, OutputOptions):
+class FlopsOptions(StrictOptions, WeightsOptions, OutputOptions):
     """What to count, and a checkpoint whose masks are measured, too."""
 
     models: Sequence[str] | None = option(None, metavar="NAME", help="such as DiT-XL/2; all by default")
     lambdas: Sequence[float] | None = option(None, metavar="L", help="FLOPs targets; the paper's by default")
-    checkpoint: str | None = option(None, metavar="FILE", help="trained DyDiT of the one model and lambda given")
+    checkpoint: str | None = option(None, metavar="FILE", help="trained DyDiT, whose own masks are counted, too")
     images: int = option(8, help="images sampled with --checkpoint")
     steps: int = option(250, help="DDPM steps with --checkpoint")
 
@@ -45,8 +45,20 @@ def _checkpoints(options: FlopsOptions) -> list[CheckpointMacs]:
     if options.checkpoint is None:
         return []
     models, lambdas = options.models or (), options.lambdas or ()
-    if len(models) != 1 or len(lambdas) != 1:
-        raise InputError("--checkpoint: name its model and lambda, as in --models DyDiT-XL/2 --lambdas 0.5")
+    if len(models) > 1 or len(lambdas) > 1:
+        raise InputError(
+            "--checkpoint: it is one network of one lambda; leave the others out of --models and --lambdas"
+        )
+    if models and options.model not in (None, models[0]):
+        raise InputError(f"--model {options.model} and --models {models[0]}: name the checkpoint's network once")
     return [
-        measure_checkpoint(options.checkpoint, models[0], target=lambdas[0], images=options.images, steps=options.steps)
+        measure_checkpoint(
+            options.checkpoint,
+            options.model or (models[0] if models else None),
+            target=lambdas[0] if lambdas else None,
+            resolution=options.resolution,
+            weights=options.weights,
+            images=options.images,
+            steps=options.steps,
+        )
     ]

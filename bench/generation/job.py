@@ -11,7 +11,7 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
-from bench.machine import DTYPES, check_arithmetic, check_fits, own_device
+from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
 from bench.options import (
     AutoencoderOptions,
     CheckpointOptions,
@@ -23,8 +23,7 @@ from bench.options import (
     shared_values,
 )
 from bench.records import tensors_sha256
-from dydit import DiT, DyDiT, InputError, Model, model_config
-from dydit.checkpoint import formats
+from dydit import DiT, DyDiT, InputError, Model, checkpoint
 from dydit.inference import Engine, WidthPlan
 from dydit.sampling import computing_in
 
@@ -82,6 +81,10 @@ class GenerationOptions(DrawingOptions, OutputOptions):
                 raise InputError(f"{name} = {number}; it must be at least 1")
         if not math.isfinite(self.scale):
             raise InputError(f"scale = {self.scale}; give a finite guidance scale, such as 1.5")
+        if self.scale < 1.0:
+            raise InputError(
+                f"scale = {self.scale}; below 1 the label counts less than without guidance, which is scale 1"
+            )
         if self.engine is not None and self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if self.dtype not in DTYPES:
@@ -190,14 +193,9 @@ def generation_identity(job: GenerationJob) -> dict[str, Any]:
 
 
 def _read_network(options: GenerationOptions) -> DiT:
-    source = options.checkpoint
-    if options.model is None:
-        if not source.endswith(".safetensors"):
-            raise InputError(f"{source}: such files do not name their model; give --model, such as --model DyDiT-XL/2")
-        return formats.load_model(source)[0]
-    config = model_config(options.model, options.resolution)
-    network = named_class(options.model)(**config.kwargs()).eval()
-    if formats.load_into(network, formats.read_checkpoint(source, options.weights), source):
-        static = options.model.removeprefix("Dy")
-        raise InputError(f"{source}: a static DiT, it holds no routers; use --model {static}")
+    network, found = checkpoint.load_model(
+        options.checkpoint, model=options.model, resolution=options.resolution, weights=options.weights
+    )
+    for note in found.notes:
+        status(f"{options.checkpoint}: {note}")
     return network

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
-
 from dydit import DiT
 
 
@@ -16,6 +14,8 @@ def to_diffusers(model: DiT) -> Any:
     published code's (`downscale_freq_shift`); that is set back here. It needs an MLP ratio of 4.
     """
     from diffusers.models.transformers.dit_transformer_2d import DiTTransformer2DModel
+
+    from dydit.checkpoint import layouts
 
     config = model.config
     twin = DiTTransformer2DModel(
@@ -29,30 +29,8 @@ def to_diffusers(model: DiT) -> Any:
         num_embeds_ada_norm=config.num_classes,
         norm_eps=1e-6,
     )
-    ours = model.state_dict()
-    state: dict[str, Tensor] = {}
-
-    def take(theirs: str, name: str) -> None:
-        for kind in ("weight", "bias"):
-            state[f"{theirs}.{kind}"] = ours[f"{name}.{kind}"]
-
-    take("pos_embed.proj", "x_embedder.proj")
-    take("proj_out_1", "final_layer.adaLN_modulation.1")
-    take("proj_out_2", "final_layer.linear")
-    for index, block in enumerate(twin.transformer_blocks):
+    for block in twin.transformer_blocks:
         block.norm1.emb.time_proj.downscale_freq_shift = 0
-        here, there = f"blocks.{index}", f"transformer_blocks.{index}"
-        take(f"{there}.norm1.emb.timestep_embedder.linear_1", "t_embedder.mlp.0")
-        take(f"{there}.norm1.emb.timestep_embedder.linear_2", "t_embedder.mlp.2")
-        labels = ours["y_embedder.embedding_table.weight"]
-        state[f"{there}.norm1.emb.class_embedder.embedding_table.weight"] = labels
-        take(f"{there}.norm1.linear", f"{here}.adaLN_modulation.1")
-        for kind in ("weight", "bias"):
-            parts = ours[f"{here}.attn.qkv.{kind}"].chunk(3)
-            for name, part in zip(("to_q", "to_k", "to_v"), parts, strict=True):
-                state[f"{there}.attn1.{name}.{kind}"] = part
-        take(f"{there}.attn1.to_out.0", f"{here}.attn.proj")
-        take(f"{there}.ff.net.0.proj", f"{here}.mlp.fc1")
-        take(f"{there}.ff.net.2", f"{here}.mlp.fc2")
+    state = layouts.diffusers_keys(model.state_dict(), config.depth)
     twin.load_state_dict(state, strict=True)
     return twin.eval()

@@ -40,9 +40,15 @@ GUIDANCE = 1.5
 
 @dataclass(frozen=True)
 class LearnedRun:
-    """What to time: whole runs of `steps` DDPM steps of a checkpoint, at some batch sizes (images)."""
+    """What to time: whole runs of `steps` DDPM steps of a checkpoint, at some batch sizes (images).
+
+    `model` and `resolution` (pixels) name the network where the file does not; `weights` of a training checkpoint.
+    """
 
     checkpoint: str
+    model: str | None
+    resolution: int | None
+    weights: str
     batch: Sequence[int]
     steps: int
     device: str
@@ -65,9 +71,14 @@ def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
         InputError: a checkpoint that cannot be used or has no routers, or one whose network the engine does not run.
     """
     # Not at the top: a bare machine that times synthetic routing has no safetensors.
-    from dydit.checkpoint import formats
+    from dydit import checkpoint
 
-    network, record = formats.load_model(run.checkpoint)
+    network, found = checkpoint.load_model(
+        run.checkpoint, model=run.model, resolution=run.resolution, weights=run.weights
+    )
+    for note in found.notes:
+        status(f"{run.checkpoint}: {note}")
+    record = found.record
     if not isinstance(network, DyDiT) or not network.realised:
         raise InputError(
             f"{run.checkpoint}: holds a {type(network).__name__}; `latency --checkpoint` times what a DyDiT learned, "

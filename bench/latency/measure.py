@@ -50,6 +50,8 @@ class LatencyRunOptions(TimingOptions, OutputOptions):
     checkpoint: str | None = option(
         None, metavar="FILE", help="time whole sampling runs of this trained DyDiT, by its own masks, instead"
     )
+    model: str | None = option(None, metavar="NAME", help="such as DyDiT-XL/2, if that file does not name its model")
+    weights: str = option("ema", help="of that file, if it is a training checkpoint: ema or model")
     steps: int = option(50, metavar="N", help="DDPM steps of these runs")
     profile: bool = option(False, help="break a forward into its parts instead of timing runs")
     growth: Sequence[Path] | None = option(
@@ -82,8 +84,13 @@ def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
     check_device(options.device, DTYPES[options.dtype])
     if min(options.batch) < 1 or not 1 <= options.steps <= 1000:
         raise InputError(f"batch {list(options.batch)}, steps {options.steps}: whole numbers from 1, steps up to 1000")
+    if options.model is not None and len(options.resolution) != 1:
+        raise InputError(f"--resolution {list(options.resolution)}: a checkpoint has one; give that of {options.model}")
     run = learned_routing.LearnedRun(
         options.checkpoint or "",
+        options.model,
+        None if options.model is None else options.resolution[0],
+        options.weights,
         options.batch,
         options.steps,
         options.device,

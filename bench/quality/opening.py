@@ -74,7 +74,7 @@ def _holds_statistics(path: Path) -> bool:
 def samples_record(source: str, samples: Images) -> dict[str, Any]:
     """What a run's record says of its samples, fit for JSON; of generated ones also the manifest of their run."""
     facts = {"source": portable(source), "count": len(samples), "size": list(samples.size)}
-    if (Path(source) / shards.MANIFEST).is_file():
+    if shards.is_run(Path(source)):
         facts["manifest"] = dataclasses.asdict(shards.read_manifest(Path(source)))
     return facts
 

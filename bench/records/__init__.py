@@ -4,7 +4,7 @@ Uses machine.
 """
 
 from bench.records.checksums import file_sha256, tensors_sha256
-from bench.records.environment import environment_record, machine_name, portable, provenance, tf32_flags
+from bench.records.environment import environment_record, machine_name, portable, printable, provenance, tf32_flags
 from bench.records.places import ROOT, installed, shipped_data, user_data
 from bench.records.run_directory import (
     check_disk,
@@ -30,6 +30,7 @@ __all__ = [
     "machine_name",
     "portable",
     "prepare_output",
+    "printable",
     "provenance",
     "read_run",
     "read_table",

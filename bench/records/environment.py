@@ -90,7 +90,13 @@ def portable(text: str) -> str:
     for prefix, short in sorted((root | {str(Path.home()): "~"}).items(), key=lambda item: -len(item[0])):
         if prefix != os.sep:
             text = re.sub(rf"(?<![\w./-]){re.escape(prefix)}(?![\w.-])", short, text)
-    return text
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """`text` with what cannot be printed as escapes: bytes of a path that are not UTF-8, and control characters."""
+    whole = text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in whole)
 
 
 def _running_command() -> list[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
+from dydit.checkpoint.json_objects import read_object
 
 SCHEMA_VERSION = 1
 """Version of the files below; to be raised when a column or key changes its meaning."""
@@ -36,12 +37,10 @@ def read_run(directory: Path) -> dict[str, Any]:
     """
     path = directory / "run.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
+        record = read_object(path, "run the measurement again")
+    except FileNotFoundError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error}); run the measurement again") from error
-    version = record.get("schema_version") if isinstance(record, dict) else None
+    version = record.get("schema_version")
     if not isinstance(version, int) or version < 1:
         raise InputError(f"{path}: schema_version is {version!r}; it must be a whole number from 1")
     if version > SCHEMA_VERSION:
@@ -49,4 +48,4 @@ def read_run(directory: Path) -> dict[str, Any]:
             f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version reads; "
             "update the project"
         )
-    return dict(record)
+    return record

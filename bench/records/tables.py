@@ -20,7 +20,9 @@ def write_table(frame: pd.DataFrame, directory: Path, name: str, lead: str = "")
     """
     csv_path = directory / f"{name}.csv"
     with atomic_path(csv_path) as csv_part, atomic_path(directory / f"{name}.md") as markdown_part:
-        frame.to_csv(csv_part, index=False, encoding="utf-8", lineterminator="\n")
+        # A spreadsheet would run a cell that begins so.
+        safe = frame.astype(object).map(lambda cell: f"'{cell}" if str(cell).startswith(("=", "@")) else cell)
+        safe.to_csv(csv_part, index=False, encoding="utf-8", lineterminator="\n")
         opening = f"{lead}\n\n" if lead else ""
         markdown_part.write_text(f"{opening}{to_markdown(frame)}\n", encoding="utf-8")
     return csv_path
@@ -61,4 +63,4 @@ def _markdown_cell(value: Any) -> str:
             return ""
         # Six digits are enough to read by; whole and large numbers keep all of theirs.
         return f"{number:.0f}" if abs(number) >= 1e6 or number.is_integer() else f"{number:.6g}"
-    return " ".join(str(value).split("\n")).replace("|", r"\|")
+    return " ".join(str(value).split()).replace("|", r"\|").replace("<", "&lt;")

@@ -25,7 +25,7 @@ def read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); restore it from the repository") from error
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are ones
+    except (ValueError, RecursionError) as error:  # TOMLDecodeError and UnicodeDecodeError are the former
         raise InputError(f"{path}: not TOML ({error}); correct it") from error
 
 

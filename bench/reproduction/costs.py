@@ -72,7 +72,7 @@ def planned_pass(options: GenerationOptions, network: Network, trained: bool) ->
         return full_pass(network.config, network.dynamic)
     if trained:
         steps, _ = sample_of(options, network)
-        return checkpoint_pass(options.checkpoint, network.config, steps, options.device)
+        return checkpoint_pass(options.checkpoint, options, steps, options.device)
     assert network.target is not None, "make_plan refuses a run of unknown lambda"
     return target_pass(network.name, network.config, network.target)
 

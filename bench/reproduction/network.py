@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from bench.generation import decoding
 from bench.generation.job import GenerationOptions, choose_engine, named_class
 from bench.reproduction.requirements import Requirement
-from dydit import VAE_DOWNSAMPLING, DiTConfig, DyDiT, InputError, check_lambda, model_config
-from dydit.checkpoint import formats
+from dydit import VAE_DOWNSAMPLING, DiTConfig, DyDiT, InputError, check_lambda, checkpoint, model_config
 
 
 @dataclass(frozen=True)
@@ -63,13 +62,14 @@ def planned_network(options: GenerationOptions, source: Requirement, target: flo
         check_lambda(target)
     if options.model is not None:
         config, kind = model_config(options.model, options.resolution), named_class(options.model)
-        known = float(options.checkpoint.rsplit("-", 1)[1]) if options.checkpoint in formats.PUBLISHED else None
+        known = float(options.checkpoint.rsplit("-", 1)[1]) if options.checkpoint in checkpoint.PUBLISHED else None
     elif not options.checkpoint.endswith(".safetensors"):
         raise InputError(f"{options.checkpoint}: such files do not name their model; give --model NAME")
     elif not source.present:
         raise InputError(f"{options.checkpoint}: no such file to read the network from; give --model NAME")
     else:
-        model, record = formats.load_model(options.checkpoint)
+        model, found = checkpoint.load_model(options.checkpoint)
+        record = found.record
         config, kind = model.config, type(model)
         known = json.loads(record.get("recipe", "{}")).get("target")
     engine = choose_engine(kind, options.engine)

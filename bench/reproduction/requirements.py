@@ -21,7 +21,7 @@ from bench.quality.features import extractors
 from bench.quality.references import manifest
 from bench.records import portable
 from dydit import InputError
-from dydit.checkpoint.formats import PUBLISHED
+from dydit.checkpoint import PUBLISHED
 
 if TYPE_CHECKING:
     from bench.data.sets.catalogue import DataSet
@@ -101,7 +101,7 @@ def run_requirements(
 
 
 def checkpoint_requirement(source: str | Path) -> Requirement:
-    """Trained weights: a file, or a name of `dydit.checkpoint.formats.PUBLISHED` in the hub's cache."""
+    """Trained weights: a file, or a name of `dydit.checkpoint.PUBLISHED` in the hub's cache."""
     name = f"checkpoint {source}"
     if str(source) in PUBLISHED:
         repository, file = PUBLISHED[str(source)]

@@ -23,13 +23,13 @@ from dydit import (
     Observation,
     ObservedSampling,
     Routing,
+    checkpoint,
     draw_in_batches,
     flops_ratio,
     generate,
     guidance_branches,
 )
 from dydit.ablations import RandomRouting
-from dydit.checkpoint import formats
 from dydit.observation import Route
 from dydit.sampling import Track
 
@@ -191,7 +191,8 @@ def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
     path = directory / f"{stage}.safetensors"
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train the study with `nox -s small_scale` or restore the file")
-    model, record = formats.load_model(path)
+    model, found = checkpoint.load_model(path)
+    record = found.record
     if isinstance(model, RandomRouting):
         model.seed = int(record["seed"])
     return model

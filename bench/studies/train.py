@@ -23,9 +23,8 @@ from bench.quality.features.classifiers import ClassifierKind
 from bench.records import file_sha256, provenance
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
 from bench.training.checkpoints import SCHEMA_VERSION, read_whole, write_tensors
-from dydit import Diffusion, DiT, DyDiT, InputError, Routing, order_by_importance
+from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.checkpoint import formats
 from dydit.training import Draws, InMemory, Recipe, Training
 
 THREADS = 1
@@ -102,7 +101,7 @@ def _make(
         "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
         "skipped_steps": str(sum(entry.skipped for entry in log)),
     }
-    formats.write_model(path, model, identity | made_by | outcome, dtype=dtype)
+    checkpoint.write(path, model, identity | made_by | outcome, dtype=dtype)
     (directory / f".{stage.name}.partial.pt").unlink(missing_ok=True)
     return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
 
@@ -148,12 +147,12 @@ def _train_stage(
         model = _built(stage)
     if stage.parent is not None:
         path = directory / f"{stage.parent}.safetensors"
-        formats.load_into(model, formats.read_checkpoint(path), str(path))
+        checkpoint.load_into(model, checkpoint.read(path), str(path))
     if stage.ordered:
         order_by_importance(model)
     if isinstance(model, RandomRouting):
         assert stage.rates_of is not None, f"{stage.name}: random routing needs the rates of another stage"
-        learned = formats.load_model(directory / f"{stage.rates_of}.safetensors")[0]
+        learned = checkpoint.load_model(directory / f"{stage.rates_of}.safetensors")[0]
         routing = evaluated(learned, x.cpu(), labels.cpu()).routing
         assert routing is not None, f"{stage.rates_of}: a static model has no rates"
         model.set_rates(routing.rates, stage.recipe.seed)
@@ -262,16 +261,8 @@ def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str
 def _is_made(path: Path, identity: dict[str, str]) -> bool:
     if not path.is_file():
         return False
-    record = formats.read_checkpoint(path).record
-    if _completed(record.get("recipe", "{}")) != _completed(identity["recipe"]):
+    record = checkpoint.read(path).record
+    recipes = (Recipe.completed(json.loads(each)) for each in (record.get("recipe", "{}"), identity["recipe"]))
+    if next(recipes) != next(recipes):
         return False
     return all(record.get(key) == value for key, value in identity.items() if key != "recipe")
-
-
-def _completed(recipe: str) -> dict[str, Any]:
-    """A recipe's record (JSON) with the defaults of fields that did not exist when it was written."""
-    defaults = {
-        field.name: field.default for field in dataclasses.fields(Recipe) if field.default is not dataclasses.MISSING
-    }
-    recorded: dict[str, Any] = json.loads(recipe)
-    return defaults | recorded

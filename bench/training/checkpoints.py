@@ -11,6 +11,7 @@ import torch
 from bench.machine import status
 from bench.records import check_same_run, whole_file
 from dydit import InputError, first_line
+from dydit.training import Recipe
 
 SCHEMA_VERSION = 1
 """Version of the checkpoints; to be raised when a field changes its meaning."""
@@ -44,13 +45,18 @@ def newest_checkpoint(out: Path) -> Path | None:
 def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
     """The state in which a checkpoint of the same run left its training; tensors are mapped from the file.
 
+    The run may be made longer: no step depends on how many follow.
+
     Raises:
         InputError: it is not whole, is of a newer schema than this code knows, or is of a run of another identity.
     """
     content = read_whole(path)
     if (version := content["schema_version"]) > SCHEMA_VERSION:
         raise InputError(f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}; update the project")
-    check_same_run(path.parents[1], content["identity"], identity)
+    there, wanted = Recipe.completed(content["identity"]["recipe"]), identity["recipe"]
+    if there["steps"] < wanted["steps"]:
+        there["steps"] = wanted["steps"]
+    check_same_run(path.parents[1], content["identity"] | {"recipe": there}, identity)
     state: dict[str, Any] = content["training"]
     return state
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.data import preprocessing
+from bench.data.image_set import class_table
 from bench.data.sources import open_labelled
 from bench.generation.decoding import LATENT_CHANNELS
 from bench.machine import track
@@ -35,11 +37,12 @@ class Pixels:
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Rows to train on, with the name and SHA-256 that trained files record of them."""
+    """Rows to train on, with the name, SHA-256 and classes that trained files record of them."""
 
     data: Data
     name: str
     sha256: str
+    classes: list[dict[str, Any]]
 
 
 def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> TrainingData:
@@ -57,25 +60,30 @@ def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> 
             images for a model of latents.
     """
     encoded = (Path(source) / latents.MANIFEST).is_file()
-    data, sha256, labels = _latents(source, config) if encoded else _pixels(source, config, data_root)
+    data, sha256, labels, told = _latents(source, config) if encoded else _pixels(source, config, data_root)
     classes = int(labels.max()) + 1
     if int(labels.min()) < 0 or classes > config.num_classes:
         raise InputError(
             f"data {source}: {classes} classes, the network has {config.num_classes}; give another data set"
         )
-    return TrainingData(data, source, sha256)
+    return TrainingData(data, source, sha256, told)
 
 
-def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor]:
+def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor, list[dict[str, Any]]]:
     opened = latents.open_latents(Path(source))
     shape, wanted = opened.shape, (config.in_channels, config.input_size, config.input_size)
     if shape != wanted:
         raise InputError(f"data {source}: latents {shape}, the network takes {wanted}; encode at its resolution")
-    return opened, opened.sha256, opened.labels
+    return opened, opened.sha256, opened.labels, class_table(opened.labels)
 
 
-def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor]:
+def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor, list[dict[str, Any]]]:
     if config.in_channels == LATENT_CHANNELS:
+        if Path(source).is_dir() and any(Path(source).rglob("*.npy")):
+            raise InputError(
+                f"data {source}: holds .npy files, such as latents that another tool encoded, which are not read here; "
+                "encode the images themselves with `python -m bench latents --data IMAGES --out DIR`"
+            )
         raise InputError(
             f"data {source}: the network takes latents; encode the images once with "
             f"`python -m bench latents --data {source} --out DIR` and give that directory"
@@ -89,4 +97,4 @@ def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Dat
     labels = opened.labels
     digest = hashlib.sha256(pixels.numpy().tobytes())
     digest.update(labels.numpy().astype("<i8").tobytes())
-    return Pixels(pixels, labels), digest.hexdigest(), labels
+    return Pixels(pixels, labels), digest.hexdigest(), labels, opened.classes

@@ -13,7 +13,8 @@ from bench.records import clear_write_errors, whole_file
 from bench.training.checkpoints import write_tensors
 from bench.training.job import TrainingJob
 from bench.training.log import training_outcome
-from dydit.checkpoint import formats, model_card
+from dydit import checkpoint
+from dydit.checkpoint import model_card
 
 
 def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], made_by: Mapping[str, str]) -> Path:
@@ -40,17 +41,27 @@ def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], 
         "seed": str(recipe.seed),
         "data": job.data.name,
         "data_sha256": job.data.sha256,
+        "classes": json.dumps(job.data.classes),
         "parent_sha256": job.identity["parent_sha256"],
         **made_by,
         **outcome,
     }
     path = out / "model.safetensors"
+    _keep_earlier(path, recipe.steps)
     states = {name: {key: value.cpu() for key, value in state.items()} for name, state in weights.items()}
     write_tensors(states, out / "model.pt")
     averaged = training.kind(**training.model.config.kwargs())
     averaged.load_state_dict(states["ema"])
     with clear_write_errors(path):
-        formats.write_model(path, averaged, record)
+        checkpoint.write(path, averaged, record)
     with whole_file(out / "README.md") as partial:
         partial.write_text(model_card.card_text(averaged, record), encoding="utf-8")
     return path
+
+
+def _keep_earlier(path: Path, steps: int) -> None:
+    """Give the model of a run that was shorter before a name of its own, `model-STEPS.safetensors`."""
+    if path.is_file():
+        earlier = json.loads(checkpoint.read(path).record.get("recipe", "{}")).get("steps")
+        if earlier not in (None, steps):
+            path.rename(path.with_name(f"{path.stem}-{earlier}{path.suffix}"))

@@ -21,6 +21,7 @@ from typing import Any
 
 from torch.distributed.device_mesh import init_device_mesh
 
+from bench.data.image_set import describe_classes
 from bench.machine import ProcessGroup, arithmetic, own_device, status, track
 from bench.records import provenance, take_directory
 from bench.training.checkpoints import newest_checkpoint, read_state, save_checkpoint
@@ -60,6 +61,7 @@ def finetune(options: FinetuneOptions) -> Path | None:
             state = world.agree(lambda: read_state(newest, job.identity))
             world.agree(lambda: job.training.restore(state))
         if world.first:
+            status(f"data {job.data.name}: {describe_classes(job.data.classes)}")
             status(_beginning(job, newest, world.size))
             if job.plan.warning is not None:
                 status(job.plan.warning)
@@ -95,6 +97,6 @@ def _save(job: TrainingJob, state: Mapping[str, Any], log: StepLog) -> None:
 
 def _beginning(job: TrainingJob, newest: Path | None, processes: int) -> str:
     recipe, kind = job.plan.recipe, job.training.kind.__name__
-    where = f"going on from {newest}" if newest else "from the static checkpoint"
+    where = f"going on from {newest}" if newest else f"from {job.options.source}"
     target = "static" if recipe.target is None else f"lambda {recipe.target}"
     return f"{kind}, {target}: step {job.training.step} of {recipe.steps}, {where}; processes: {processes}"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,9 +23,8 @@ from bench.options import (
 )
 from bench.records import file_sha256
 from bench.training.data import TrainingData, open_data
-from dydit import DiT, DiTConfig, InputError, is_router_key, model_config, order_by_importance
+from dydit import DiT, InputError, checkpoint, is_router_key, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.checkpoint import formats
 from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
@@ -86,7 +84,9 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
     """
 
     out: Path = Path("results/local/finetune")
-    source: str = option(name="from", metavar="FILE", help="checkpoint of the static DiT")
+    source: str = option(
+        name="from", metavar="FILE", help="checkpoint of the static DiT, or of the same DyDiT to train further"
+    )
     data: str = option(metavar="NAME|PATH", help="digits, another data set, images, or cached latents")
     recipe: str | None = option(
         None, metavar="NAME", help="such as dydit-xl-0.5 or released-xl-0.7; the options of a recipe change it"
@@ -234,45 +234,38 @@ def prepare_training(
 
 
 def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
-    """The network to train, filled from the static checkpoint, its heads and channels in order.
+    """The network to train, filled from a static checkpoint, its heads and channel groups in order.
+
+    A checkpoint of the same network with routers is trained further, its heads and channel groups left in their places.
 
     Raises:
-        InputError: a checkpoint that is not whole, not static or of another size, or a lambda out of reach.
+        InputError: a checkpoint that is not whole, of another network or size, or a lambda out of reach.
     """
     source = options.source
-    found = formats.read_checkpoint(source, options.weights)
-    if routers := [key for key in found.state if is_router_key(key)]:
+    found = checkpoint.read(source, options.weights)
+    trained = any(is_router_key(key) for key in found.state)
+    name = planned.network if trained or planned.network is None else planned.network.removeprefix("Dy")
+    network = checkpoint.network_of(found, source, model=name, resolution=options.resolution)
+    kind = DiT if planned.kind == STATIC else find_ablation(planned.kind).kind
+    if trained and network.kind is not kind:
         raise InputError(
-            f"{source}: holds routers ({routers[0]}), it is fine-tuned already; give the static checkpoint"
+            f"{source}: holds the routers of a {network.kind.__name__}, and a {kind.__name__} is to be trained; give "
+            "the static checkpoint, or go on with the same network"
         )
-    config = _config(options, planned, found)
-    if planned.kind == STATIC:
-        kind: type[DiT] = DiT
-    else:
-        ablation = find_ablation(planned.kind)
+    if planned.kind != STATIC:
         assert planned.recipe.target is not None
-        ablation.check_target(config, planned.recipe.target)
-        kind = ablation.kind
+        find_ablation(planned.kind).check_target(network.config, planned.recipe.target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)  # decides the routers' weights
-        model = kind(**config.kwargs())
-    formats.load_into(model, found, source)
+        model = kind(**network.config.kwargs())
+    checkpoint.load_into(model, found, source)
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:
         model.set_rates(options.rates, planned.recipe.seed)
-    if planned.ordered:
+    if planned.ordered and not trained:  # trained routers know heads and channel groups by their places
         order_by_importance(model)
     return model
-
-
-def _config(options: FinetuneOptions, planned: TrainingPlan, found: formats.Checkpoint) -> DiTConfig:
-    if planned.network is not None:
-        return model_config(planned.network, options.resolution)
-    try:
-        return DiTConfig(**json.loads(found.record["config"]))
-    except (KeyError, TypeError, json.JSONDecodeError):
-        raise InputError(f"{options.source}: does not name its model; give --model, such as DyDiT-S/2") from None
 
 
 def _told(changes: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.data.image_set import Images
+from bench.data.image_set import Images, describe_classes
 from bench.data.shards import unit_ranges
 from bench.data.sources import open_labelled
 from bench.generation import decoding
@@ -42,6 +42,7 @@ from bench.records import (
     write_json,
 )
 from dydit import VAE_DOWNSAMPLING, InputError, first_line
+from dydit.checkpoint.json_objects import read_object
 
 MANIFEST = "latents.json"
 PROGRESS = "progress.json"
@@ -100,7 +101,7 @@ def open_latents(directory: Path) -> Latents:
     """
     path = directory / MANIFEST
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path, "run `python -m bench latents` again")
         count, unit, shape = int(content["count"]), int(content["unit"]), tuple(int(side) for side in content["shape"])
         sums = {str(name): str(value) for name, value in content["sha256"].items()}
         if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
@@ -138,6 +139,8 @@ def encode_latents(options: LatentsOptions) -> Latents:
     check_device(options.device, torch.float32)
     with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
+        classes = opened.classes
+        status(f"data {options.data}: {describe_classes(classes)}")
         module = decoding.open_autoencoder(options.vae, options.device)
         side = resolution // 2 ** (len(module.config.block_out_channels) - 1)
         identity = {
@@ -151,7 +154,8 @@ def encode_latents(options: LatentsOptions) -> Latents:
             "shape": [LATENT_CHANNELS, side, side],
         }
         sums = _write_files(out, identity, module, opened, torch.device(options.device))
-        content = {"schema_version": SCHEMA_VERSION, **identity, "sha256": sums, "record": environment_record()}
+        content = {"schema_version": SCHEMA_VERSION, **identity, "classes": classes, "sha256": sums}
+        content["record"] = environment_record()
         write_json(content, out / MANIFEST)
     status(f"{out}: latents of {len(opened)} images")
     return open_latents(out)
@@ -180,7 +184,10 @@ def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     path = out / PROGRESS
     if not path.is_file():
         return {}
-    there = json.loads(path.read_text(encoding="utf-8"))
+    remedy = "remove it: the latents are encoded again"
+    there = read_object(path, remedy)
+    if not all(isinstance(there.get(name), dict) for name in ("identity", "sha256")):
+        raise InputError(f"{path}: no record of encoded units; {remedy}")
     check_same_run(out, there["identity"], identity)
     return dict(there["sha256"])
 

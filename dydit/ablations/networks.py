@@ -2,7 +2,7 @@
 
 Each is a `DyDiT` whose blocks carry other routers or use them in another place. It is trained as a DyDiT is,
 `dydit.flops` counts its `Routing`, it starts as the complete DiT and takes the weights of a static checkpoint through
-`dydit.checkpoint.formats.load_into`. We had the names and averages of Table 3's rows, but not the paper's text about
+`dydit.checkpoint.load_into`. We had the names and averages of Table 3's rows, but not the paper's text about
 them: "our reading" marks what we chose ourselves.
 
 Shape letters: N images, L blocks, T tokens, C hidden size, H heads (and channel groups, of which there are as many).

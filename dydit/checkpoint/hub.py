@@ -1,6 +1,6 @@
 """Trained networks as folders and hub repositories, through huggingface_hub's own mixin.
 
-A folder holds `model.safetensors` as `formats.write_model` makes it, `config.json` and the model card `README.md`.
+A folder holds `model.safetensors` as `writing.write` makes it, `config.json` and the model card `README.md`.
 `python -m bench finetune` writes such a folder, too.
 """
 
@@ -12,7 +12,8 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
 
-from dydit.checkpoint import formats, model_card
+from dydit import checkpoint
+from dydit.checkpoint import model_card
 from dydit.dit import DiT
 from dydit.errors import InputError, first_line
 
@@ -20,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 
 class Pretrained(ModelHubMixin):
-    """A network, of any kind that `formats.load_model` knows, with the text record of its weights.
+    """A network, of any kind that `network.load_model` knows, with the text record of its weights.
 
     `save_pretrained(directory)`, `Pretrained.from_pretrained(directory or repository).model` and `push_to_hub` come
     from the mixin. Unlike its variant for PyTorch modules, loading is strict and finds the network's class by itself.
@@ -35,7 +36,7 @@ class Pretrained(ModelHubMixin):
         return ModelCard(model_card.card_text(self.model, self.record))
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        formats.write_model(save_directory / WEIGHTS, self.model, self.record)
+        checkpoint.write(save_directory / WEIGHTS, self.model, self.record)
 
     @classmethod
     def _from_pretrained(cls, *, model_id: str, **options: Any) -> Pretrained:
@@ -52,4 +53,5 @@ class Pretrained(ModelHubMixin):
                 path = Path(hf_hub_download(model_id, WEIGHTS, **fetch))
             except Exception as error:  # the hub raises many kinds; a user needs one line
                 raise InputError(f"{model_id}: no folder, and no {WEIGHTS} on the hub ({first_line(error)})") from None
-        return cls(*formats.load_model(path))
+        model, found = checkpoint.load_model(path)
+        return cls(model, found.record)

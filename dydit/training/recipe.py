@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from dydit.config import check_lambda
 from dydit.errors import InputError
@@ -82,6 +85,13 @@ class Recipe:
             raise InputError(
                 f"recipe: target_hold {self.target_hold} must lie before target_reached {self.target_reached}"
             )
+
+    @classmethod
+    def completed(cls, record: Mapping[str, Any]) -> dict[str, Any]:
+        """A recipe's record with the defaults of fields that did not exist when it was written."""
+        fields = dataclasses.fields(cls)
+        defaults = {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
+        return {**defaults, **record}
 
     @property
     def micro_batch_size(self) -> int:

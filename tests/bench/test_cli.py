@@ -26,7 +26,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
         (["flops", "--models", "DiT-XL/3"], "DiT-XL/2"),
         (["flops", "--lambdas", "0"], "(0, 1]"),
         (["flops", "--lambdas", "1.2"], "(0, 1]"),
-        (["flops", "--checkpoint", "x.pt"], "--models"),
+        (["flops", "--checkpoint", "x.pt"], "no such checkpoint file"),
         (["flops", "--checkpoint", "x.pt", "--models", "DyDiT-S/2", "--lambdas", "0.5"], "x.pt"),
         (["reproduce", "--tier", "huge"], "smoke, default, full"),
         (["reproduce", "--checkpoints", "nowhere"], "nowhere/dit-m.safetensors"),

@@ -102,7 +102,14 @@ def test_attention_ignores_the_order_of_tokens_and_the_position_table_restores_i
     assert (model(x.flip(-1), t, y).flip(-1) - model(x, t, y)).abs().amax() > 1e-2
 
 
-@pytest.mark.parametrize(("dropout", "expected"), [(0.0, 0.0), (0.1, 0.1), (0.5, 0.5), (1.0, 1.0)])
+def test_a_table_without_label_dropout_has_no_null_label() -> None:
+    embedder = LabelEmbedder(NULL, 4, 0.0)
+    assert len(embedder.embedding_table.weight) == NULL
+    y = torch.arange(NULL)
+    assert torch.equal(embedder(y), embedder.embedding_table.weight)
+
+
+@pytest.mark.parametrize(("dropout", "expected"), [(0.1, 0.1), (0.5, 0.5), (1.0, 1.0)])
 def test_training_replaces_a_share_of_labels_by_the_null_label(dropout: float, expected: float) -> None:
     embedder = LabelEmbedder(NULL, 4, dropout)
     torch.manual_seed(0)

@@ -16,6 +16,7 @@ from torch import Tensor
 from bench.data import preprocessing
 from bench.data.image_set import Images, StreamedImages
 from bench.data.sets.catalogue import DataSet
+from bench.machine import status
 from dydit import InputError
 
 
@@ -74,16 +75,33 @@ def parquet_files(entry: DataSet, split: str, directory: Path) -> list[Path]:
     """
     for pattern in (f"data/{split}-*", f"{entry.config}/{split}-*", f"{entry.config}/{split}/*"):
         files = sorted(directory.glob(f"{pattern}.parquet"))
-        if not files:
-            continue
-        count = re.search(r"-of-(\d+)\.parquet$", files[0].name)
-        if count is not None and len(files) != int(count[1]):
-            raise InputError(
-                f"{files[0].parent}: {len(files)} of {int(count[1])} parquet files of split {split} are there; "
-                "download the others"
-            )
-        return files
+        if files:
+            _check_series(files, split)
+            return files
     return []
+
+
+def _check_series(files: list[Path], split: str) -> None:
+    """Refuse numbered files `...-00000-of-00003[-FINGERPRINT].parquet` of which some are missing, double or foreign.
+
+    Raises:
+        InputError: otherwise; the folder and the numbers are named.
+    """
+    found = [re.search(r"-(\d+)-of-(\d+)(?:-[0-9a-fA-F]+)?\.parquet$", file.name) for file in files]
+    numbered = [match for match in found if match is not None]
+    if not numbered:
+        return
+    if len(numbered) < len(files) or len({match[2] for match in numbered}) > 1:
+        names = ", ".join(file.name for file in files[:4])
+        raise InputError(f"{files[0].parent}: files of more than one series, such as {names}; keep one of them")
+    numbers, count = [int(match[1]) for match in numbered], int(numbered[0][2])
+    if len(set(numbers)) < len(numbers):
+        raise InputError(f"{files[0].parent}: a part of split {split} is there twice; keep one copy of each")
+    if missing := sorted(set(range(count)) - set(numbers)):
+        raise InputError(
+            f"{files[0].parent}: {len(files)} of {count} parquet files of split {split} are there, number {missing[0]} "
+            "is missing; download the others"
+        )
 
 
 def from_parquet(entry: DataSet, split: str, files: list[Path], resolution: int) -> Images:
@@ -92,7 +110,9 @@ def from_parquet(entry: DataSet, split: str, files: list[Path], resolution: int)
     Raises:
         InputError: a file that is not whole, or that lacks a column of the data set.
     """
-    rows, _ = _parquet_rows(entry, files, streaming=False)
+    rows, count = _parquet_rows(entry, files, streaming=False)
+    if count != entry.splits[split]:
+        status(f"{files[0].parent}: {count} rows; split {split} of {entry.title} has {entry.splits[split]}")
     return _mapped(rows, entry, split, resolution)
 
 
@@ -117,12 +137,19 @@ def _parquet_rows(entry: DataSet, files: list[Path], streaming: bool) -> tuple[A
             header = pyarrow.parquet.read_metadata(path)
         except Exception as error:  # Arrow's own errors and the system's
             raise InputError(f"{path}: not a whole parquet file ({_reason(error)}); download it again") from error
-        _check_columns(entry, str(path), header.schema.to_arrow_schema().names)
+        schema = header.schema.to_arrow_schema()
+        _check_columns(entry, str(path), schema.names)
+        kind = schema.field(entry.image_column).type
+        if not (pyarrow.types.is_struct(kind) or pyarrow.types.is_binary(kind) or pyarrow.types.is_large_binary(kind)):
+            raise InputError(
+                f"{path}: column {entry.image_column} is {str(kind)[:100]}; it must hold one picture per row, as a "
+                "structure of bytes and path"
+            )
         count += header.num_rows
-    kind = datasets.IterableDataset if streaming else datasets.Dataset
+    opener = datasets.IterableDataset if streaming else datasets.Dataset
     try:
         with _bars_on_terminals_only():
-            rows = kind.from_parquet([str(path) for path in files], columns=_columns(entry))
+            rows = opener.from_parquet([str(path) for path in files], columns=_columns(entry))
     except Exception as error:  # as in `from_hub`
         raise InputError(
             f"{files[0].parent}: cannot be read ({_reason(error)}); download the parquet files again"

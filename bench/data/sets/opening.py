@@ -13,7 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from bench.data import image_set
-from bench.data.files import open_folder
+from bench.data.folder import open_folder
 from bench.data.image_set import Images, StreamedImages
 from bench.data.preprocessing import centre_crop, pad, to_tensor
 from bench.data.sets import cifar, digits, fashion, hub
@@ -139,7 +139,13 @@ def _from_archive_or_folder(entry: DataSet, split: str, directory: Path, resolut
             f"{directory}: no split {split} of {entry.name}; looked for data/{split}-*.parquet, "
             f"{entry.config}/{split}-*.parquet, {entry.config}/{split}/*.parquet{own} and the folder {split}"
         )
-    opened = open_folder(folder, title, None if entry.native else resolution, entry.classes or None)
+    opened = open_folder(
+        folder,
+        title,
+        None if entry.native else resolution,
+        labelled=entry.classes > 0,
+        classes=entry.classes or None,
+    )
     return _cropped(_padded(opened, entry), entry, resolution) if entry.native else opened
 
 

@@ -16,8 +16,7 @@ from bench.data import preprocessing
 from bench.machine import cpu_threads
 from bench.quality.features.layers import LOGITS, SPATIAL, LayerNames, check_finite, spatial_features
 from bench.records import shipped_data
-from dydit import InputError
-from dydit.checkpoint import formats
+from dydit import InputError, checkpoint
 
 BATCH_SIZE = 64
 """Of the training."""
@@ -160,7 +159,7 @@ def accuracy(model: Classifier, images: Tensor, labels: Tensor) -> float:
 
 def save_classifier(model: Classifier, path: Path, metadata: Mapping[str, str]) -> None:
     """Write the weights as safetensors, with a record of their training as metadata; no half-written file is left."""
-    formats.write_tensors(path, model.state_dict(), metadata)
+    checkpoint.write_tensors(path, model.state_dict(), metadata)
 
 
 def load_classifier(kind: ClassifierKind, path: Path) -> Classifier:

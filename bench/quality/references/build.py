@@ -86,7 +86,8 @@ def merge_references(parts: Sequence[Reference]) -> Reference:
     parts have no more than `KEPT_ROWS` images together, these are all rows.
 
     Raises:
-        InputError: no parts, parts of different extractors, weights, sizes or data, or parts without a count.
+        InputError: no parts, parts of different extractors, weights, sizes or data, parts without a count, a part that
+            is given twice, or parts that are not 1 to N of one N.
     """
     if not parts:
         raise InputError("merge: no references given; name at least one")
@@ -98,6 +99,7 @@ def merge_references(parts: Sequence[Reference]) -> Reference:
             _check_same(fact, first, first.record.get(fact), part, part.record.get(fact))
         if part.pool.count < 2:
             raise InputError(f"{part.name}: its file does not say how many images it stands for; it cannot be merged")
+    _check_complete(parts)
     counts = np.cumsum([0, *(part.pool.count for part in parts)])
     shares = np.diff(counts * min(int(counts[-1]), KEPT_ROWS) // counts[-1])
     rows = [
@@ -127,6 +129,22 @@ def _combined(parts: Sequence[Statistics]) -> Statistics:
     for part in parts[1:]:
         moments.merge(Moments.of(part))
     return moments.statistics()
+
+
+def _check_complete(parts: Sequence[Reference]) -> None:
+    """Refuse files that count an image twice or leave one out, as far as their records tell."""
+    sums = [part.record.get("sha256") for part in parts]
+    for part, sha256 in zip(parts, sums, strict=True):
+        if sha256 is not None and sums.count(sha256) > 1:
+            raise InputError(f"merge: {part.name} is given {sums.count(sha256)} times; give each part once")
+    told = [part.record.get("part") for part in parts]
+    if not any(told):
+        return
+    of = str(next(name for name in told if name)).partition("/")[2]
+    wanted = [f"{number}/{of}" for number in range(1, int(of) + 1)] if of.isdecimal() else []
+    if sorted(map(str, told)) != sorted(wanted):
+        shown = ", ".join("a whole set" if name is None else str(name)[:20] for name in told[:10])
+        raise InputError(f"merge: the files are {shown}; give the parts 1/{of} to {of}/{of}, each once")
 
 
 def _check_same(fact: str, first: Reference, one: Any, other: Reference, two: Any) -> None:

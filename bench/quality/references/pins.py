@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,6 +12,7 @@ from bench.quality.references import manifest
 from bench.quality.references.manifest import SCHEMA_VERSION, Entry
 from bench.records import file_sha256, write_json
 from dydit import InputError
+from dydit.checkpoint.json_objects import read_object
 
 _LARGE = 2**29
 
@@ -99,11 +99,13 @@ def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:
 def _pins_in(root: Path) -> dict[str, Pin]:
     path = root / "pins.json"
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_object(path, "restore it from the repository")
         if record["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema_version {record['schema_version']}")
         return {name: Pin(**fields) for name, fields in record["pins"].items()}
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except InputError:
+        raise
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(f"{path}: not a record of checksums ({error}); restore it from the repository") from error

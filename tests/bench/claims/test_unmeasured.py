@@ -23,7 +23,7 @@ from bench.claims import (
 from bench.claims.published import PublishedValue
 from bench.claims.subject import KINDS, quantity_kind
 from bench.claims.unmeasured import route_of
-from dydit.checkpoint import formats
+from dydit import checkpoint
 from dydit.training.published_recipes import RECIPES
 
 ROWS = unmeasured_rows(set(), "smoke")
@@ -89,8 +89,8 @@ def test_the_headline_rows_are_printed_and_their_checkpoints_released() -> None:
     for rows in HEADLINE_ROWS.values():
         for file, table, row in rows:
             assert any((value.table, value.row) == (table, row) for value in load_published(file)), (file, table, row)
-    assert {name for name in HEADLINE_ROWS if name.startswith("dydit")} == set(formats.PUBLISHED)
-    assert {f"dydit-xl-2-lambda-{target}" for target in RELEASED_LAMBDAS} == set(formats.PUBLISHED)
+    assert {name for name in HEADLINE_ROWS if name.startswith("dydit")} == set(checkpoint.PUBLISHED)
+    assert {f"dydit-xl-2-lambda-{target}" for target in RELEASED_LAMBDAS} == set(checkpoint.PUBLISHED)
 
 
 @pytest.mark.parametrize(

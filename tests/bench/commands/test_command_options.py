@@ -16,10 +16,10 @@ OPTIONS = {
         --threads --vae --images --engine --dtype --tf32 --png --samples --lambda --gpus --rate --reference
         --extractor --extractor-weights --weights-sha256 --data-root --strict
     """,
-    "flops": "--out --models --lambdas --checkpoint --images --steps --strict",
+    "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
         --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
-        --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps
+        --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --model --weights --steps
     """,
     "generate": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
@@ -49,6 +49,7 @@ OPTIONS = {
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
         --threads --vae --images
     """,
+    "inspect": "FILE --model --resolution --weights",
     "report": "--results --speed --study --check",
 }
 """Options by command; arguments without dashes as `--help` calls them."""

@@ -12,8 +12,7 @@ from bench.records import run_record
 from bench.records.tables import read_table
 from bench.reproduction import reproduce
 from bench.studies.samples import committed_file
-from dydit import InputError
-from dydit.checkpoint import formats
+from dydit import InputError, checkpoint
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
 
@@ -69,7 +68,7 @@ def test_tier_full_names_all_that_is_missing_before_any_work(tmp_path: Path, mon
         reproduce.reproduce(tmp_path / "out", "full")
     message = str(caught.value)
     assert len(message.splitlines()) == 1
-    for name, (_, file) in formats.PUBLISHED.items():
+    for name, (_, file) in checkpoint.PUBLISHED.items():
         assert name in message and file in message
 
 

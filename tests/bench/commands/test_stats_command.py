@@ -308,4 +308,4 @@ def test_a_part_that_does_not_exist_is_refused(stats: Stats, arguments: tuple[st
 def test_a_whole_that_lacks_a_part_is_refused(stats: Stats, tmp_path: Path) -> None:
     assert stats("build", "digits", "--part", "1/2", "--out", tmp_path)[0] == 0
     status, _, err = stats("merge", "digits", tmp_path / "digits.1of2.npz")
-    assert status == 2 and "the manifest says 1797; give every part" in err
+    assert status == 2 and "give the parts 1/2 to 2/2" in err

@@ -180,9 +180,12 @@ def test_a_manifest_is_found_where_there_is_a_run(tmp_path: Path) -> None:
     ("text", "message"),
     [
         (None, "bench generate"),
-        ("{", "not a manifest"),
-        ("[]", "not a manifest"),
-        ('{"schema_version": 1, "count": 0, "unit": 1, "shape": [1, 1, 1], "identity": {}, "record": {}}', "below 1"),
+        ("{", "not JSON"),
+        ("[]", "holds a JSON list"),
+        (
+            '{"schema_version": 1, "count": 0, "unit": 1, "shape": [1, 1, 1], "identity": {}, "record": {}}',
+            "whole number from 1",
+        ),
         ('{"schema_version": 1, "count": 4, "unit": 1, "shape": [1, 1], "identity": {}, "record": {}}', "not a man"),
         ('{"schema_version": 2}', "newer than 1"),
     ],

@@ -23,8 +23,7 @@ from bench.flops.remarks import flops_remarks
 from bench.flops.tables import COLUMNS, flops_table, operator_table, parameters_table
 from bench.flops.verdicts import judge_flops, published_macs
 from bench.records.tables import read_table
-from dydit import DiT, DiTConfig, DyDiT, InputError, model_config
-from dydit.checkpoint import formats
+from dydit import DiT, DiTConfig, DyDiT, InputError, checkpoint, model_config
 from dydit.flops import (
     CONVENTIONS,
     DIT_PAPER,
@@ -220,12 +219,12 @@ def test_executed_macs_of_the_masked_forward_ignore_the_masks():
 
 
 def claimed(path, **changes):
-    return measure_checkpoint(path, TINY, **({"steps": 4, "images": 3, "batch_size": 3} | changes))
+    return measure_checkpoint(path, **({"steps": 4, "images": 3, "batch_size": 3} | changes))
 
 
 def test_claimed_macs_of_a_checkpoint(tmp_path, measured):
     path = tmp_path / "tiny.safetensors"
-    formats.write_model(path, randomised(DyDiT(**TINY.kwargs())))
+    checkpoint.write(path, randomised(DyDiT(**TINY.kwargs())))
     whole, split = claimed(path), claimed(path, batch_size=2)
     assert 0 < whole.ratio < 1
     assert len(whole.ratio_by_step) == 4
@@ -253,7 +252,7 @@ def test_an_all_open_checkpoint_claims_the_complete_model(tmp_path):
     for block in model.blocks:  # the biases alone decide, whatever an untrained network makes of its input
         for router in (block.attn_rate.router, block.mlp_rate.router, block.token_selection.mlp_head[2]):
             torch.nn.init.zeros_(router.weight)
-    formats.write_model(path, model)
+    checkpoint.write(path, model)
     run = claimed(path, steps=2, images=1, batch_size=8)
     assert run.ratio == 1.0
     for convention in CONVENTIONS:
@@ -262,7 +261,7 @@ def test_an_all_open_checkpoint_claims_the_complete_model(tmp_path):
 
 def test_checkpoints_that_cannot_be_measured(tmp_path):
     path = tmp_path / "static.safetensors"
-    formats.write_model(path, DiT(**TINY.kwargs()))
+    checkpoint.write(path, DiT(**TINY.kwargs()))
     with pytest.raises(InputError, match="holds no routers"):
         claimed(path)
     with pytest.raises(InputError, match="images = 0"):

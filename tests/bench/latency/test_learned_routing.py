@@ -13,7 +13,7 @@ from bench.latency.learned_routing import LearnedRun, _engines
 from bench.machine import Budget
 from bench.records import read_run, read_table
 from bench.studies.samples import committed_file
-from dydit.checkpoint import formats
+from dydit import checkpoint
 from dydit.flops import MATMUL, macs
 from dydit.sampling import generate
 
@@ -36,8 +36,8 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
     assert list(table.index) == ["static", "plain", "masked", "realised"]
     assert (table["lambda"] == 0.5).all() and (table["steps"] == STEPS).all()
     assert table.loc["static", "speedup"] == table.loc["plain", "over_plain"] == 1
-    config = formats.load_model(FILE)[0].config
-    counted = measure_checkpoint(FILE, config, steps=STEPS, images=3, batch_size=3)
+    config = checkpoint.load_model(FILE)[0].config
+    counted = measure_checkpoint(FILE, steps=STEPS, images=3, batch_size=3)
     expected = counted.macs.total(MATMUL) / macs(config).total(MATMUL)
     assert table.loc["realised", "flops_ratio"] == pytest.approx(expected)
     assert (table["efficiency"] * table["macs_ratio"]).to_numpy() == pytest.approx(table["speedup"].to_numpy())
@@ -46,8 +46,8 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
 
 
 def test_engines_draw_the_same_images() -> None:
-    network, _ = formats.load_model(FILE)
-    run = LearnedRun(FILE, [3], STEPS, "cpu", "fp32", 0, Budget())
+    network, _ = checkpoint.load_model(FILE)
+    run = LearnedRun(FILE, None, None, "ema", [3], STEPS, "cpu", "fp32", 0, Budget())
     diffusion = run.diffusion()
     drawn = {}
     with torch.inference_mode():

@@ -21,9 +21,8 @@ from bench.reproduction.network import Network
 from bench.reproduction.plan import PlanOptions, RunPlan, make_plan
 from bench.reproduction.rate import sample_of
 from bench.studies.samples import committed_file
-from dydit import DyDiT, InputError, model_config
+from dydit import DyDiT, InputError, checkpoint, model_config
 from dydit.ablations import find_ablation
-from dydit.checkpoint import formats
 from dydit.flops import MATMUL, macs, target_macs
 
 pytestmark = pytest.mark.usefixtures("bare_machine")
@@ -106,9 +105,9 @@ def test_a_published_model_is_planned_at_its_printed_flops(tmp_path: Path) -> No
 
 
 def test_a_network_that_only_the_masked_engine_runs_is_planned_with_it(tmp_path: Path) -> None:
-    config = formats.load_model(DIGITS)[0].config
+    config = checkpoint.load_model(DIGITS)[0].config
     path = tmp_path / "layer-skip-only.safetensors"
-    formats.write_model(path, find_ablation("layer-skip-only").build(config))
+    checkpoint.write(path, find_ablation("layer-skip-only").build(config))
     made = make_plan(plan(tmp_path, checkpoint=str(path), rate=1.0))  # no --lambda is asked for
     whole = macs(config, dynamic=True).total(MATMUL)
     assert cell(made, "multiply-adds of a pass") == pytest.approx(whole / 1e9)
@@ -132,7 +131,7 @@ def test_trained_weights_are_timed_with_their_own_routing(tmp_path: Path) -> Non
     assert set(made.rate.rounds_ms) == {"steps", "decoding"}
     steps, decoding = (made.rate.rounds_ms[name][0] for name in ("steps", "decoding"))
     assert made.rate.images_per_s == pytest.approx(6 / (steps * 40 / 2 + decoding) * 1e3)
-    model, _ = formats.load_model(DIGITS)
+    model, _ = checkpoint.load_model(DIGITS)
     whole = macs(model.config, dynamic=True).total(MATMUL) / 1e9
     assert 0.2 * whole < cell(made, "multiply-adds of a pass") < 0.9 * whole
 
@@ -216,7 +215,7 @@ def test_every_missing_file_is_listed_with_where_to_get_it(tmp_path: Path) -> No
 
 
 def test_files_that_are_there_are_found(tmp_path: Path, inception_weights: Any) -> None:
-    file = formats.PUBLISHED["dydit-xl-2-lambda-0.5"][1]
+    file = checkpoint.PUBLISHED["dydit-xl-2-lambda-0.5"][1]
     released = on_hub(tmp_path / "hub", "heisejiasuo/DyDiT", file) / file
     vae = on_hub(tmp_path / "hub", "stabilityai/sd-vae-ft-ema", *requirements.VAE_FILES)
     (tmp_path / "VIRTUAL_imagenet256_labeled.npz").touch()
@@ -346,7 +345,7 @@ def test_what_would_stop_the_run_is_refused(tmp_path: Path, options: dict[str, A
 def test_a_network_that_only_its_file_names_needs_its_autoencoder_to_be_timed(tmp_path: Path) -> None:
     path = tmp_path / "latent.safetensors"
     config = {"input_size": 4, "patch_size": 2, "in_channels": 4, "hidden_size": 16, "depth": 1, "num_heads": 2}
-    formats.write_model(path, DyDiT(**config), {"recipe": json.dumps({"target": 0.5})})
+    checkpoint.write(path, DyDiT(**config), {"recipe": json.dumps({"target": 0.5})})
     with pytest.raises(InputError, match="without its autoencoder"):
         make_plan(plan(tmp_path, checkpoint=str(path)))
     made = make_plan(plan(tmp_path, checkpoint=str(path), rate=1.0))

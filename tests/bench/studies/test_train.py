@@ -35,9 +35,8 @@ from bench.studies.catalogue import (
 )
 from bench.studies.samples import DIRECTORY, Sampling, Variant, compared_variants, draw_samples, load_stage
 from bench.studies.train import evaluated, train_all
-from dydit import DiTConfig, DyDiT, InputError
+from dydit import DiTConfig, DyDiT, InputError, checkpoint
 from dydit.ablations.networks import RandomRouting
-from dydit.checkpoint import formats
 from dydit.training import Recipe
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -69,16 +68,17 @@ def test_a_second_training_keeps_finished_files_and_repairs_a_changed_one(traine
     before = {path: path.stat().st_mtime_ns for path in trained.glob("*.safetensors")}
     victim = trained / "dydit-m-random-0.5-s1.safetensors"
     content = victim.read_bytes()
-    model, record = formats.load_model(victim)
-    formats.write_model(victim, model, record | {"seed": "other"}, dtype=torch.float16)
+    model, found = checkpoint.load_model(victim)
+    record = found.record
+    checkpoint.write(victim, model, record | {"seed": "other"}, dtype=torch.float16)
     assert train_all(TRIAL, trained) == 1
     assert victim.read_bytes() == content
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != victim)
 
 
 def test_the_random_control_meets_the_learned_rates(trained: Path) -> None:
-    learned = formats.load_model(trained / "dydit-m-0.5-s1.safetensors")[0]
-    random = formats.load_model(trained / "dydit-m-random-0.5-s1.safetensors")[0]
+    learned = checkpoint.load_model(trained / "dydit-m-0.5-s1.safetensors")[0]
+    random = checkpoint.load_model(trained / "dydit-m-random-0.5-s1.safetensors")[0]
     data = digits.load_digits()
     routing = evaluated(learned, preprocessing.to_model(data.images), data.labels).routing
     assert routing is not None and isinstance(random, RandomRouting)
@@ -87,7 +87,7 @@ def test_the_random_control_meets_the_learned_rates(trained: Path) -> None:
 
 def test_without_ordering_the_heads_stay_where_they_were(trained: Path) -> None:
     parent, kept, sorted_ = (
-        formats.read_checkpoint(trained / f"{name}.safetensors").state["blocks.0.attn.qkv.weight"].float()
+        checkpoint.read(trained / f"{name}.safetensors").state["blocks.0.attn.qkv.weight"].float()
         for name in ("dit-m", "dydit-m-no-ordering-0.5-s2", "dydit-m-0.5-s1")
     )
     assert torch.allclose(parent, kept, atol=0.01)  # three steps of training move little
@@ -145,7 +145,7 @@ def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
     assert {path.stem for path in files} == {*COMMITTED, classifiers.DIGITS.weights.stem}
     assert sum(path.stat().st_size for path in files) < 8_000_000
     for path in files:
-        record = formats.read_checkpoint(path).record
+        record = checkpoint.read(path).record
         assert record["data_sha256"] == digits.checksum()
         assert record["seed"].isdigit()
         assert "small-scale" in record["command"]
@@ -155,7 +155,8 @@ def test_committed_checkpoints_say_how_they_were_made_and_are_small() -> None:
 @pytest.mark.parametrize("name", COMMITTED)
 def test_committed_checkpoints_belong_to_the_stages_of_this_code(name: str) -> None:
     (stage,) = (stage for stage in DIGITS.stages if stage.name == name)
-    model, record = formats.load_model(DIRECTORY / f"{name}.safetensors")
+    model, found = checkpoint.load_model(DIRECTORY / f"{name}.safetensors")
+    record = found.record
     assert model.config == stage.network
     assert isinstance(model, DyDiT) == (stage.recipe.target is not None)
     assert Recipe(**json.loads(record["recipe"])) == stage.recipe
@@ -241,7 +242,8 @@ def test_cifar10_is_trained_generated_and_scored_by_the_commands(
     files = sorted(out.iterdir())
     assert [path.name for path in files] == [f"{stage.name}.safetensors" for stage in sorted_stages()]
     for path in files:
-        model, record = formats.load_model(path)
+        model, found = checkpoint.load_model(path)
+        record = found.record
         assert (model.config.in_channels, model.pos_embed.dtype) == (3, torch.float32)
         assert record["data"] == "cifar10 train"
     times = [path.stat().st_mtime_ns for path in files]
@@ -270,9 +272,9 @@ def test_other_data_are_trained_anew(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     study = find_study("cifar10")
     first, second = cifar_folders(tmp_path / "a"), cifar_folders(tmp_path / "b", count=20)
     train_all(study.shortened(10**6), tmp_path / "out", data_root=first)
-    record = formats.read_checkpoint(tmp_path / "out" / "dit.safetensors").record
+    record = checkpoint.read(tmp_path / "out" / "dit.safetensors").record
     train_all(study.shortened(10**6), tmp_path / "out", data_root=second)
-    other = formats.read_checkpoint(tmp_path / "out" / "dit.safetensors").record
+    other = checkpoint.read(tmp_path / "out" / "dit.safetensors").record
     assert other["data_sha256"] != record["data_sha256"]
     assert other["recipe"] == record["recipe"]
 
@@ -283,7 +285,8 @@ def test_a_gpu_trains_files_that_any_machine_reads(monkeypatch: pytest.MonkeyPat
     data = cifar_folders(tmp_path / "data")
     study = find_study("cifar10").shortened(100_000)
     train_all(study, tmp_path / "out", device="cuda", data_root=data)
-    model, record = formats.load_model(tmp_path / "out" / "dydit-0.5.safetensors")
+    model, found = checkpoint.load_model(tmp_path / "out" / "dydit-0.5.safetensors")
+    record = found.record
     assert record["device"] == torch.cuda.get_device_name()
     assert model.pos_embed.device.type == "cpu"
     assert all(bool(parameter.isfinite().all()) for parameter in model.parameters())

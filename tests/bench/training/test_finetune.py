@@ -15,9 +15,8 @@ from bench import cli
 from bench.data.sets import digits
 from bench.training import finetune, job, log
 from bench.training.job import FinetuneOptions, build_network, plan_training
-from dydit import DiT, DyDiT
+from dydit import DiT, DyDiT, checkpoint
 from dydit.ablations.registry import ABLATIONS
-from dydit.checkpoint import formats
 from dydit.checkpoint.hub import Pretrained
 from dydit.dydit import is_router_key
 from dydit.training import NamedRecipe, Recipe
@@ -39,11 +38,12 @@ def test_a_run_writes_its_log_checkpoints_and_exported_files(whole: Path) -> Non
 def test_exported_files_load_and_generate(
     whole: Path, exported: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model, record = formats.load_model(whole / "model.safetensors")
+    model, found = checkpoint.load_model(whole / "model.safetensors")
+    record = found.record
     assert type(model) is DyDiT and record["data_sha256"] == digits.checksum()
     assert json.loads(record["recipe"])["target"] == 0.5
     for weights, expected in (("ema", model.state_dict()), ("model", exported(whole)["model"])):
-        found = formats.read_checkpoint(whole / "model.pt", weights).state
+        found = checkpoint.read(whole / "model.pt", weights).state
         assert found.keys() == expected.keys() and all(torch.equal(found[key], expected[key]) for key in expected)
     card = (whole / "README.md").read_text()
     assert "lambda) 0.5" in card and record["parent_sha256"] in card and "complete_warmup | 3" in card
@@ -58,7 +58,7 @@ def test_exported_files_load_and_generate(
 def test_the_network_starts_from_the_static_weights_in_order_or_not(
     tmp_path: Path, static: str, options: Callable[..., FinetuneOptions]
 ) -> None:
-    start = formats.load_model(static)[0]
+    start = checkpoint.load_model(static)[0]
     inputs = torch.randn(2, 1, 8, 8), torch.tensor([10, 900]), torch.tensor([1, 2])
     for ablation in ((), ("no-ordering",)):
         wanted = options(tmp_path, ablation=ablation)
@@ -83,10 +83,10 @@ def test_random_routing_trains_at_given_rates_and_soft_gates_at_lambda_one(
         ("soft-gated", {"steps": 2, "target": 1.0}, {}),
     ):
         path = finetune.finetune(options(tmp_path / name, changes, ablation=(name,), **others))
-        assert path is not None and type(formats.load_model(path)[0]) is ABLATIONS[name].kind
-    assert formats.read_checkpoint(tmp_path / "random" / "model.safetensors").state[
-        "random_rates"
-    ].tolist() == pytest.approx([0.5, 0.5, 0.8])
+        assert path is not None and type(checkpoint.load_model(path)[0]) is ABLATIONS[name].kind
+    assert checkpoint.read(tmp_path / "random" / "model.safetensors").state["random_rates"].tolist() == pytest.approx(
+        [0.5, 0.5, 0.8]
+    )
 
 
 def test_the_static_control_is_trained_by_the_same_recipe(
@@ -94,7 +94,8 @@ def test_the_static_control_is_trained_by_the_same_recipe(
 ) -> None:
     path = finetune.finetune(options(tmp_path, {"steps": 2}, ablation=("static",)))
     assert path is not None
-    model, record = formats.load_model(path)
+    model, found = checkpoint.load_model(path)
+    record = found.record
     assert type(model) is DiT and not any(map(is_router_key, model.state_dict()))
     recipe = json.loads(record["recipe"])
     assert (recipe["target"], recipe["complete_warmup"], recipe["steps"]) == (None, 0, 2)

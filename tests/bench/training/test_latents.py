@@ -15,8 +15,7 @@ from bench import cli
 from bench.generation.decoding import LATENT_SCALE
 from bench.training import finetune, latents
 from bench.training.job import FinetuneOptions
-from dydit import DiT, DyDiT, InputError
-from dydit.checkpoint import formats
+from dydit import DiT, DyDiT, InputError, checkpoint
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -148,7 +147,7 @@ def test_what_cannot_be_encoded_is_refused(
 
 def static(path: Path, **changes: Any) -> str:
     config = {"input_size": 4, "patch_size": 2, "in_channels": 4, "hidden_size": 24, "depth": 1, "num_heads": 2}
-    formats.write_model(path, DiT(**{**config, "num_classes": 3, **changes}))
+    checkpoint.write(path, DiT(**{**config, "num_classes": 3, **changes}))
     return str(path)
 
 
@@ -161,8 +160,8 @@ def options(tmp_path: Path, data: Path, **changes: Any) -> FinetuneOptions:
 def test_a_network_is_fine_tuned_on_latents(made: Path, tmp_path: Path) -> None:
     path = finetune.finetune(options(tmp_path, made))
     assert path is not None
-    model, record = formats.load_model(path)
-    assert type(model) is DyDiT and record["data_sha256"] == latents.open_latents(made).sha256
+    model, found = checkpoint.load_model(path)
+    assert type(model) is DyDiT and found.record["data_sha256"] == latents.open_latents(made).sha256
 
 
 @pytest.mark.parametrize(

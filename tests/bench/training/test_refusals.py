@@ -10,8 +10,7 @@ import pytest
 
 from bench import cli
 from bench.studies.samples import committed_file
-from dydit import DiT
-from dydit.checkpoint import formats
+from dydit import DiT, checkpoint
 
 DYNAMIC = committed_file(0.7)
 
@@ -32,17 +31,17 @@ def folder(tmp_path: Path, pictures: Callable[..., Path]) -> Path:
 @pytest.mark.parametrize(
     ("more", "message"),
     [
-        ("--data {0}/unlabelled", "no class labels"),
+        ("--data {0}/unlabelled", "lies in no class folder"),
         ("--data {0}/npz.npz", "no class labels"),
         ("--data {0}/small", "6x6 pixels, smaller than the crop of 8x8"),
         ("--data {0}/small-npz.npz", "6x6 pixels, asked for 8x8"),
         ("--data {0}/colour", "colour"),
         ("--data nowhere", "no such file or folder"),
         ("--out {0}/file/out", "is a file"),
-        ("--model DyDiT-S/2", "has shape"),
-        (f"--from {DYNAMIC}", "fine-tuned already; give the static checkpoint"),
+        ("--model DyDiT-S/2", "has depth = 4, DiT-S/2 has 12"),
+        (f"--from {DYNAMIC} --ablation tdw-only", "holds the routers of a DyDiT, and a TdwOnly is to be trained"),
         ("--from nowhere.safetensors", "no such checkpoint"),
-        ("--from {0}/file", "not a whole PyTorch file"),
+        ("--from {0}/file", "an empty file, not a checkpoint"),
         ("--ablation random", "needs --rates"),
         ("--ablation tdw-only --ablation sdt-only", "choose one"),
         ("--ablation tdw", "nearest names: tdw-only"),
@@ -77,7 +76,7 @@ def test_an_output_directory_that_cannot_be_written_is_refused(
 
 def other_sizes(path: Path) -> Path:
     """A static network of another width."""
-    formats.write_model(path, DiT(**formats.load_model(DYNAMIC)[0].config.kwargs() | {"hidden_size": 48}))
+    checkpoint.write(path, DiT(**checkpoint.load_model(DYNAMIC)[0].config.kwargs() | {"hidden_size": 48}))
     return path
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import random
 import time
@@ -11,11 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from bench.records import run_directory
 from bench.training import checkpoints, finetune, log
-from bench.training.job import FinetuneOptions
-from dydit import InputError
+from bench.training.job import FinetuneOptions, build_network, plan_training
+from dydit import InputError, checkpoint
 from dydit.checkpoint.atomic import atomic_path
 from dydit.training.trainer import Training
 
@@ -166,3 +168,27 @@ def test_divergence_stops_with_the_last_good_checkpoint_kept(
     newest = tmp_path / "checkpoints" / "00000002.pt"
     assert "diverged at step 3" in error and error.endswith(f"the last checkpoint is {newest}")
     assert checkpoints.newest_checkpoint(tmp_path) == newest
+
+
+def test_a_finished_run_is_made_longer_and_its_first_result_kept(
+    whole: Path, tmp_path: Path, options: Callable[..., FinetuneOptions], exported: Callable[..., Any]
+) -> None:
+    short = finetune.finetune(options(tmp_path, {"steps": 4}))
+    assert short is not None
+    first = short.read_bytes()
+    finetune.finetune(options(tmp_path))
+    ours, theirs = exported(tmp_path), exported(whole)
+    for name, state in theirs.items():
+        assert all(torch.equal(ours[name][key], value) for key, value in state.items())
+    assert (tmp_path / "model-4.safetensors").read_bytes() == first
+    with pytest.raises(InputError, match=r"holds a run with recipe\.steps = 6, this one has 4"):
+        finetune.finetune(options(tmp_path, {"steps": 4}))
+
+
+def test_a_trained_model_is_trained_further_with_its_routers(
+    whole: Path, tmp_path: Path, options: Callable[..., FinetuneOptions]
+) -> None:
+    wanted = dataclasses.replace(options(tmp_path), source=str(whole / "model.safetensors"))
+    model = build_network(wanted, plan_training(wanted))
+    trained = checkpoint.load_model(whole / "model.safetensors")[0].state_dict()
+    assert all(torch.equal(value, trained[key]) for key, value in model.state_dict().items())

@@ -22,7 +22,7 @@ from dydit.ablations.networks import (
     TokenRouting,
     TokenSkipAttention,
 )
-from dydit.checkpoint.formats import Checkpoint, load_into
+from dydit.checkpoint import Checkpoint, load_into
 from dydit.dit import modulate
 from dydit.dydit import is_router_key, routers
 from dydit.flops import flops_loss, flops_ratio
@@ -115,7 +115,7 @@ def test_given_its_own_masks_it_repeats_its_output(build, draw, kind: type[DyDiT
 
 @pytest.mark.parametrize("kind", ROUTED)
 def test_the_gradient_of_a_training_step_reaches_every_router(build, draw, kind: type[DyDiT]) -> None:
-    model = copy.deepcopy(routed(build, kind)).train()
+    model = copy.deepcopy(routed(build, kind, seed=1)).train()
     torch.manual_seed(0)
     output, routing = model.route(*draw(model, 8))
     if kind is not SoftGated:

@@ -226,7 +226,7 @@ def test_a_stream_can_be_read_by_the_worker_of_a_loader(tmp_path: Path, random_p
     assert np.array_equal(torch.cat(list(loader)).permute(0, 2, 3, 1).numpy(), np.stack(drawn))
 
 
-def test_opening_is_silent_and_leaves_the_generators_alone(
+def test_opening_says_how_many_rows_there_are_and_leaves_the_generators_alone(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], stacked: Stacked, random_pictures: Pictures
 ) -> None:
     write_parquet(tmp_path / "data" / "train-0.parquet", rows("cifar10", random_pictures(2, 32, 32), [0, 1]))
@@ -235,7 +235,8 @@ def test_opening_is_silent_and_leaves_the_generators_alone(
     opened = open_dataset("cifar10", data_root=tmp_path)
     _ = stacked(opened), opened.labels
     assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
-    assert capfd.readouterr() == ("", "")
+    told = capfd.readouterr()
+    assert told.out == "" and told.err == f"{tmp_path}/data: 2 rows; split train of CIFAR-10 has 50000\n"
     assert not hub.utils.are_progress_bars_disabled()
 
 
@@ -305,3 +306,22 @@ def test_a_hub_copy_that_has_changed_is_refused(asked: list[Any], monkeypatch: p
 def test_splits_that_the_hub_lacks_are_named() -> None:
     with pytest.raises(InputError, match=r"no images of split train; put them into DIR/coco2014/train"):
         open_dataset("coco2014", "train")
+
+
+@pytest.mark.parametrize("finger", ["", "-0123456789abcdef"])
+def test_a_series_must_be_whole_and_one(tmp_path: Path, random_pictures: Pictures, finger: str) -> None:
+    def part(number: int, count: int = 3, mark: str = finger) -> Path:
+        return tmp_path / "data" / f"train-{number:05d}-of-{count:05d}{mark}.parquet"
+
+    for number in (0, 2):
+        write_parquet(part(number), rows("cifar10", random_pictures(1, 32, 32), [0]))
+    with pytest.raises(InputError, match="2 of 3 parquet files of split train are there, number 1 is missing"):
+        open_dataset("cifar10", data_root=tmp_path)
+    write_parquet(part(1), rows("cifar10", random_pictures(1, 32, 32), [0]))
+    assert len(open_dataset("cifar10", data_root=tmp_path)) == 3
+    write_parquet(part(1, mark="-fedcba9876543210"), rows("cifar10", random_pictures(1, 32, 32), [0]))
+    with pytest.raises(InputError, match="is there twice"):
+        open_dataset("cifar10", data_root=tmp_path)
+    part(1, mark="-fedcba9876543210").rename(part(1, count=4))
+    with pytest.raises(InputError, match="more than one series"):
+        open_dataset("cifar10", data_root=tmp_path)

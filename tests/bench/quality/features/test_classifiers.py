@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from bench.data import preprocessing
 from bench.data.sets import digits
 from bench.quality.features import classifiers
-from dydit.checkpoint import formats
+from dydit import checkpoint
 from dydit.errors import InputError
 
 
@@ -83,7 +83,7 @@ def test_saved_weights_come_back_with_their_metadata(weights: Path) -> None:
     model = classifiers.load_classifier(classifiers.DIGITS, weights)
     assert torch.equal(before, torch.get_rng_state())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in load_file(weights).items())
-    assert formats.read_checkpoint(weights).record == {"seed": "0"}
+    assert checkpoint.read(weights).record == {"seed": "0"}
     assert [path.name for path in weights.parent.iterdir()] == [weights.name]
 
 

@@ -83,3 +83,36 @@ def test_parts_of_different_things_are_refused(
         merge_references([made_up(10), replace(made_up(10), **change)])
     with pytest.raises(InputError, match="no references"):
         merge_references([])
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("1/3", "2/3"), "files are 1/3, 2/3; give the parts 1/3 to 3/3"),
+        (("1/2", "1/2"), "files are 1/2, 1/2"),
+        (("1/2", "2/3"), "files are 1/2, 2/3"),
+        (("1/2", None), "files are 1/2, a whole set"),
+        (("1/2", "2/2", "2/2"), "files are 1/2, 2/2, 2/2"),
+        (("1/x", "2/x"), "files are 1/x, 2/x"),
+    ],
+)
+def test_parts_are_all_parts_of_one_number_each_once(
+    parts: tuple[str | None, ...], message: str, made_up: Callable[..., Reference]
+) -> None:
+    given = [
+        replace(made_up(10, seed), record=RECORD | {"part": name, "sha256": str(seed)})
+        for seed, name in enumerate(parts)
+    ]
+    with pytest.raises(InputError, match=message):
+        merge_references(given)
+
+
+def test_the_same_file_is_not_counted_twice(made_up: Callable[..., Reference]) -> None:
+    own = replace(made_up(10), record=RECORD | {"sha256": "1"})
+    with pytest.raises(InputError, match="rows is given 2 times"):
+        merge_references([own, own])
+
+
+def test_parts_may_come_in_any_order_of_their_numbers(made_up: Callable[..., Reference]) -> None:
+    given = [replace(made_up(10, n), record=RECORD | {"part": f"{n}/2", "sha256": str(n)}) for n in (2, 1)]
+    assert merge_references(given).pool.count == 20

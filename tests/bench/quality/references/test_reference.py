@@ -246,7 +246,7 @@ def test_arrays_that_are_no_reference_are_refused(tmp_path: Path, key: str, chan
     ("change", "message"),
     [
         ("not JSON", "not JSON"),
-        ("[]", "schema_version is None"),
+        ("[]", "holds a JSON list"),
         ({"schema_version": 2}, "schema_version is 2"),
         ({"extractor": None}, "extractor is None"),
         ({"resolution": [8]}, r"resolution is \[8\]"),

@@ -17,8 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dydit import DiT, DyDiT, InputError
-from dydit.checkpoint import formats
+from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.dydit import is_router_key
 
 State = dict[str, Tensor]
@@ -44,8 +43,9 @@ class Dangerous:
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_a_written_model_comes_back_with_its_weights_and_record(build, draw, tmp_path: Path, kind: type[DiT]) -> None:
     model, path = build(kind, input_size=4, num_classes=3), tmp_path / "new" / "model.safetensors"
-    formats.write_model(path, model, {"command": "train", "seed": "1"})
-    again, record = formats.load_model(path)
+    checkpoint.write(path, model, {"command": "train", "seed": "1"})
+    again, found = checkpoint.load_model(path)
+    record = found.record
     assert type(again) is kind
     assert again.config == model.config
     assert not again.training
@@ -58,9 +58,9 @@ def test_a_written_model_comes_back_with_its_weights_and_record(build, draw, tmp
 def test_half_precision_rounds_the_weights_and_halves_the_file(build, tmp_path: Path) -> None:
     model = build()
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
-    formats.write_model(whole, model)
-    formats.write_model(half, model, dtype=torch.float16)
-    again = formats.load_model(half)[0].state_dict()
+    checkpoint.write(whole, model)
+    checkpoint.write(half, model, dtype=torch.float16)
+    again = checkpoint.load_model(half)[0].state_dict()
     for key, value in model.state_dict().items():
         assert again[key].dtype == torch.float32
         assert torch.equal(again[key], value.half().float())
@@ -69,7 +69,7 @@ def test_half_precision_rounds_the_weights_and_halves_the_file(build, tmp_path: 
 
 def test_a_written_file_is_readable_by_others(build, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
-    formats.write_model(path, build(DiT))
+    checkpoint.write(path, build(DiT))
     assert path.stat().st_mode & 0o777 == 0o644
 
 
@@ -83,7 +83,7 @@ def test_a_failed_write_leaves_things_as_they_were(build, tmp_path: Path, before
     resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large"):
-            formats.write_model(path, build(DiT))
+            checkpoint.write(path, build(DiT))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert [file.name for file in tmp_path.iterdir()] == ([path.name] if before else [])
@@ -107,15 +107,15 @@ def test_a_file_that_does_not_name_its_model_is_refused(
     path = tmp_path / "bare.safetensors"
     save_file(build(DiT).state_dict(), path, record)
     with refusal(str(path), "does not name its model"):
-        formats.load_model(path)
+        checkpoint.load_model(path)
 
 
 def test_a_record_that_does_not_fit_the_weights_is_refused(build, refusal, tmp_path: Path) -> None:
     model, path = build(DiT), tmp_path / "model.safetensors"
     config = json.dumps({**model.config.kwargs(), "depth": 3})
     save_file(model.state_dict(), path, {"record": json.dumps({"kind": "DiT", "config": config})})
-    with refusal(str(path), "blocks.2."):
-        formats.load_model(path)
+    with refusal(str(path), "depth = 3", "its weights have 2"):
+        checkpoint.load_model(path)
 
 
 # Published and training layouts.
@@ -142,10 +142,10 @@ def training_file(build, tmp_path: Path) -> tuple[Path, State, State]:
 
 def test_a_training_checkpoint_gives_its_average_unless_told_otherwise(training_file, build) -> None:
     path, average, model = training_file
-    assert same(formats.read_checkpoint(path).state, average)
-    assert same(formats.read_checkpoint(str(path), "model").state, model)
+    assert same(checkpoint.read(path).state, average)
+    assert same(checkpoint.read(str(path), "model").state, model)
     fresh = build(seed=3)
-    assert formats.load_into(fresh, formats.read_checkpoint(path)) == []
+    assert checkpoint.load_into(fresh, checkpoint.read(path)) == []
     assert same(fresh.state_dict(), average)
 
 
@@ -154,7 +154,7 @@ def test_a_training_checkpoint_gives_its_average_unless_told_otherwise(training_
 def test_a_bare_state_dict_is_read(build, tmp_path: Path, kind: type[DiT], zipped: bool) -> None:
     model, path = build(kind), tmp_path / "bare.pt"
     torch.save(model.state_dict(), path, _use_new_zipfile_serialization=zipped)
-    bare = formats.read_checkpoint(path)
+    bare = checkpoint.read(path)
     assert bare.record == {}
     assert same(bare.state, model.state_dict())
 
@@ -162,7 +162,7 @@ def test_a_bare_state_dict_is_read(build, tmp_path: Path, kind: type[DiT], zippe
 def test_a_static_checkpoint_fills_all_but_the_routers_of_a_dydit(build) -> None:
     static, model = build(DiT, seed=1), build(DyDiT, seed=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
-    unfilled = formats.load_into(model, formats.Checkpoint(static.state_dict()))
+    unfilled = checkpoint.load_into(model, checkpoint.Checkpoint(static.state_dict()))
     assert unfilled == [key for key in before if is_router_key(key)]
     assert len(unfilled) == 2 * 8
     after = model.state_dict()
@@ -195,7 +195,7 @@ def test_keys_that_do_not_fit_are_refused_and_nothing_is_loaded(build, refusal, 
     model = build(target, seed=2)
     before = {key: value.clone() for key, value in model.state_dict().items()}
     with refusal("file.pt", *parts):
-        formats.load_into(model, formats.Checkpoint(change(build(source, seed=1).state_dict())), "file.pt")
+        checkpoint.load_into(model, checkpoint.Checkpoint(change(build(source, seed=1).state_dict())), "file.pt")
     assert same(model.state_dict(), before)
 
 
@@ -213,9 +213,9 @@ def test_keys_that_do_not_fit_are_refused_and_nothing_is_loaded(build, refusal, 
 def test_a_checkpoint_of_another_shape_is_refused_with_the_first_difference(
     build, refusal, config: dict[str, int], parts: tuple[str, ...]
 ) -> None:
-    other = formats.Checkpoint(build(**config).state_dict())
+    other = checkpoint.Checkpoint(build(**config).state_dict())
     with refusal("there.pt", *parts):
-        formats.load_into(build(), other, "there.pt")
+        checkpoint.load_into(build(), other, "there.pt")
 
 
 # Files that are refused.
@@ -226,22 +226,23 @@ def test_a_checkpoint_of_another_shape_is_refused_with_the_first_difference(
 def test_a_truncated_file_is_refused(build, refusal, tmp_path: Path, form: str, cut: float) -> None:
     path = tmp_path / ("model.safetensors" if form == "safetensors" else "model.pt")
     if form == "safetensors":
-        formats.write_model(path, build(DiT))
+        checkpoint.write(path, build(DiT))
     else:
         torch.save(build(DiT).state_dict(), path, _use_new_zipfile_serialization=form == "zip")
     whole = path.read_bytes()
     path.write_bytes(whole[: int(cut * len(whole)) if isinstance(cut, float) else cut])
-    with refusal(str(path), "not a whole", "fetch it again"):
-        formats.read_checkpoint(path)
+    with refusal(str(path), *(("an empty file",) if cut == 0 and form != "safetensors" else ("not a whole", "again"))):
+        checkpoint.read(path)
 
 
 @pytest.mark.parametrize("content", [b"<html>404 not found</html>", b"hello, this is text\n" * 20, bytes(1000)])
 @pytest.mark.parametrize("suffix", [".pt", ".pth", ".safetensors"])
-def test_a_file_of_another_kind_is_refused(refusal, tmp_path: Path, suffix: str, content: bytes) -> None:
+def test_bytes_that_are_no_checkpoint_are_refused(refusal, tmp_path: Path, suffix: str, content: bytes) -> None:
     path = tmp_path / f"model{suffix}"
     path.write_bytes(content)
-    with refusal(str(path), "not a whole", "fetch it again"):
-        formats.read_checkpoint(path)
+    known = content.startswith(b"<") and suffix != ".safetensors"
+    with refusal(str(path), *(("a web page",) if known else ("not a whole", "fetch it again"))):
+        checkpoint.read(path)
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "pickle"])
@@ -252,8 +253,8 @@ def test_a_checkpoint_with_code_is_refused_and_the_code_does_not_run(build, refu
         path.write_bytes(pickle.dumps({"args": Dangerous(trap)}, protocol=2))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with refusal(str(path), "pickled code", "nothing of it was run"):
-        formats.read_checkpoint(path)
+    with refusal(str(path), "refused", "mkdir", "nothing of it was run"):
+        checkpoint.read(path)
     assert not trap.exists()
 
 
@@ -273,7 +274,7 @@ def test_damaged_bytes_are_refused_or_read_and_never_crash(tmp_path: Path, seed:
         content[generator.randrange(len(content))] = generator.randrange(256)
     path.write_bytes(content[: generator.randrange(len(content) // 2, len(content) + 1)])
     try:
-        formats.read_checkpoint(path)
+        checkpoint.read(path)
     except InputError as error:
         assert len(str(error).splitlines()) == 1
         assert str(path) in str(error)
@@ -295,24 +296,24 @@ def test_a_file_without_weights_is_refused(refusal, tmp_path: Path, content: Any
     path = tmp_path / "other.pt"
     torch.save(content, path)
     with refusal(str(path), named):
-        formats.read_checkpoint(path)
+        checkpoint.read(path)
 
 
-@pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "DiT-XL/2", ""])
+@pytest.mark.parametrize("name", ["absent.pt", "absent.safetensors", "DiT-XL/2"])
 def test_a_file_that_does_not_exist_is_refused_with_the_published_names(refusal, tmp_path: Path, name: str) -> None:
-    with refusal(name, "no such checkpoint file", *formats.PUBLISHED):
-        formats.read_checkpoint(tmp_path / name)
+    with refusal(name, "no such checkpoint file", *checkpoint.PUBLISHED):
+        checkpoint.read(tmp_path / name)
 
 
-@pytest.mark.parametrize("name", formats.PUBLISHED)
+@pytest.mark.parametrize("name", checkpoint.PUBLISHED)
 def test_an_unreachable_hub_is_one_line(refusal, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     def fail(repository: str, file: str) -> str:
         raise ConnectionError("cannot resolve the host\nof the hub")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fail)
-    repository, file = formats.PUBLISHED[name]
+    repository, file = checkpoint.PUBLISHED[name]
     with refusal(name, repository, file, "cannot resolve the host"):
-        formats.read_checkpoint(name)
+        checkpoint.read(name)
 
 
 def test_a_published_name_is_read_from_the_hub(build, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,5 +326,5 @@ def test_a_published_name_is_read_from_the_hub(build, tmp_path: Path, monkeypatc
         return str(path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
-    assert same(formats.read_checkpoint("dydit-xl-2-lambda-0.5").state, model.state_dict())
+    assert same(checkpoint.read("dydit-xl-2-lambda-0.5").state, model.state_dict())
     assert asked == [("heisejiasuo/DyDiT", "new_release_2025_03_26/new_dydit0.5.pt")]

@@ -1,0 +1,192 @@
+"""Damaged files end in one line: readers raise InputError and nothing else, whatever the bytes are."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save
+
+from bench.data import shards, sources
+from bench.data.sets.catalogue import read_datasets
+from bench.inspection.inspect_file import inspect
+from bench.quality.references.manifest import load_manifest
+from bench.quality.references.reference import read_reference
+from bench.records import read_run, read_table, shipped_data
+from bench.training.latents import open_latents
+from dydit import DyDiT, InputError, checkpoint
+
+TINY = {"input_size": 4, "patch_size": 2, "in_channels": 1, "hidden_size": 8, "depth": 1, "num_heads": 2}
+Mutation = tuple[str, float, bytes]
+mutations = st.lists(
+    st.tuples(
+        st.sampled_from(["cut", "flip", "insert", "repeat"]),
+        st.floats(0, 1, exclude_max=True),
+        st.binary(min_size=1, max_size=12),
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+def mutated(content: bytes, steps: list[Mutation]) -> bytes:
+    for kind, share, noise in steps:
+        place = int(share * len(content))
+        if kind == "cut":
+            content = content[:place]
+        elif kind == "flip":
+            content = content[:place] + noise + content[place + len(noise) :]
+        elif kind == "insert":
+            content = content[:place] + noise + content[place:]
+        else:
+            content = content[:place] + content[place : place + 64] * 2 + content[place + 64 :]
+    return content
+
+
+def network() -> DyDiT:
+    return DyDiT(**TINY, num_classes=3)
+
+
+def pytorch(content: Any) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file)
+    return file.getvalue()
+
+
+def npz(**arrays: Any) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+def run_manifest() -> bytes:
+    content = {"count": 3, "unit": 2, "shape": [4, 4, 1], "identity": {"seed": 0}, "record": {}}
+    return json.dumps({"schema_version": shards.SCHEMA_VERSION, **content}).encode()
+
+
+def text(name: str) -> Callable[[], bytes]:
+    return lambda: (shipped_data() / name).read_bytes()
+
+
+def read_folder(name: str, read: Callable[[Path], object]) -> Callable[[Path], object]:
+    """A reader of a directory that holds the file under this name."""
+
+    def reader(path: Path) -> object:
+        path.rename(path.with_name(name))
+        return read(path.parent)
+
+    return reader
+
+
+CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
+    "state dict": (lambda: pytorch(network().state_dict()), "x.pt", checkpoint.load_model),
+    "training checkpoint": (
+        lambda: pytorch({"ema": network().state_dict(), "opt": {"step": 1}}),
+        "x.ckpt",
+        checkpoint.load_model,
+    ),
+    "safetensors": (lambda: save(dict(network().state_dict())), "x.safetensors", checkpoint.load_model),
+    "own file": (
+        lambda: (shipped_data() / "digits" / "dydit-m-0.5-s1.safetensors").read_bytes(),
+        "x.safetensors",
+        lambda path: inspect(str(path)),
+    ),
+    "images": (
+        lambda: npz(arr_0=np.zeros((3, 4, 4, 3), np.uint8), arr_1=np.arange(3)),
+        "x.npz",
+        lambda path: sources.open_images(path)[0],
+    ),
+    "labels": (
+        lambda: npz(arr_0=np.zeros((3, 4, 4, 3), np.uint8), arr_1=np.arange(3)),
+        "x.npz",
+        lambda path: sources.open_images(path).labels,
+    ),
+    "statistics": (lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), "x.npz", read_reference),
+    "manifest of a run": (run_manifest, "x", read_folder("manifest.json", shards.read_manifest)),
+    "run record": (lambda: b'{"schema_version": 1, "command": "x"}', "x", read_folder("run.json", read_run)),
+    "table": (lambda: b"a,b\n1,2\n", "x", read_folder("t.csv", lambda path: read_table(path, "t"))),
+    "data sets": (text("datasets.toml"), "x.toml", read_datasets),
+    "references": (text("manifest.toml"), "x.toml", load_manifest),
+}
+
+
+DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+"""JSON nested deeper than the interpreter's stack; TOML takes the inner part."""
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "read"),
+    [
+        (DEEP, "x", read_folder("manifest.json", shards.read_manifest)),
+        (DEEP, "x", read_folder("latents.json", open_latents)),
+        (DEEP, "x", read_folder("run.json", read_run)),
+        (DEEP, "x", read_folder("model.safetensors.index.json", checkpoint.read)),
+        (save({"w": torch.zeros(1)}, {"record": DEEP.decode()}), "x.safetensors", checkpoint.read),
+        (b"a = " + DEEP[6:-1], "x.toml", read_datasets),
+    ],
+)
+def test_deeply_nested_text_ends_in_one_line(
+    content: bytes, name: str, read: Callable[[Path], object], tmp_path: Path
+) -> None:
+    (tmp_path / "in").mkdir()
+    path = tmp_path / "in" / name
+    path.write_bytes(content)
+    with pytest.raises(InputError):
+        read(path)
+
+
+def claiming(name: str, shape: tuple[int, ...], dtype: str, **others: Any) -> bytes:
+    """A .npz whose member `name` is a header that claims this shape, followed by eight bytes."""
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype, "fortran_order": False, "shape": shape})
+    file = io.BytesIO(npz(**others))
+    with zipfile.ZipFile(file, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(f"{name}.npy", header.getvalue() + bytes(8))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("content", "read"),
+    [
+        (claiming("arr_0", (10**7, 1000, 1000, 3), "|u1"), sources.open_images),
+        (
+            claiming("arr_1", (10**13,), "<i8", arr_0=np.zeros((3, 4, 4, 3), np.uint8)),
+            lambda path: sources.open_images(path).labels,
+        ),
+        (claiming("mu", (10**13,), "<f8", sigma=np.eye(3)), read_reference),
+        (claiming("sigma", (10**7, 10**7), "<f8", mu=np.zeros(3)), read_reference),
+        (claiming("features", (10**12, 3), "<f4", mu=np.zeros(3), sigma=np.eye(3)), read_reference),
+    ],
+)
+def test_a_header_cannot_claim_memory(content: bytes, read: Callable[[Path], object], tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"claims|has 8 bytes"):
+        read(path)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_damaged_file_ends_in_one_line(case: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+    make, name, read = CASES[case]
+    whole = make()
+
+    @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck), database=None, derandomize=True)
+    @given(steps=mutations)
+    def check(steps: list[Mutation]) -> None:
+        path = tmp_path_factory.mktemp("damaged") / name
+        path.write_bytes(mutated(whole, steps))
+        try:
+            read(path)
+        except InputError as error:
+            assert len(str(error).splitlines()) == 1
+
+    check()
