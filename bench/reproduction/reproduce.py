@@ -11,6 +11,7 @@ from bench.claims import JUDGED_PAPERS, Finding, SummaryRow, judge_facts, unmeas
 from bench.flops.checkpoint_macs import measure_released
 from bench.flops.measure import count_and_judge
 from bench.machine import status
+from bench.quality.references.resolve import resolve_reference
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.reproduction import headline
 from bench.studies.committed import quality_table, score_committed
@@ -44,8 +45,8 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
         data_root: of the files that tier `full` needs, see `bench.reproduction.headline`.
 
     Raises:
-        InputError: unknown tier, unusable output directory, missing checkpoints (in tier `full` whatever the headline
-            rows lack: all of it, at once); before any long work.
+        InputError: unknown tier, unusable output directory, missing checkpoints or statistics (in tier `full` whatever
+            the headline rows lack: all of it, at once); before any long work.
     """
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
@@ -54,6 +55,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     for study, place in shipped.items():
         for variant in study.variants():
             load_stage(variant.stage, place)
+        resolve_reference(study.study.name)
     if tier == "full":
         headline.check_headline("tier full", data_root)
     released = measure_released() if tier == "full" else []

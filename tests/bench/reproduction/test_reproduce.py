@@ -25,10 +25,10 @@ from bench.studies.samples import Sampling
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Reproduction]]:
-    """Tier `smoke` with 20 images in 2 steps."""
+    """Tier `smoke` with 20 images of each study in 2 steps."""
     directory = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch, cpu_threads(1), threadpool_limits(1):
-        patch.setitem(reproduce.TIERS, "smoke", Sampling(images=20, steps=2))
+        patch.setitem(reproduce.TIERS, "smoke", dict.fromkeys(("digits", "fashion"), Sampling(images=20, steps=2)))
         yield directory, reproduce.reproduce(directory, "smoke")
 
 
@@ -50,7 +50,7 @@ def test_every_verdict_follows_from_its_numbers(run: tuple[Path, Reproduction]) 
     _check_summary(run[0])
     _check_findings(run[0])
     findings = _table(run[0], "findings")
-    assert "published" not in findings and len(findings) == 10
+    assert "published" not in findings and len(findings) == 18
     assert set(findings["seeds"]) == {1} and findings["note"].str.contains("does not contain what trainings").all()
 
 
