@@ -11,12 +11,11 @@ from bench.claims import JUDGED_PAPERS, Finding, SummaryRow, judge_facts, unmeas
 from bench.flops.checkpoint_macs import measure_released
 from bench.flops.measure import count_and_judge
 from bench.machine import status
-from bench.quality.references.resolve import resolve_reference
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.reproduction import headline
-from bench.studies.committed import quality_table, score_committed
+from bench.studies.committed import check_shipped, quality_table, score_committed
 from bench.studies.committed_findings import committed_findings
-from bench.studies.samples import DIRECTORY, SHIPPED_DIGITS, SHIPPED_FASHION, Sampling, load_stage
+from bench.studies.samples import DIRECTORY, SHIPPED_DIGITS, SHIPPED_FASHION, Sampling
 from dydit import InputError
 
 TIERS = {
@@ -53,9 +52,7 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     directory = prepare_output(out)
     shipped = {SHIPPED_DIGITS: checkpoints, SHIPPED_FASHION: SHIPPED_FASHION.directory}
     for study, place in shipped.items():
-        for variant in study.variants():
-            load_stage(variant.stage, place)
-        resolve_reference(study.study.name)
+        check_shipped(study, place)
     if tier == "full":
         headline.check_headline("tier full", data_root)
     released = measure_released() if tier == "full" else []

@@ -91,7 +91,8 @@ class Study:
     """What is trained on one data set, parents before children, and what scores it.
 
     `load` reads the training set from a directory, or from where the data set is found by itself. `dtype` is that of
-    the stored weights. `extractor` is the one of the claims; `classifier_epochs` trains it, where the study does.
+    the stored weights. `extractor` is the one of the claims; where the study trains it, `classifier` says how.
+    `reference` loads the real images and their labels that generated ones are compared with, if not the training set.
     """
 
     name: str
@@ -100,7 +101,7 @@ class Study:
     dtype: torch.dtype
     extractor: str
     classifier: ClassifierKind | None = None
-    reference: Callable[[Path | None], Tensor] | None = None
+    reference: Callable[[Path | None], tuple[Tensor, Tensor]] | None = None
 
     def shortened(self, by: int) -> Study:
         """The same study with every count of steps and epochs divided, for trials."""
@@ -302,8 +303,8 @@ def _fashion(data_root: Path | None) -> TrainingSet:
     return TrainingSet(*_fashion_images("train", data_root), "fashion_mnist train", fashion.checksum("train"))
 
 
-def _fashion_test_images(data_root: Path | None) -> Tensor:
-    return _fashion_images("test", data_root)[0]
+def _fashion_test(data_root: Path | None) -> tuple[Tensor, Tensor]:
+    return _fashion_images("test", data_root)
 
 
 def _fashion_stages() -> Iterator[Stage]:
@@ -334,7 +335,7 @@ FASHION = Study(
     torch.float16,
     classifiers.FASHION.name,
     classifiers.FASHION,
-    _fashion_test_images,
+    _fashion_test,
 )
 
 STUDIES = {study.name: study for study in (DIGITS, CIFAR10, FASHION)}

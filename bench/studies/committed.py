@@ -20,7 +20,7 @@ from bench.quality.metrics.intervals import bootstrap_fid, bootstrap_fid_ratio
 from bench.quality.metrics.moments import of_features
 from bench.quality.references.reference import Reference
 from bench.quality.references.resolve import resolve_reference
-from bench.studies.samples import GUIDANCE_SCALE, SHIPPED_DIGITS, Rates, Sampling, Shipped, draw_samples
+from bench.studies.samples import GUIDANCE_SCALE, SHIPPED_DIGITS, Rates, Sampling, Shipped, draw_samples, load_stage
 
 STATIC, CONTROL = (variant.name for variant in SHIPPED_DIGITS.variants()[:2])
 RESAMPLES = 100
@@ -57,6 +57,17 @@ class CommittedScores:
         """FID(name) / FID(baseline) with a 95 % interval; images of equal index are resampled together."""
         pair = (self.scores[name].features.numpy(), self.scores[baseline].features.numpy())
         return bootstrap_fid_ratio(*pair, self.reference, resamples=RESAMPLES)
+
+
+def check_shipped(shipped: Shipped, directory: Path) -> None:
+    """See that everything is there that `score_committed` needs.
+
+    Raises:
+        InputError: a checkpoint or the statistics are missing or broken.
+    """
+    for variant in shipped.variants():
+        load_stage(variant.stage, directory)
+    resolve_reference(shipped.study.name)
 
 
 def score_committed(

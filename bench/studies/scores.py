@@ -21,7 +21,7 @@ from bench.quality.measure import evaluate
 from bench.records import file_sha256, whole_file, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
-from bench.studies.train import THREADS, Evaluated, evaluated
+from bench.studies.train import THREADS, Evaluated, classifier_accuracy, evaluated
 from dydit import DiTConfig, flops_ratio
 
 IMAGES = 1000
@@ -30,6 +30,8 @@ STEPS = 25
 SAMPLER_STEPS = (250, 50, 20, 10, 4)
 """Step counts at which DyDiT at lambda 0.5 and the control are sampled besides: does routing fit other samplers?"""
 QUARTERS, TIMESTEPS = 4, 1000
+TOKENS = 4800
+"""Of a batch: larger ones leave the caches of a core, and are slower."""
 METRICS = ("FID", "IS", "precision", "recall")
 
 
@@ -43,10 +45,11 @@ def score_all(
 
     Columns: stage, size, run, lambda (NaN: static), seed (of the images, too), steps, images; `ratio`, `heads`,
     `groups` and `tokens` of the masks over training's draws, all 1000 timesteps, which the FLOPs loss holds to lambda;
-    `sampled_ratio` over the guided run; `loss` on fixed draws; `METRICS`; `objects` and `background`, shares of tokens
-    that bypass the MLP among those that hold more than black background in the clean image, and among the others; and
-    the drift from the static model that it was made from, see `bench.quality.drift`: `drift_mse` (mean), `drift_psnr`
-    (median, dB) and `drift_fid`.
+    `sampled_ratio` over the guided run; `loss` on fixed draws; `METRICS`; `accuracy`, the share of images that the
+    classifier gives the label they were drawn for, beside `real_accuracy`, that of the real images; `objects` and
+    `background`, shares of tokens that bypass the MLP among those that hold more than black background in the clean
+    image, and among the others; and the drift from the static model that it was made from, see `bench.quality.drift`:
+    `drift_mse` (mean), `drift_psnr` (median, dB) and `drift_fid`.
 
     Raises:
         InputError: a stage is not trained yet.
@@ -97,18 +100,21 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
     if path.is_file() and (kept := json.loads(path.read_text())).get("identity") == identity and "quarters" in kept:
         return ""
     data = study.load(data_root)
-    real = data.images if study.reference is None else study.reference(data_root)
+    real, truth = (data.images, data.labels) if study.reference is None else study.reference(data_root)
     with arithmetic(THREADS, tf32=False):
         seen = evaluated(model, data.x, data.labels)
+        real_accuracy = classifier_accuracy(study, directory, real, truth)
         rows = []
         for seed, steps in itertools.product(seeds, sampler_steps(stage)):
-            sampling = Sampling(images, steps, seed=seed)
+            sampling = Sampling(images, steps, batch_size=TOKENS // stage.network.tokens, seed=seed)
             drawn = draw_samples(Variant(stage.name, stage.name), sampling, directory)
             measured = evaluate(drawn.images, real, extractor=study.extractor, weights=weights)
             row: dict[str, Any] = {"stage": stage.name, "size": stage.size, "run": stage.run}
             row |= {"lambda": stage.recipe.target, "seed": seed, "steps": steps, "images": images, "loss": seen.loss}
             row |= _routed(seen, stage.network) | {"sampled_ratio": drawn.flops_ratio}
             row |= {metric: measured[metric].value for metric in METRICS}
+            row["accuracy"] = classifier_accuracy(study, directory, drawn.images, drawn.labels)
+            row["real_accuracy"] = real_accuracy
             rows.append(row | _drift(study, stage, directory, drawn.images, seed, steps))
             if stage.run == STATIC and steps == STEPS:
                 with whole_file(_images_file(directory, stage.name, seed)) as partial, partial.open("wb") as file:

@@ -233,6 +233,13 @@ def evaluated(model: DiT, x: Tensor, labels: Tensor, draws: int = 4096) -> Evalu
     return Evaluated(loss, routing, t, object_tokens(x[rows], config.patch_size))
 
 
+def classifier_accuracy(study: Study, directory: Path, images: Tensor, labels: Tensor) -> float:
+    """Share of images uint8 (N, 1, S, S) to which the study's classifier in `directory` gives their label (N,)."""
+    assert study.classifier is not None, f"{study.name}: a study without a classifier"
+    model = classifiers.load_classifier(study.classifier, directory / study.classifier.weights.name)
+    return classifiers.accuracy(model, images, labels)
+
+
 def object_tokens(x: Tensor, patch: int) -> Tensor:
     """Tokens (N, T) of images (N, C, S, S) in [-1, 1] with a pixel above `BACKGROUND`."""
     brightest = F.max_pool2d(x.amax(dim=1, keepdim=True), patch)
