@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from bench.options import (
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, checkpoint
 from dydit.inference import Engine, WidthPlan
-from dydit.sampling import computing_in
+from dydit.sampling import check_scale, computing_in
 
 ENGINES = ("static", "masked", "realised")
 UNIT = 64
@@ -79,12 +78,7 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         for name, number in (("images", self.images), ("unit", unit), ("threads", self.threads)):
             if number < 1:
                 raise InputError(f"{name} = {number}; it must be at least 1")
-        if not math.isfinite(self.scale):
-            raise InputError(f"scale = {self.scale}; give a finite guidance scale, such as 1.5")
-        if self.scale < 1.0:
-            raise InputError(
-                f"scale = {self.scale}; below 1 the label counts less than without guidance, which is scale 1"
-            )
+        check_scale(self.scale)
         if self.engine is not None and self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if self.dtype not in DTYPES:

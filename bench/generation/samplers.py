@@ -127,7 +127,7 @@ def guided_samples(
     """
 
     def solve(x: Tensor, y: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
-        return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.num_classes, track=track)
+        return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.null_label, track=track)
 
     shape = (config.in_channels, config.input_size, config.input_size)
     return draw(solve, shape, config.num_classes, indices, seed=seed, device=device)
