@@ -51,8 +51,8 @@ def check_indices(name: str, values: Tensor, count: int, limit: int, meaning: st
         raise InputError(f"{name} are {values.dtype}; give whole numbers, {meaning}")
     if tuple(values.shape) != (count,):
         raise InputError(f"{name} of shape {tuple(values.shape)}; give one for each image, ({count},)")
-    followed = type(values) is Tensor and values.device.type == "cpu"
-    if not followed or torch.compiler.is_compiling() or torch.jit.is_tracing() or not count:
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or type(values) is not Tensor or values.device.type != "cpu" or not count:
         return
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest >= limit:

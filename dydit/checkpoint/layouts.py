@@ -27,7 +27,7 @@ SETS = {
 _ANCHOR = "x_embedder.proj.weight"
 """A key that every network of this family has; what stands before it is a prefix."""
 _DIFFUSERS_ANCHOR = "pos_embed.proj.weight"
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of keys that torch.compile, FSDP and activation checkpointing put between others."""
 
 
@@ -149,7 +149,7 @@ def _plain(found: Any) -> dict[str, Any]:
 def _plain_keys(state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict without the prefixes of wrappers, and what was taken off."""
     notes = []
-    cleaned = {".".join(part for part in key.split(".") if part not in _WRAPPERS): key for key in state}
+    cleaned = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in state}
     if any(new != old for new, old in cleaned.items()):
         notes.append("wrappers' names taken out of the keys")
     prefixes = {key.removesuffix(anchor) for key in cleaned for anchor in _anchors(key)}

@@ -38,8 +38,8 @@ class Engine:
             "triton" on a CUDA device, "torch" on the CPU.
 
     Raises:
-        InputError: no DiT, such as what torch.compile made of one; the model is in training mode, the plan is missing or made for another model, or the backend cannot
-            run here.
+        InputError: no DiT, such as what torch.compile made of one; the model is in training mode, the plan is missing
+            or made for another model, or the backend cannot run here.
     """
 
     def __init__(

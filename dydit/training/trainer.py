@@ -87,9 +87,9 @@ class Training:
             mesh: of these processes, to shard the model over; the model moves to its devices block by block.
 
         Raises:
-            InputError: no DiT, such as what torch.compile made of one, a network that predicts no variance, which the
-                loss trains, too; a recipe that does not fit the model, an unknown precision, or micro-batches that cannot be
-                divided equally among the processes.
+            InputError: no DiT, such as what torch.compile made of one; a network that predicts no variance, which the
+                loss trains, too; a recipe that does not fit the model, an unknown precision, or micro-batches that
+                cannot be divided equally among the processes.
         """
         if not isinstance(model, DiT):  # a DyDiT would be trained as a static network
             raise InputError(f"training: {type(model).__name__} is no DiT or DyDiT; give the network inside of it")
