@@ -186,10 +186,19 @@ def draw(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    classes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, *shape) and their labels (N,) for image indices `indices`, from their own noise by any sampler."""
+    """Images (N, *shape) and their labels (N,) for image indices `indices`, from their own noise by any sampler.
+
+    Labels are uniform over the `classes`, by default over all, 0 to `num_classes` - 1.
+
+    Raises:
+        InputError: no index, or classes that the network does not have.
+    """
     source = ImageNoise(seed, indices)
-    y = source.labels(num_classes).to(device)
+    chosen = torch.tensor(range(num_classes) if classes is None else classes, dtype=torch.int64)
+    check_indices("classes", chosen, len(chosen), num_classes, f"classes 0 to {num_classes - 1}")
+    y = chosen[source.labels(len(chosen))].to(device)
     x = source.normal(shape).to(device)
     return solve(x, y, lambda _: source.normal(shape).to(device)), y
 

@@ -99,6 +99,8 @@ def _record(raw: RawFile) -> dict[str, str]:
         raise InputError(f"{raw.path}: its record is not JSON; write the file again") from None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise InputError(f"{raw.path}: its record is no table of texts; write the file again")
+    if {"training", "identity", "classes"} <= raw.content.keys():  # a checkpoint of this project's own fine-tuning
+        found = {**found, "classes": json.dumps(raw.content["classes"], default=str)}
     return found
 
 

@@ -166,7 +166,10 @@ def test_a_network_is_fine_tuned_on_latents(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"input_size": 8}, r"latents \(4, 4, 4\), the network takes \(4, 8, 8\)"), ({"num_classes": 2}, "3 classes")],
+    [
+        ({"input_size": 8}, r"latents \(4, 4, 4\), the network takes \(4, 8, 8\)"),
+        ({"num_classes": 2}, "labels 0 to 2, the network has 2 classes; give --new-classes 3"),
+    ],
 )
 def test_latents_that_do_not_fit_the_network_are_refused(
     made: Path, tmp_path: Path, changes: dict[str, int], message: str
