@@ -135,8 +135,11 @@ def test_classes_that_are_none_are_refused_in_one_line(asked: str | None, classe
         '[{"label": true, "name": null, "images": 1}]',
         "[[]]",
         "1e999",
-    ]
-    + [json.dumps([PETS[0], PETS[0]]), json.dumps([{**PETS[0], "name": 3}]), json.dumps([{**PETS[0], "images": -1}])],
+        "[" * 10**5,
+        json.dumps([PETS[0], PETS[0]]),
+        json.dumps([{**PETS[0], "name": 3}]),
+        json.dumps([{**PETS[0], "images": -1}]),
+    ],
 )
 def test_a_record_that_cannot_be_read_is_warned_of_and_all_classes_are_drawn(record: str) -> None:
     drawn = chosen(None, record)
