@@ -10,6 +10,8 @@ from typing import Any
 from dydit.errors import InputError, nearest
 
 VAE_DOWNSAMPLING = 8
+TIMESTEPS = 1000
+"""Steps of the noise schedule that the networks are trained on; they see the numbers 0 to 999."""
 PATCH_SIZES = (2, 4, 8)
 PAPER_LAMBDAS: dict[str, tuple[float, ...]] = {
     "S": (0.9, 0.8, 0.7, 0.5, 0.4, 0.3),
@@ -107,6 +109,11 @@ class DiTConfig:
     def label_rows(self) -> int:
         """Rows of the label table: the classes, and the null label where training drops labels."""
         return self.num_classes + (self.class_dropout_prob > 0)
+
+    @property
+    def null_label(self) -> int | None:
+        """The label that stands for none; None where the label table has no row for it."""
+        return self.num_classes if self.label_rows > self.num_classes else None
 
     @property
     def out_channels(self) -> int:

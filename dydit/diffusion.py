@@ -10,12 +10,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from dydit.errors import InputError
+from dydit.config import TIMESTEPS
+from dydit.errors import InputError, check_indices
 
 Sampler = Literal["ddpm", "ddim"]
 Model = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -34,15 +35,16 @@ class Losses:
         return self.mse + self.vb
 
 
-def kept_timesteps(steps: int, sampler: Sampler, total: int = 1000) -> list[int]:
+def kept_timesteps(steps: int, sampler: Sampler, total: int = TIMESTEPS) -> list[int]:
     """Original timesteps, ascending, that a run of `steps` steps visits.
 
     DDPM: rounded multiples of (total - 1) / (steps - 1). DDIM: the first integer stride giving exactly `steps`.
 
     Raises:
-        InputError: no such subset exists.
+        InputError: no such subset exists, or no such sampler.
     """
-    if not 1 <= steps <= total:
+    check_sampler(sampler)
+    if not isinstance(steps, int) or not 1 <= steps <= total:
         raise InputError(f"steps = {steps}: choose 1 to {total} sampling steps")
     if sampler == "ddim":
         for stride in range(1, total + 1):
@@ -59,22 +61,42 @@ def kept_timesteps(steps: int, sampler: Sampler, total: int = 1000) -> list[int]
     return kept
 
 
+def check_sampler(sampler: str) -> None:
+    """Refuse a name that is none of `Sampler`, which would be taken for ddpm.
+
+    Raises:
+        InputError: it is.
+    """
+    if sampler not in get_args(Sampler):
+        raise InputError(f"sampler {sampler!r}: choose {' or '.join(get_args(Sampler))}")
+
+
 class Diffusion:
     """A noise schedule and the steps that use it.
 
+    Every step takes images (N, C, S, S) with as many schedule steps t, int64 (N,) from 0 to S - 1, and raises an
+    InputError for others; the numbers in t are looked at on the CPU alone (see `dydit.errors.check_indices`).
+
     Args:
-        betas: float64 (S,), the variance added by each step.
+        betas: float64 (S,), the variance added by each step, above 0 and below 1.
         timestep_map: int64 (S,), the original timestep that the network sees at each step.
+
+    Raises:
+        InputError: no step, betas out of range, or another number of timesteps.
     """
 
     def __init__(self, betas: Tensor, timestep_map: Tensor) -> None:
+        if betas.ndim != 1 or not len(betas) or not bool(((betas > 0) & (betas < 1)).all()):
+            raise InputError(f"noise schedule: betas {tuple(betas.shape)}; give at least one, all between 0 and 1")
+        if timestep_map.shape != betas.shape:
+            raise InputError(f"noise schedule: {len(betas)} betas for timesteps {tuple(timestep_map.shape)}")
         self.betas = betas.double()
         self.timestep_map = timestep_map.long()
         self.alphas_cumprod = torch.cumprod(1.0 - self.betas, dim=0)
         self._coefficients: dict[tuple[str, torch.device], Tensor] = {}
 
     @classmethod
-    def linear(cls, steps: int = 1000) -> Diffusion:
+    def linear(cls, steps: int = TIMESTEPS) -> Diffusion:
         """The training schedule: betas linear from 1e-4 to 0.02."""
         return cls(torch.linspace(1e-4, 0.02, steps, dtype=torch.float64), torch.arange(steps))
 
@@ -116,6 +138,7 @@ class Diffusion:
 
     def add_noise(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """x_t ~ q(x_t | x_0) for schedule steps t (N,)."""
+        self._check(t, x0, noise)
         return self._at("sqrt_cumprod", t, x0) * x0 + self._at("sqrt_one_minus_cumprod", t, x0) * noise
 
     def losses(self, output: Tensor, x0: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Losses:
@@ -125,23 +148,29 @@ class Diffusion:
             output: (N, 2 C, S, S), noise prediction and variance interpolation.
             x0, x_t, noise: (N, C, S, S).
             t: schedule steps (N,).
+
+        Raises:
+            InputError: shapes that do not belong together, such as an output without variances.
         """
-        eps, interpolation = output.chunk(2, dim=1)
+        self._check(t, x0, x_t, noise)
+        eps, interpolation = _halves(output, x_t)
         mse = _mean_over_image((noise - eps) ** 2)
         # The bound trains the variance only: the mean is detached.
         vb = self._bound_term(eps.detach(), interpolation, x0, x_t, t)
-        return Losses(mse=mse, vb=vb * (len(self) / 1000.0))
+        return Losses(mse=mse, vb=vb * (len(self) / TIMESTEPS))
 
     def ddpm_step(self, output: Tensor, x_t: Tensor, t: Tensor, noise: Tensor) -> Tensor:
         """One ancestral step from schedule steps t (N,); no noise is added at t = 0."""
-        eps, interpolation = output.chunk(2, dim=1)
+        self._check(t, x_t, noise)
+        eps, interpolation = _halves(output, x_t)
         mean = self._posterior_mean(self.predict_x0(eps, x_t, t), x_t, t)
         log_variance = self._log_variance(interpolation, t)
         added = (t > 0).to(x_t.dtype)[:, None, None, None]
         return mean + added * torch.exp(0.5 * log_variance) * noise
 
     def ddim_step(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
-        """One deterministic DDIM step (eta = 0)."""
+        """One deterministic DDIM step (eta = 0); variances in the output go unused."""
+        self._check(t, x_t, output[:, : x_t.shape[1]])
         eps = output[:, : x_t.shape[1]]
         x0 = self.predict_x0(eps, x_t, t)
         previous = self._at("previous_cumprod", t, x_t)
@@ -150,6 +179,15 @@ class Diffusion:
     def predict_x0(self, eps: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         """x_0 implied by a noise prediction."""
         return self._at("sqrt_recip_cumprod", t, x_t) * x_t - self._at("sqrt_recipm1_cumprod", t, x_t) * eps
+
+    def _check(self, t: Tensor, x: Tensor, *others: Tensor) -> None:
+        """Refuse steps that are none of the schedule, and images that would be repeated to the size of others."""
+        for other in others:
+            if other.shape != x.shape or x.ndim != 4:
+                raise InputError(
+                    f"images of shapes {tuple(x.shape)} and {tuple(other.shape)}; they must have one, (N, C, S, S)"
+                )
+        check_indices("schedule steps", t, len(x), len(self), f"0 to {len(self) - 1}")
 
     def _posterior_mean(self, x0: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         return self._at("posterior_x0_weight", t, x_t) * x0 + self._at("posterior_xt_weight", t, x_t) * x_t
@@ -194,6 +232,18 @@ class Diffusion:
         }
         table: Tensor = tables[name]() if name in tables else getattr(self, name)
         return table
+
+
+def _halves(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise and variance interpolation of a network output on images x (N, C, S, S), each of their shape."""
+    n, channels, *sides = x.shape
+    if tuple(output.shape) != (n, 2 * channels, *sides):
+        raise InputError(
+            f"network output of shape {tuple(output.shape)} on images {tuple(x.shape)}; ddpm steps and the training "
+            "loss need noise and variance, twice the channels: take a network with learn_sigma, or sample by ddim"
+        )
+    eps, interpolation = output.chunk(2, dim=1)
+    return eps, interpolation
 
 
 def _mean_over_image(x: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from dydit.config import DiTConfig
-from dydit.errors import InputError
+from dydit.config import TIMESTEPS, DiTConfig
+from dydit.errors import InputError, check_indices
 
 Result = TypeVar("Result")
 
@@ -188,10 +188,13 @@ class DiT(nn.Module):
         Args:
             x: noisy latents (N, in_channels, S, S).
             t: original timesteps in [0, 1000), int64 (N,).
-            y: labels, int64 (N,); `num_classes` is the null label.
+            y: labels, int64 (N,); `num_classes` is the null label, where the network was built with label dropout.
 
         Returns:
             (N, out_channels, S, S): noise, then the variance interpolation when `learn_sigma`.
+
+        Raises:
+            InputError: as `check_inputs`.
         """
         tokens, _, c = self.embed(x, t, y)
         for block in self.blocks:
@@ -208,23 +211,30 @@ class DiT(nn.Module):
         """Tokens (N, T, C), timestep embedding (N, C) and conditioning c = t_emb + y_emb (N, C).
 
         Raises:
-            InputError: images of another size or number of channels than the network's.
+            InputError: as `check_inputs`.
         """
-        self.check_input(x)
+        self.check_inputs(x, t, y)
         t_emb = self.t_embedder(t)
         return self.x_embedder(x) + self.pos_embed, t_emb, t_emb + self.y_embedder(y)
 
-    def check_input(self, x: Tensor) -> None:
-        """Refuse images that would be cut into as many patches in another order, or into others.
+    def check_inputs(self, x: Tensor, t: Tensor, y: Tensor) -> None:
+        """Refuse what would be read as something else: other patches, one timestep for all, fractions, no class.
 
         Raises:
-            InputError: another shape than (N, in_channels, input_size, input_size).
+            InputError: images of another shape than (N, in_channels, input_size, input_size), or of whole numbers;
+                timesteps or labels that are not N whole numbers, or out of range (seen on the CPU alone).
         """
-        wanted = (self.config.in_channels, self.config.input_size, self.config.input_size)
-        if tuple(x.shape[1:]) != wanted:
+        config = self.config
+        wanted = (config.in_channels, config.input_size, config.input_size)
+        if x.ndim != 4 or tuple(x.shape[1:]) != wanted or not len(x):
             raise InputError(
                 f"input of shape {tuple(x.shape)}; the network takes (N, {wanted[0]}, {wanted[1]}, {wanted[2]})"
             )
+        if not x.is_floating_point():
+            raise InputError(f"input of {x.dtype}; the network takes floating-point numbers, pixels in [-1, 1]")
+        check_indices("timesteps", t, len(x), TIMESTEPS, f"original timesteps 0 to {TIMESTEPS - 1}")
+        null = "no null label" if config.null_label is None else f"the null label {config.null_label}"
+        check_indices("labels", y, len(x), config.label_rows, f"classes 0 to {config.num_classes - 1}, {null}")
 
     def unpatchify(self, patches: Tensor) -> Tensor:
         """(N, T, p * p * out) -> (N, out, S, S)."""

@@ -1,9 +1,12 @@
-"""The one error class that reaches a user without a traceback, and what it offers for a misspelt name."""
+"""The one error class that reaches a user without a traceback, what it offers for a misspelt name, and a check."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+import torch
+from torch import Tensor
 
 
 class InputError(ValueError):
@@ -26,3 +29,31 @@ def nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three of the known names that look like `name`; the first three where none does."""
     choices = list(known)
     return difflib.get_close_matches(name, choices, n=3, cutoff=0.4) or choices[:3]
+
+
+def check_indices(name: str, values: Tensor, count: int, limit: int, meaning: str) -> None:
+    """Refuse timesteps or labels that are not whole numbers (count,) from 0 to `limit` - 1.
+
+    The numbers themselves are looked at on the CPU alone, since reading those of a GPU would make it wait in every
+    step, and not while a compiler or a tracer stands in for the computation.
+
+    Args:
+        name: of what is checked.
+        values: to be checked.
+        count: images in the batch.
+        limit: numbers that there are.
+        meaning: which these are, in words.
+
+    Raises:
+        InputError: another shape or data type, or a number out of range.
+    """
+    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+        raise InputError(f"{name} are {values.dtype}; give whole numbers, {meaning}")
+    if tuple(values.shape) != (count,):
+        raise InputError(f"{name} of shape {tuple(values.shape)}; give one for each image, ({count},)")
+    tracing = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    if tracing or type(values) is not Tensor or values.device.type != "cpu" or not count:
+        return
+    lowest, highest = int(values.min()), int(values.max())
+    if lowest < 0 or highest >= limit:
+        raise InputError(f"{name} from {lowest} to {highest}; give {meaning}")

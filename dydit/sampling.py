@@ -6,13 +6,14 @@ Batch size, order and process count therefore change nothing but rounding.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from dydit.diffusion import Diffusion, Model, Sampler
-from dydit.errors import InputError
+from dydit.diffusion import Diffusion, Model, Sampler, check_sampler
+from dydit.errors import InputError, check_indices
 
 Track = Callable[[Iterable[int]], Iterable[int]]
 """Wraps an iterable to show progress."""
@@ -26,11 +27,19 @@ def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tenso
         x: (2N, C, S, S); only the first half is used, and the second half sees the same images.
         t: (2N,) timesteps.
         y: (2N,) labels, then null labels.
-        scale: guidance scale; 1 is no guidance.
+        scale: guidance scale; 1 is no guidance, and 0 the unconditional noise.
 
     Returns:
         (2N, 2C, S, S); the noise of the first three channels is guided (all channels of a model with fewer).
+
+    Raises:
+        InputError: an odd number of rows, or another number of timesteps or labels.
     """
+    if len(x) % 2 or not len(x) == len(t) == len(y):
+        raise InputError(
+            f"guidance: {len(x)} images, {len(t)} timesteps and {len(y)} labels; give as many of each, every image "
+            "twice: with its label, and with the null label"
+        )
     half = x[: len(x) // 2]
     output = model(torch.cat([half, half]), t, y)
     channels = min(3, x.shape[1])
@@ -42,6 +51,19 @@ def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tenso
 def guidance_branches(scale: float) -> int:
     """Rows of the network's batch per image: 2 under guidance, conditional and unconditional; 1 at scale 1."""
     return 1 if scale == 1.0 else 2
+
+
+def check_scale(scale: float) -> float:
+    """Return a guidance scale unchanged.
+
+    Raises:
+        InputError: it is not finite, or below 1. At 0 the label would be ignored, which some take for "no guidance".
+    """
+    if not math.isfinite(scale):
+        raise InputError(f"scale = {scale}; give a finite guidance scale, such as 1.5")
+    if scale < 1.0:
+        raise InputError(f"scale = {scale}; below 1 the label counts less than without guidance, which is scale 1")
+    return scale
 
 
 def computing_in(dtype: torch.dtype, model: Model) -> Model:
@@ -64,8 +86,9 @@ def predict(model: Model, x: Tensor, timestep: int, y: Tensor, scale: float, nul
         (N, 2C, S, S), noise and variance interpolation.
 
     Raises:
-        InputError: guidance without a null label.
+        InputError: guidance without a null label, or a scale below 1.
     """
+    check_scale(scale)
     t = torch.full((len(x),), timestep, device=x.device)
     if scale == 1.0:
         return model(x, t, y)
@@ -79,10 +102,14 @@ class ImageNoise:
     """One random generator per image, on the CPU so that every device sees the same numbers."""
 
     def __init__(self, seed: int, indices: Sequence[int]) -> None:
+        if not len(indices):
+            raise InputError("images: no index; give at least one")
         self.generators = [torch.Generator().manual_seed(mix(seed, index)) for index in indices]
 
     def labels(self, num_classes: int) -> Tensor:
-        """Uniform labels (N,); call before `normal`."""
+        """Uniform labels (N,) from 0 to `num_classes` - 1; call before `normal`."""
+        if num_classes < 1:
+            raise InputError(f"num_classes = {num_classes}; it must be at least 1")
         return torch.cat([torch.randint(num_classes, (1,), generator=g) for g in self.generators])
 
     def normal(self, shape: Sequence[int]) -> Tensor:
@@ -118,7 +145,7 @@ def denoise(
         model: the network; it sees original timesteps.
         diffusion: the (respaced) schedule.
         x: initial noise (N, C, S, S).
-        y: labels (N,).
+        y: labels, int64 (N,).
         noise: k -> the noise (N, C, S, S) of the k-th step taken.
         sampler: ancestral DDPM, or DDIM with eta = 0, which draws no noise.
         scale: guidance scale; at 1 the network sees no null labels.
@@ -130,8 +157,13 @@ def denoise(
         x_0, (N, C, S, S).
 
     Raises:
-        InputError: guidance without a null label.
+        InputError: guidance without a null label, a scale below 1, an unknown sampler, labels that are none, or, in a
+            step, what the network or the schedule refuses.
     """
+    check_sampler(sampler)
+    check_scale(scale)
+    if null_label is not None:  # once before the loop, where a GPU has nothing to do yet
+        check_indices("labels", y.cpu(), len(x), null_label + 1, f"classes 0 to {null_label - 1}")
     for taken, step in enumerate(track(range(len(diffusion) - 1, -1, -1))):
         t = torch.full((len(x),), step, device=x.device)
         output = predict(model, x, int(diffusion.timestep_map[step]), y, scale, null_label)
@@ -154,10 +186,19 @@ def draw(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    classes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Images (N, *shape) and their labels (N,) for image indices `indices`, from their own noise by any sampler."""
+    """Images (N, *shape) and their labels (N,) for image indices `indices`, from their own noise by any sampler.
+
+    Labels are uniform over the `classes`, by default over all, 0 to `num_classes` - 1.
+
+    Raises:
+        InputError: no index, or classes that the network does not have.
+    """
     source = ImageNoise(seed, indices)
-    y = source.labels(num_classes).to(device)
+    chosen = torch.tensor(range(num_classes) if classes is None else classes, dtype=torch.int64)
+    check_indices("classes", chosen, len(chosen), num_classes, f"classes 0 to {num_classes - 1}")
+    y = chosen[source.labels(len(chosen))].to(device)
     x = source.normal(shape).to(device)
     return solve(x, y, lambda _: source.normal(shape).to(device)), y
 

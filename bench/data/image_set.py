@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -84,7 +85,7 @@ class Images(ImageSet):
         return self._labels is not None
 
     @property
-    def classes(self) -> list[dict[str, Any]]:
+    def classes(self) -> list[Entry]:
         """The `class_table` of the set.
 
         Raises:
@@ -104,18 +105,47 @@ class Images(ImageSet):
         return self._labels if isinstance(self._labels, Tensor) else self._labels()
 
 
-def class_table(labels: Tensor, names: Mapping[int, str] | None = None) -> list[dict[str, Any]]:
-    """One entry per class of labels (N,), fit for JSON: its label, its name (None: not told) and its images."""
+Entry = dict[str, Any]
+"""One class in a table: its `label`, its `name` (None: not told) and the number of its `images`; fit for JSON."""
+
+
+def class_table(labels: Tensor, names: Mapping[int, str] | None = None) -> list[Entry]:
+    """One entry per class of labels (N,)."""
     counts, known = Counter(labels.tolist()), names or {}
     return [{"label": label, "name": known.get(label), "images": counts[label]} for label in sorted(counts)]
 
 
-def describe_classes(table: Sequence[Mapping[str, Any]]) -> str:
+def read_class_table(content: Any) -> list[Entry]:
+    """A table that `class_table` made, back from a file: JSON as text, or what was read of it.
+
+    Raises:
+        ValueError: it is none; what is wrong with it.
+    """
+    try:
+        table = json.loads(content) if isinstance(content, str) else content
+    except RecursionError:
+        raise ValueError("lists in too many lists") from None
+    if not isinstance(table, list):
+        raise ValueError("no list")
+    for row in table:
+        if not isinstance(row, dict) or not {"label", "name", "images"} <= row.keys():
+            raise ValueError(f"{str(row)[:60]} lacks label, name or images")
+        numbers = (row["label"], row["images"])
+        if any(type(number) is not int or number < 0 for number in numbers):
+            raise ValueError(f"label {str(numbers[0])[:20]}, images {str(numbers[1])[:20]}")
+        if not isinstance(row["name"], str | None):
+            raise ValueError(f"class {row['label']} has the name {str(row['name'])[:60]}")
+    if len({row["label"] for row in table}) != len(table):
+        raise ValueError("a label stands twice")
+    return table
+
+
+def describe_classes(table: Sequence[Entry]) -> str:
     """A table of `class_table` in words; at most ten classes are shown."""
     shown = [
         f"{row['label']} ({row['images']})"
         if row["name"] is None
-        else f"{row['label']} = {row['name']} ({row['images']})"
+        else f"{row['label']} = {printable(row['name'])[:60]} ({row['images']})"
         for row in table[:10]
     ]
     more = f" and {len(table) - len(shown)} more" if len(table) > len(shown) else ""

@@ -74,9 +74,18 @@ def make_unit(
 
     The batch is always a whole unit, so that the content of an image does not depend on how many there are.
     """
-    config, seed, scale = job.network.config, job.options.seed, job.options.scale
     indices = range(unit * manifest.unit, (unit + 1) * manifest.unit)
-    x, y = guided_samples(job.solver, model, config, indices, seed=seed, scale=scale, device=job.device, track=track)
+    x, y = guided_samples(
+        job.solver,
+        model,
+        job.network.config,
+        indices,
+        seed=job.options.seed,
+        scale=job.options.scale,
+        device=job.device,
+        track=track,
+        classes=manifest.identity.get("classes"),
+    )
     kept = len(manifest.indices(unit))
     images = job.decoder(x)[:kept].permute(0, 2, 3, 1).contiguous()
     return images.cpu().numpy(), y[:kept].cpu().numpy()
@@ -92,7 +101,13 @@ def _begin(job: GenerationJob, earlier: Manifest | None, processes: int) -> tupl
     """Write the manifest and list the units that are missing."""
     options, directory = job.options, job.options.out
     unit = images_per_unit(options, earlier.unit if earlier else None)
-    manifest = Manifest(options.images, unit, job.decoder.shape, generation_identity(job), record={})
+    identity = generation_identity(job)
+    if earlier is not None and "classes" not in earlier.identity and not job.labels.asked:
+        identity.pop("classes", None)  # it began with all classes, by a version that knew no others, and goes on so
+    drawn = identity.get("classes", range(job.labels.num_classes))
+    for line in job.labels.remarks(options.checkpoint, drawn=drawn):
+        status(line)
+    manifest = Manifest(options.images, unit, job.decoder.shape, identity, record={})
     if earlier is not None:
         manifest.check_continues(earlier, directory)
     missing = shards.missing_units(directory, manifest, read=True, track=lambda units: track(units, "checking units"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
+from bench.generation.labels import DrawnLabels, choose_labels
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
 from bench.options import (
     AutoencoderOptions,
@@ -25,7 +25,7 @@ from bench.options import (
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, checkpoint
 from dydit.inference import Engine, WidthPlan
-from dydit.sampling import computing_in
+from dydit.sampling import check_scale, computing_in
 
 ENGINES = ("static", "masked", "realised")
 UNIT = 64
@@ -40,6 +40,12 @@ class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
     steps: int = option(250, help="of the sampler")
     scale: float = option(1.5, help="of guidance; 1 is none")
     seed: int = option(0, help="of labels and noise")
+    classes: str | None = option(
+        None,
+        metavar="A,B,...",
+        help="draw labels of these alone: names that the checkpoint records, or numbers (default: the classes that it "
+        "was trained on, where it records them, or all)",
+    )
     unit: int | None = option(
         None,
         metavar="N",
@@ -79,12 +85,7 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         for name, number in (("images", self.images), ("unit", unit), ("threads", self.threads)):
             if number < 1:
                 raise InputError(f"{name} = {number}; it must be at least 1")
-        if not math.isfinite(self.scale):
-            raise InputError(f"scale = {self.scale}; give a finite guidance scale, such as 1.5")
-        if self.scale < 1.0:
-            raise InputError(
-                f"scale = {self.scale}; below 1 the label counts less than without guidance, which is scale 1"
-            )
+        check_scale(self.scale)
         if self.engine is not None and self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if self.dtype not in DTYPES:
@@ -96,7 +97,10 @@ class GenerationOptions(DrawingOptions, OutputOptions):
 
 @dataclass(frozen=True)
 class GenerationJob:
-    """Checked options and what they come to: a network in evaluation mode on the CPU, in float32, and what it needs."""
+    """Checked options and what they come to: a network in evaluation mode on the CPU, in float32, and what it needs.
+
+    `labels` are those that images are drawn for.
+    """
 
     options: GenerationOptions
     network: DiT
@@ -104,6 +108,7 @@ class GenerationJob:
     solver: samplers.Solver
     decoder: Decoder
     device: torch.device
+    labels: DrawnLabels
 
 
 def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> GenerationJob:
@@ -114,14 +119,15 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
     """
     solver = samplers.make_solver(options.sampler, options.steps)
     device = own_device(options.device, local_rank)
-    network = _read_network(options)
+    network, found = _read_network(options)
     config = network.config
     if options.sampler == "ddpm" and not config.learn_sigma:
         raise InputError(f"{options.checkpoint}: predicts no variances, which ddpm needs; use --sampler ddim")
     if options.scale != 1.0 and config.class_dropout_prob == 0.0:
         raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
     engine = choose_engine(type(network), options.engine)
-    return GenerationJob(options, network, engine, solver, open_decoder(config, options.vae, device), device)
+    labels = choose_labels(options.classes, found, config, options.checkpoint)
+    return GenerationJob(options, network, engine, solver, open_decoder(config, options.vae, device), device, labels)
 
 
 def images_per_unit(options: GenerationOptions, earlier: int | None = None) -> int:
@@ -172,7 +178,10 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
 
 
 def generation_identity(job: GenerationJob) -> dict[str, Any]:
-    """What decides the content of image k, together with its unit; the first difference in this order is reported."""
+    """What decides the content of image k, together with its unit; the first difference in this order is reported.
+
+    `classes` stand in it where labels are not drawn from all of them.
+    """
     options, on_cpu = job.options, job.device.type == "cpu"
     return {
         "model": type(job.network).__name__,
@@ -189,13 +198,14 @@ def generation_identity(job: GenerationJob) -> dict[str, Any]:
         "device": job.device.type,
         "decoding": job.decoder.name,
         "vae_sha256": tensors_sha256(weights) if (weights := job.decoder.weights()) else None,
+        **({} if job.labels.all_classes else {"classes": list(job.labels.labels)}),
     }
 
 
-def _read_network(options: GenerationOptions) -> DiT:
+def _read_network(options: GenerationOptions) -> tuple[DiT, checkpoint.Checkpoint]:
     network, found = checkpoint.load_model(
         options.checkpoint, model=options.model, resolution=options.resolution, weights=options.weights
     )
     for note in found.notes:
         status(f"{options.checkpoint}: {note}")
-    return network
+    return network, found

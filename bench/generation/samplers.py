@@ -112,6 +112,7 @@ def guided_samples(
     scale: float,
     device: torch.device,
     track: Track = lambda steps: steps,
+    classes: Sequence[int] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Samples (N, C, S, S), of pixels or latents, and labels (N,) of the images `indices`, each from its own noise.
 
@@ -124,10 +125,11 @@ def guided_samples(
         scale: of guidance; 1 is none.
         device: of the network.
         track: progress wrapper over the steps.
+        classes: that labels are drawn from; by default all.
     """
 
     def solve(x: Tensor, y: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
-        return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.num_classes, track=track)
+        return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.null_label, track=track)
 
     shape = (config.in_channels, config.input_size, config.input_size)
-    return draw(solve, shape, config.num_classes, indices, seed=seed, device=device)
+    return draw(solve, shape, config.num_classes, indices, seed=seed, device=device, classes=classes)

@@ -12,11 +12,11 @@ from torch import Tensor
 
 from bench.data import shards, sources
 from bench.data.folder import picture_files
-from bench.data.image_set import describe_classes
+from bench.data.image_set import describe_classes, read_class_table
 from bench.data.sets.catalogue import DATASETS
 from bench.quality.references.reference import read_reference
 from bench.records import file_sha256, portable
-from dydit import VAE_DOWNSAMPLING, InputError, checkpoint, is_router_key
+from dydit import VAE_DOWNSAMPLING, InputError, checkpoint, first_line, is_router_key
 from dydit.checkpoint.files import WEIGHTS, locate
 
 Facts = dict[str, str]
@@ -104,9 +104,9 @@ def _checkpoint_facts(source: str, model: str | None, resolution: int | None, we
 
 def _trained_classes(text: str) -> str:
     try:
-        return describe_classes(json.loads(text))
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "a table that cannot be read"
+        return describe_classes(read_class_table(text))
+    except ValueError as error:
+        return f"a table that cannot be read ({first_line(error)})"
 
 
 def _routing(state: dict[str, Tensor]) -> str:

@@ -26,7 +26,7 @@ from dydit import InputError
 PEAK = 255.0
 RESAMPLES = 1000
 COLUMNS = ("metric", "unit", "value", "low", "high")
-_SAME_DRAWS = ("seed", "sampler", "steps", "scale")
+_SAME_DRAWS = ("seed", "sampler", "steps", "scale", "classes")
 """What two runs must share, so that image k of both began with the same noise and label and went the same way."""
 
 

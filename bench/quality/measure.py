@@ -187,7 +187,8 @@ def _values(
         assert features.scores is not None  # read_samples
         measured += values.inception_score_values(features.scores, probs, resampling)
     if spec.features_layer not in features.rows or reference_rows is None:
-        return measured
+        pool = features.statistics.get(spec.features_layer)
+        return measured if pool is None else values.warn_of_equal_statistics(measured, pool, reference.pool)
     # One dtype on both sides: the same image then has the same features in both sets.
     rows, others = (side.astype(np.float32) for side in (features.rows[spec.features_layer], reference_rows))
     if metrics & {"precision", "recall"}:

@@ -8,11 +8,10 @@ import numpy as np
 
 from bench.data.image_set import Images
 from bench.quality.features import Weights, extraction
-from bench.quality.metrics.inception_score import ScoreMoments
 from bench.quality.metrics.moments import Moments, Statistics
 from bench.quality.references.reference import Reference
 from bench.quality.settings import Settings
-from bench.quality.values import Rows, Scores, probabilities, split_size
+from bench.quality.values import Rows, Scores, ScoreStream, probabilities
 
 
 @dataclass
@@ -41,9 +40,7 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
     if settings.imagewise:
         kept.add(spec.features_layer)
     moments = {layer: Moments(spec.dimensions[layer]) for layer in layers - {spec.logits_layer}}
-    classes, size = spec.dimensions[spec.logits_layer], split_size(len(samples))
-    shuffle = np.random.default_rng(settings.resampling.seed).permutation(len(samples))
-    ordered, shuffled = ScoreMoments(classes, size), ScoreMoments(classes, size, shuffle)
+    scores = ScoreStream(len(samples), spec.dimensions[spec.logits_layer], settings.resampling.seed)
     features = SampleFeatures(len(samples))
     start = 0
     for batch in extraction.stream_features(
@@ -53,9 +50,7 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
             if layer in moments:
                 moments[layer].update(rows)
             elif layer == spec.logits_layer:
-                probs = probabilities(rows)
-                ordered.update(probs)
-                shuffled.update(probs)
+                scores.update(probabilities(rows))
             if layer in kept:
                 if not start:
                     features.rows[layer] = np.empty((len(samples), rows.shape[1]), rows.dtype)
@@ -63,7 +58,7 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
         start += len(rows)
     features.statistics = {layer: moment.statistics() for layer, moment in moments.items()}
     if "IS" in settings.metrics:
-        features.scores = Scores(tuple(ordered.splits()), tuple(shuffled.splits()), ordered.whole())
+        features.scores = scores.scores()
     return features
 
 

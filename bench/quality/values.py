@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bench.quality.metrics.distances import count_shared
 from bench.quality.metrics.fid_infinity import fid_infinity
 from bench.quality.metrics.frechet import FidReference
-from bench.quality.metrics.inception_score import SplitScore
+from bench.quality.metrics.inception_score import ScoreMoments, SplitScore
 from bench.quality.metrics.intervals import (
     bootstrap_fid,
     bootstrap_inception_score,
@@ -39,6 +39,8 @@ NEIGHBOURS = 3
 KID_SUBSETS, KID_SUBSET_SIZE = 100, 1000
 """torch-fidelity's defaults."""
 _OF_SAMPLES_ALONE = ("IS", "IS_std", "IS_all")
+_OF_FID = ("FID", "FID-infinity", "images_for_0.1")
+_LEAST_IN_SPLIT = 5  # images: smaller splits often score alike, so that their scatter says nothing of chance
 _LEAST_FOR_INFINITY = 40  # images: `fid_infinity` fits ten points with at least four each
 
 Rows = NDArray[Any]
@@ -97,11 +99,44 @@ def frechet_values(
 
 @dataclass(frozen=True)
 class Scores:
-    """Inception Scores: of every split, in the order of the samples and in a random one, and of all samples at once."""
+    """Inception Scores: of every split, in the order of the samples and in a random one, and of all samples at once.
+
+    `parts` are in random order, too: tenths of the splits where these are the protocol's, of which there may be one or
+    two, and else the splits themselves. How far they scatter tells how far a split does by chance.
+    """
 
     ordered: tuple[SplitScore, ...]
     shuffled: tuple[SplitScore, ...]
+    parts: tuple[SplitScore, ...]
     whole: float
+
+
+class ScoreStream:
+    """The `Scores` of samples that come in batches, as class probabilities."""
+
+    def __init__(self, count: int, classes: int, seed: int) -> None:
+        """Start without samples.
+
+        Args:
+            count: samples that will come.
+            classes: of the extractor.
+            seed: of the random order.
+        """
+        size = split_size(count)
+        order = np.random.default_rng(seed).permutation(count)
+        self._ordered = ScoreMoments(classes, size)
+        self._shuffled = ScoreMoments(classes, size, order)
+        self._parts = ScoreMoments(classes, size // SPLITS if size == ADM_SPLIT else size, order)
+
+    def update(self, probs: NDArray[np.float64]) -> None:
+        """Add the probabilities (n, classes) of the samples that follow those before."""
+        for moments in (self._ordered, self._shuffled, self._parts):
+            moments.update(probs)
+
+    def scores(self) -> Scores:
+        """The scores of all samples, once they have come."""
+        ordered, shuffled, parts = (tuple(moments.splits()) for moments in (self._ordered, self._shuffled, self._parts))
+        return Scores(ordered, shuffled, parts, self._ordered.whole())
 
 
 def inception_score_values(scores: Scores, probs: Rows | None, resampling: Resampling) -> list[Value]:
@@ -129,11 +164,14 @@ def inception_score_values(scores: Scores, probs: Rows | None, resampling: Resam
         notes.append(f"the last split has {last}")
     if size == 1:
         notes.append("warning: a split of 1 scores 1 whatever it shows, see IS_all")
-    if _order_decides(ordered, shuffled):
+    elif size < _LEAST_IN_SPLIT:
+        notes.append("too small to tell whether the order of the samples decides, see IS_all")
+    elif _order_decides(ordered, shuffled, scores.parts, size):
         notes.append(
             f"warning: in random order they score {shuffled.mean():.4g}, so the order of the samples decides "
             "(sorted by class?); see IS_all"
         )
+    spread = "standard deviation over the splits" if counted > 1 else "of one split, so 0 whatever it shows"
     interval = interval_of_all = None
     if probs is not None and resampling.resamples:
         options = {"resamples": resampling.resamples, "seed": resampling.seed}
@@ -142,22 +180,34 @@ def inception_score_values(scores: Scores, probs: Rows | None, resampling: Resam
         interval_of_all = bootstrap_inception_score(probs, len(probs), **options)
     return [
         _value("IS", float(ordered.mean()), interval, None, counted, "; ".join(notes)),
-        Value("IS_std", float(ordered.std()), splits=counted, note="standard deviation over the splits"),
+        Value("IS_std", float(ordered.std()), splits=counted, note=spread),
         _value("IS_all", scores.whole, interval_of_all, None, 1, "all images as one split, in any order"),
     ]
 
 
-def _order_decides(ordered: NDArray[np.float64], shuffled: NDArray[np.float64]) -> bool:
+def _order_decides(
+    ordered: NDArray[np.float64], shuffled: NDArray[np.float64], parts: tuple[SplitScore, ...], size: int
+) -> bool:
     """Whether the splits in sample order score lower than in random order by more than chance.
 
-    That is by more than four standard errors of the difference, and by more than 2 %, since few splits give a poor
-    estimate of the error. An order in which classes alternate scores higher, as all samples at once do.
+    That is by more than four standard errors of the difference, and by more than 2 %. The error is that of a random
+    order: sample order may scatter as widely as it likes, where a part of the samples is sorted. An order in which
+    classes alternate scores higher, as all samples at once do.
+
+    Args:
+        ordered: scores of the splits in sample order.
+        shuffled: of as many splits in random order.
+        parts: see `Scores`.
+        size: samples in a split.
     """
-    if len(shuffled) < 2:
+    whole = [part for part in parts if part.rows == parts[0].rows]
+    if len(whole) < 2:
         return False
-    difference = float(shuffled.mean() - ordered.mean())
-    error = float(np.sqrt((ordered.var(ddof=1) + shuffled.var(ddof=1)) / len(shuffled)))
-    return difference > max(4.0 * error, 0.02 * float(shuffled.mean()))
+    values = np.array([part.score for part in whole])
+    scatter = values.std(ddof=1) / values.mean() * np.sqrt(whole[0].rows / size)  # of a split, relative
+    expected = float(shuffled.mean())
+    error = float(scatter * np.sqrt(2.0 / len(shuffled))) * expected
+    return expected - float(ordered.mean()) > max(4.0 * error, 0.02 * expected)
 
 
 def split_size(count: int) -> int:
@@ -215,12 +265,38 @@ def warn_of_shared_images(values: list[Value], rows: Rows, reference: Rows) -> l
         f"warning: {shared} of {len(rows)} samples are among the {len(reference)} reference images compared; "
         "value and interval assume independent sets"
     )
-    return [
-        value
-        if value.metric in _OF_SAMPLES_ALONE
-        else dataclasses.replace(value, note="; ".join(filter(None, [value.note, warning])))
-        for value in values
-    ]
+    return [value if value.metric in _OF_SAMPLES_ALONE else _noted(value, warning) for value in values]
+
+
+def warn_of_equal_statistics(values: list[Value], statistics: Statistics, reference: Statistics) -> list[Value]:
+    """The values, the FID's with a warning where the statistics of the reference are those of the samples.
+
+    It stands in for `warn_of_shared_images` where of the reference nothing else is known.
+
+    Args:
+        values: of these samples and this reference.
+        statistics: of the samples' features.
+        reference: of the reference's.
+    """
+    spread = float(np.trace(reference.covariance))
+    equal = all(
+        np.allclose(one, other, rtol=1e-6, atol=1e-6 * scale)
+        for one, other, scale in (
+            (statistics.mean, reference.mean, spread**0.5),
+            (statistics.covariance, reference.covariance, spread),
+        )
+    )
+    if not equal:
+        return values
+    warning = (
+        "warning: samples and reference have the same mean and covariance, as one set of images has; value and "
+        "interval assume independent sets"
+    )
+    return [_noted(value, warning) if value.metric in _OF_FID else value for value in values]
+
+
+def _noted(value: Value, note: str) -> Value:
+    return dataclasses.replace(value, note="; ".join(filter(None, [value.note, note])))
 
 
 def probabilities(logits: Rows) -> NDArray[np.float64]:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bench.generation.job import GenerationJob, GenerationOptions, images_per_unit, prepare_generation
 from bench.generation.samplers import guided_samples
-from bench.machine import check_fits, track
+from bench.machine import check_fits, status, track
 from bench.routing.learned import Bools, Floats, LearnedRouting
 from dydit import (
     Diffusion,
@@ -42,6 +42,8 @@ def prepare_observation(options: GenerationOptions) -> GenerationJob:
     """
     job = prepare_generation(dataclasses.replace(options, engine=None))
     network = job.network
+    for line in job.labels.remarks(options.checkpoint):
+        status(line)
     if not isinstance(network, DyDiT):
         raise InputError(f"{options.checkpoint}: holds a {type(network).__name__}, which routes nothing; give a DyDiT")
     if not network.realised:
@@ -145,6 +147,7 @@ def _sample(
             scale=options.scale,
             device=job.device,
             track=steps,
+            classes=job.labels.labels,
         )
 
     label = f"sampling {options.images} images"

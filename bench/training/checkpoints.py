@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from bench.data.image_set import Entry
 from bench.machine import status
 from bench.records import check_same_run, whole_file
 from dydit import InputError, first_line
@@ -17,14 +18,19 @@ SCHEMA_VERSION = 1
 """Version of the checkpoints; to be raised when a field changes its meaning."""
 
 
-def save_checkpoint(out: Path, state: Mapping[str, Any], identity: Mapping[str, Any], keep: int) -> Path:
-    """Write the `state` of a training and what decides its result, and remove all but the last `keep` checkpoints.
+def save_checkpoint(
+    out: Path, state: Mapping[str, Any], identity: Mapping[str, Any], classes: Sequence[Entry], keep: int
+) -> Path:
+    """Write the `state` of a training, what decides its result and the classes of its data.
+
+    All but the last `keep` checkpoints are removed.
 
     Raises:
         InputError: it cannot be written; those before it stay.
     """
     path = out / "checkpoints" / f"{state['step']:08d}.pt"
-    write_tensors({"schema_version": SCHEMA_VERSION, "identity": identity, "training": state}, path)
+    content = {"schema_version": SCHEMA_VERSION, "identity": identity, "classes": list(classes), "training": state}
+    write_tensors(content, path)
     for old in _newest_first(out)[keep:]:
         old.unlink()
     return path

@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.data.image_set import class_table
+from bench.data.image_set import Entry
 from bench.data.sources import open_labelled
 from bench.generation.decoding import LATENT_CHANNELS
 from bench.machine import track
@@ -42,7 +41,7 @@ class TrainingData:
     data: Data
     name: str
     sha256: str
-    classes: list[dict[str, Any]]
+    classes: list[Entry]
 
 
 def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> TrainingData:
@@ -61,23 +60,24 @@ def open_data(source: str, config: DiTConfig, data_root: Path | None = None) -> 
     """
     encoded = (Path(source) / latents.MANIFEST).is_file()
     data, sha256, labels, told = _latents(source, config) if encoded else _pixels(source, config, data_root)
-    classes = int(labels.max()) + 1
-    if int(labels.min()) < 0 or classes > config.num_classes:
+    first, classes = int(labels.min()), int(labels.max()) + 1
+    if first < 0 or classes > config.num_classes:
         raise InputError(
-            f"data {source}: {classes} classes, the network has {config.num_classes}; give another data set"
+            f"data {source}: labels {first} to {classes - 1}, the network has {config.num_classes} classes; "
+            f"give --new-classes {classes} for a label table of its own, or another data set"
         )
     return TrainingData(data, source, sha256, told)
 
 
-def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor, list[dict[str, Any]]]:
+def _latents(source: str, config: DiTConfig) -> tuple[Data, str, Tensor, list[Entry]]:
     opened = latents.open_latents(Path(source))
     shape, wanted = opened.shape, (config.in_channels, config.input_size, config.input_size)
     if shape != wanted:
         raise InputError(f"data {source}: latents {shape}, the network takes {wanted}; encode at its resolution")
-    return opened, opened.sha256, opened.labels, class_table(opened.labels)
+    return opened, opened.sha256, opened.labels, opened.classes
 
 
-def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor, list[dict[str, Any]]]:
+def _pixels(source: str, config: DiTConfig, data_root: Path | None) -> tuple[Data, str, Tensor, list[Entry]]:
     if config.in_channels == LATENT_CHANNELS:
         if Path(source).is_dir() and any(Path(source).rglob("*.npy")):
             raise InputError(

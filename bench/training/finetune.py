@@ -62,6 +62,8 @@ def finetune(options: FinetuneOptions) -> Path | None:
             world.agree(lambda: job.training.restore(state))
         if world.first:
             status(f"data {job.data.name}: {describe_classes(job.data.classes)}")
+            for line in job.remarks:
+                status(line)
             status(_beginning(job, newest, world.size))
             if job.plan.warning is not None:
                 status(job.plan.warning)
@@ -90,7 +92,7 @@ def _train(job: TrainingJob, world: ProcessGroup, logs: Logs | None) -> None:
 
 
 def _save(job: TrainingJob, state: Mapping[str, Any], log: StepLog) -> None:
-    path = save_checkpoint(job.options.out, state, job.identity, job.options.keep)
+    path = save_checkpoint(job.options.out, state, job.identity, job.data.classes, job.options.keep)
     progress = f"loss {log.loss:.4f}, FLOPs ratio {log.ratio:.3f} (target {log.target:.3f})"
     status(f"step {job.training.step} of {job.plan.recipe.steps}: {progress}; {path}")
 

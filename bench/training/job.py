@@ -23,8 +23,10 @@ from bench.options import (
 )
 from bench.records import file_sha256
 from bench.training.data import TrainingData, open_data
+from bench.training.label_table import describe_table, label_remarks, with_new_labels
 from dydit import DiT, InputError, checkpoint, is_router_key, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
+from dydit.checkpoint.network import Network
 from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
@@ -98,6 +100,11 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
         help="a network (tdw-only, sdt-only, random, layer-skip, ...; static for the control) or no-warmup, "
         "no-ordering, flops-weight-X; may be repeated",
     )
+    new_classes: int | None = option(
+        None,
+        metavar="N",
+        help="make the label table anew for N classes, the null label's row kept (default: the checkpoint's table)",
+    )
     rates: tuple[float, float, float] | None = option(
         None, metavar=("HEADS", "GROUPS", "TOKENS"), help="open shares, for --ablation random"
     )
@@ -109,8 +116,8 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
     keep: int = option(2, metavar="N", help="checkpoints that stay")
 
     def __post_init__(self) -> None:
-        for name in ("threads", "save_every", "keep"):
-            if getattr(self, name) < 1:
+        for name in ("threads", "save_every", "keep", "new_classes"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} = {getattr(self, name)}; it must be at least 1")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
@@ -142,13 +149,19 @@ class TrainingPlan:
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """Checked options and what they come to: a training that may begin, its data, and what decides its result."""
+    """Checked options and what they come to: a training that may begin, its data, and what decides its result.
+
+    `label_table` says how that of a new number of classes was made (None: it is the checkpoint's), and `remarks` are
+    lines on what the labels mean.
+    """
 
     options: FinetuneOptions
     plan: TrainingPlan
     training: Training
     data: TrainingData
     identity: dict[str, Any]
+    label_table: str | None = None
+    remarks: tuple[str, ...] = ()
 
 
 def plan_training(options: FinetuneOptions) -> TrainingPlan:
@@ -208,7 +221,8 @@ def prepare_training(
         InputError: anything of these that cannot be had, or that does not fit the others.
     """
     planned = plan_training(options)
-    model = build_network(options, planned)
+    found, network = _read_parent(options, planned)
+    model = _filled_network(options, planned, found, network)
     training = Training(
         model if mesh else model.to(device),
         planned.recipe,
@@ -229,8 +243,13 @@ def prepare_training(
         "data": data.name,
         "data_sha256": data.sha256,
         "parent_sha256": file_sha256(Path(options.source)),
+        **({} if options.new_classes is None else {"new_classes": options.new_classes}),
     }
-    return TrainingJob(options, planned, training, data, identity)
+    if options.new_classes is None:
+        remarks = label_remarks(found, model.config, data.classes, options.source)
+        return TrainingJob(options, planned, training, data, identity, remarks=tuple(remarks))
+    table = describe_table(network.config, model.config)
+    return TrainingJob(options, planned, training, data, identity, table, (f"label table: {table}",))
 
 
 def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
@@ -241,12 +260,17 @@ def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     Raises:
         InputError: a checkpoint that is not whole, of another network or size, or a lambda out of reach.
     """
+    return _filled_network(options, planned, *_read_parent(options, planned))
+
+
+def _read_parent(options: FinetuneOptions, planned: TrainingPlan) -> tuple[checkpoint.Checkpoint, Network]:
+    """The checkpoint to start from, and which network it holds."""
     source = options.source
     found = checkpoint.read(source, options.weights)
     trained = any(is_router_key(key) for key in found.state)
     name = planned.network if trained or planned.network is None else planned.network.removeprefix("Dy")
     network = checkpoint.network_of(found, source, model=name, resolution=options.resolution)
-    kind = DiT if planned.kind == STATIC else find_ablation(planned.kind).kind
+    kind = _kind(planned)
     if trained and network.kind is not kind:
         raise InputError(
             f"{source}: holds the routers of a {network.kind.__name__}, and a {kind.__name__} is to be trained; give "
@@ -255,15 +279,33 @@ def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     if planned.kind != STATIC:
         assert planned.recipe.target is not None
         find_ablation(planned.kind).check_target(network.config, planned.recipe.target)
+    return found, network
+
+
+def _kind(planned: TrainingPlan) -> type[DiT]:
+    return DiT if planned.kind == STATIC else find_ablation(planned.kind).kind
+
+
+def _filled_network(
+    options: FinetuneOptions, planned: TrainingPlan, found: checkpoint.Checkpoint, network: Network
+) -> DiT:
+    """The network to train, with the weights of the checkpoint."""
+    config = network.config
+    if options.new_classes is not None:
+        config = dataclasses.replace(config, num_classes=options.new_classes)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)  # decides the routers' weights
-        model = kind(**network.config.kwargs())
-    checkpoint.load_into(model, found, source)
+        model = _kind(planned)(**config.kwargs())
+    if options.new_classes is not None:
+        found = with_new_labels(found, network.config, model)
+    checkpoint.load_into(model, found, options.source)
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:
         model.set_rates(options.rates, planned.recipe.seed)
-    if planned.ordered and not trained:  # trained routers know heads and channel groups by their places
+    if planned.ordered and not any(
+        is_router_key(key) for key in found.state
+    ):  # trained routers know heads and channel groups by their places
         order_by_importance(model)
     return model
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.data import preprocessing
-from bench.data.image_set import Images, describe_classes
+from bench.data.image_set import Entry, Images, class_table, describe_classes, read_class_table
 from bench.data.shards import unit_ranges
 from bench.data.sources import open_labelled
 from bench.generation import decoding
@@ -67,13 +67,17 @@ class LatentsOptions(AutoencoderOptions, ProcessOptions, DataOptions, OutputOpti
 
 @dataclass(frozen=True)
 class Latents:
-    """Latents on disk, as `dydit.training.Data`; `shape` is (C, S, S), and `sha256` stands for all files."""
+    """Latents on disk, as `dydit.training.Data`; `shape` is (C, S, S), and `sha256` stands for all files.
+
+    `classes` are those of the labels, with the names that the manifest records.
+    """
 
     files: tuple[NDArray[Any], ...]
     shape: tuple[int, int, int]
     unit: int
     labels: Tensor
     sha256: str
+    classes: list[Entry]
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -116,12 +120,16 @@ def open_latents(directory: Path) -> Latents:
             files.append(file)
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels.npy holds {labels.dtype} {labels.shape}")
+        recorded = read_class_table(content.get("classes", []))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
         raise InputError(
             f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
         ) from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
-    return Latents(tuple(files), (shape[0], shape[1], shape[2]), unit, torch.from_numpy(labels), digest)
+    names = {row["label"]: row["name"] for row in recorded if row["name"] is not None}
+    of_labels = torch.from_numpy(labels)
+    classes = class_table(of_labels, names)
+    return Latents(tuple(files), (shape[0], shape[1], shape[2]), unit, of_labels, digest, classes)
 
 
 def encode_latents(options: LatentsOptions) -> Latents:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelHubMixin, hf_hub_download
+from torch import nn
 
 from dydit import checkpoint
 from dydit.checkpoint import model_card
-from dydit.dit import DiT
+from dydit.checkpoint.network import unwrapped
 from dydit.errors import InputError, first_line
 
 WEIGHTS = "model.safetensors"
@@ -27,9 +28,9 @@ class Pretrained(ModelHubMixin):
     from the mixin. Unlike its variant for PyTorch modules, loading is strict and finds the network's class by itself.
     """
 
-    def __init__(self, model: DiT, record: Mapping[str, str] | None = None) -> None:
-        self.model, self.record = model, dict(record or {})
-        self._hub_mixin_config = {"kind": type(model).__name__, **model.config.kwargs()}
+    def __init__(self, model: nn.Module, record: Mapping[str, str] | None = None) -> None:
+        self.model, self.record = unwrapped(model), dict(record or {})
+        self._hub_mixin_config = {"kind": type(self.model).__name__, **self.model.config.kwargs()}
 
     def generate_model_card(self, *_: Any, **__: Any) -> ModelCard:
         """The card that the mixin writes into a folder without one."""

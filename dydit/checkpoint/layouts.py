@@ -7,6 +7,7 @@ tensors otherwise. What was taken and what was left is said in words, for the us
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,7 +28,7 @@ SETS = {
 _ANCHOR = "x_embedder.proj.weight"
 """A key that every network of this family has; what stands before it is a prefix."""
 _DIFFUSERS_ANCHOR = "pos_embed.proj.weight"
-_WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+WRAPPERS = ("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 """Parts of keys that torch.compile, FSDP and activation checkpointing put between others."""
 
 
@@ -99,6 +100,8 @@ def _record(raw: RawFile) -> dict[str, str]:
         raise InputError(f"{raw.path}: its record is no table of texts; {again}")
     for name in ("config", "recipe"):  # objects themselves, which readers of the record take for granted
         parse_object(found.get(name, "{}"), f"{raw.path}: {name} in its record", again)
+    if {"training", "identity", "classes"} <= raw.content.keys():  # a checkpoint of this project's own fine-tuning
+        found = {**found, "classes": json.dumps(raw.content["classes"], default=str)}
     return found
 
 
@@ -149,7 +152,7 @@ def _plain(found: Any) -> dict[str, Any]:
 def _plain_keys(state: Mapping[str, Tensor], path: Path) -> tuple[dict[str, Tensor], list[str]]:
     """The state dict without the prefixes of wrappers, and what was taken off."""
     notes = []
-    cleaned = {".".join(part for part in key.split(".") if part not in _WRAPPERS): key for key in state}
+    cleaned = {".".join(part for part in key.split(".") if part not in WRAPPERS): key for key in state}
     if any(new != old for new, old in cleaned.items()):
         notes.append("wrappers' names taken out of the keys")
     prefixes = {key.removesuffix(anchor) for key in cleaned for anchor in _anchors(key)}

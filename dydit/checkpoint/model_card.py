@@ -10,6 +10,7 @@ from dydit.dit import DiT
 _FACTS = {
     "data": "data",
     "data_sha256": "SHA-256 of the data",
+    "label_table": "label table",
     "parent_sha256": "SHA-256 of the static checkpoint",
     "ordered": "heads and channels ordered by importance first",
     "precision": "precision",

@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dydit.ablations import ABLATIONS
-from dydit.checkpoint.layouts import Checkpoint, read
+from dydit.checkpoint.layouts import WRAPPERS, Checkpoint, read
 from dydit.config import VAE_DOWNSAMPLING, DiTConfig, model_config, published_heads
 from dydit.dit import DiT, sincos_table
 from dydit.dydit import DyDiT, is_router_key
@@ -95,17 +95,41 @@ def load_model(
     return built.eval(), Checkpoint(found.state, found.record, found.arguments, network.kind.__name__, notes)
 
 
-def load_into(model: DiT, checkpoint: Checkpoint, where: str = "checkpoint") -> list[str]:
+def unwrapped(model: nn.Module) -> DiT:
+    """The network inside whatever torch.compile, DataParallel or a moving average put around it.
+
+    Raises:
+        InputError: there is no network of this project inside.
+    """
+    network = model
+    while not isinstance(network, DiT):
+        inner = getattr(network, "_orig_mod", None) or getattr(network, "module", None)
+        if not isinstance(inner, nn.Module):
+            raise InputError(f"a {type(model).__name__} is no network of this project; give a DiT or DyDiT")
+        network = inner
+    return network
+
+
+def plain_state(network: DiT) -> dict[str, Tensor]:
+    """The state dict in the published keys, also where wrappers stand around blocks or other parts of the network."""
+    parts = {
+        key: [part for part in key.split(".") if part not in (*WRAPPERS, "module")] for key in network.state_dict()
+    }
+    return {".".join(parts[key]): value for key, value in network.state_dict().items()}
+
+
+def load_into(model: nn.Module, checkpoint: Checkpoint, where: str = "checkpoint") -> list[str]:
     """Load weights strictly into a model, except that a static DiT may fill a DyDiT.
 
     Returns:
         The router keys that a static checkpoint could not fill (they keep their initial, open values); else empty.
 
     Raises:
-        InputError: a key or a shape differs; the first one is named.
+        InputError: no network of this project, or a key or a shape differs; the first one is named.
     """
-    unfilled = check_keys(model, checkpoint.state, where)
-    model.load_state_dict(checkpoint.state, strict=not unfilled)
+    network = unwrapped(model)
+    unfilled = check_keys(network, checkpoint.state, where)
+    network.load_state_dict(checkpoint.state, strict=not unfilled)
     return unfilled
 
 

@@ -38,8 +38,8 @@ class Engine:
             "triton" on a CUDA device, "torch" on the CPU.
 
     Raises:
-        InputError: the model is in training mode, the plan is missing or made for another model, or the backend cannot
-            run here.
+        InputError: no DiT, such as what torch.compile made of one; the model is in training mode, the plan is missing
+            or made for another model, or the backend cannot run here.
     """
 
     def __init__(
@@ -50,6 +50,8 @@ class Engine:
         memory_share: float = MEMORY_SHARE,
         backend: str | None = None,
     ) -> None:
+        if not isinstance(model, DiT):  # its blocks would run, and its routers be passed over
+            raise InputError(f"engine: {type(model).__name__} is no DiT or DyDiT; give the network inside of it")
         if model.training:
             raise InputError("engine: the model is in training mode, where gates are random; call model.eval() first")
         if isinstance(model, DyDiT) and not model.realised:
@@ -70,8 +72,9 @@ class Engine:
         """As `DiT.forward`; a batch that mixes timesteps runs once per distinct timestep.
 
         Raises:
-            InputError: the plan lacks a timestep, or the token masks have another shape.
+            InputError: as `DiT.check_inputs`; the plan lacks a timestep, or the token masks have another shape.
         """
+        self.model.check_inputs(x, t, y)
         steps = sorted(set(t.tolist())) if self.plan is not None else [0]
         if len(steps) == 1:
             return self.run(x, t, y, steps[0], self.tokens)

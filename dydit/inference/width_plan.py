@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from dydit.config import TIMESTEPS
 from dydit.dydit import DyDiT, DyDiTBlock
 from dydit.errors import InputError
 from dydit.routing import Routing
@@ -42,8 +43,19 @@ class WidthPlan:
     @classmethod
     @torch.no_grad()
     def from_routers(cls, model: DyDiT, timesteps: Iterable[int]) -> WidthPlan:
-        """The plan that the TDW routers of a model in evaluation mode decide."""
+        """The plan that the TDW routers of a model in evaluation mode decide.
+
+        Raises:
+            InputError: no DyDiT, one in training mode, or timesteps that are none.
+        """
+        if not isinstance(model, DyDiT):
+            raise InputError(f"width plan: {type(model).__name__} has no routers; give a DyDiT, without wrappers")
+        if model.training:
+            raise InputError("width plan: the model is in training mode, where gates are random; call model.eval()")
         steps = sorted(set(timesteps))
+        known = f"original timesteps 0 to {TIMESTEPS - 1}"
+        if not steps or steps[0] < 0 or steps[-1] >= TIMESTEPS:
+            raise InputError(f"width plan: timesteps {steps[:1]} to {steps[-1:]}; give some of the {known}")
         device = model.pos_embed.device
         t_emb = model.t_embedder(torch.tensor(steps, device=device))
         blocks = [block for block in model.blocks if isinstance(block, DyDiTBlock)]

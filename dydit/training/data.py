@@ -8,6 +8,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from dydit.errors import InputError
+
 
 class Data(Protocol):
     """Labelled images in [-1, 1], or latents in the scale that the network takes, by row."""
@@ -28,10 +30,26 @@ class Data(Protocol):
 
 @dataclass(frozen=True)
 class InMemory:
-    """Data in memory, on one device: images (M, C, S, S) in [-1, 1], or latents, and labels (M,)."""
+    """Data in memory, on one device: images (M, C, S, S) in [-1, 1], or latents, and labels (M,).
+
+    Raises:
+        InputError: other shapes, or images of whole numbers.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.ndim != 4 or not self.images.is_floating_point() or not len(self.images):
+            raise InputError(
+                f"images of shape {tuple(self.images.shape)}, {self.images.dtype}; give floating-point (M, C, S, S)"
+            )
+        whole = not self.labels.is_floating_point() and not self.labels.is_complex()
+        if not whole or tuple(self.labels.shape) != (len(self.images),):
+            raise InputError(
+                f"labels of shape {tuple(self.labels.shape)}, {self.labels.dtype}; give whole numbers, one for each "
+                f"of the {len(self.images)} images"
+            )
 
     def __len__(self) -> int:
         return len(self.images)

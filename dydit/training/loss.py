@@ -13,6 +13,7 @@ from torch import Tensor
 from dydit.diffusion import Diffusion
 from dydit.dit import DiT
 from dydit.dydit import DyDiT
+from dydit.errors import InputError
 from dydit.flops import flops_loss, flops_ratio
 from dydit.training.recipe import Recipe
 
@@ -45,7 +46,12 @@ def step_loss(
         noise: standard normal, shaped as `x0`.
         recipe: gives the warm-up, the FLOPs target and the weight of the FLOPs loss.
         step: decides what these are.
+
+    Raises:
+        InputError: no DiT, such as what torch.compile made of one, or inputs that the network or the schedule refuses.
     """
+    if not isinstance(model, DiT):  # a DyDiT would be trained as a static network
+        raise InputError(f"loss: {type(model).__name__} is no DiT or DyDiT; give the network inside of it")
     x_t = diffusion.add_noise(x0, t, noise)
 
     def denoising_loss(output: Tensor) -> Tensor:

@@ -87,9 +87,17 @@ class Training:
             mesh: of these processes, to shard the model over; the model moves to its devices block by block.
 
         Raises:
-            InputError: a recipe that does not fit the model, an unknown precision, or micro-batches that cannot be
-                divided equally among the processes.
+            InputError: no DiT, such as what torch.compile made of one; a network that predicts no variance, which the
+                loss trains, too; a recipe that does not fit the model, an unknown precision, or micro-batches that
+                cannot be divided equally among the processes.
         """
+        if not isinstance(model, DiT):  # a DyDiT would be trained as a static network
+            raise InputError(f"training: {type(model).__name__} is no DiT or DyDiT; give the network inside of it")
+        if not model.config.learn_sigma:
+            raise InputError(
+                "training: the network predicts no variance (learn_sigma = False), which the loss trains, too; start "
+                "from a network with twice as many output channels as input channels"
+            )
         if (recipe.target is not None) != isinstance(model, DyDiT):
             kind = type(model).__name__
             raise InputError(f"recipe: target {recipe.target} does not fit a {kind}; DyDiT needs a target")

@@ -149,11 +149,51 @@ def test_every_step_is_reported_once(sampler: str) -> None:
     assert taken == ([0, 1, 2, 3, 4] if sampler == "ddpm" else [])
 
 
-@pytest.mark.parametrize("scale", [1.5, 0.0])
-def test_guidance_without_a_null_label_is_refused(refusal, scale: float) -> None:
+def test_guidance_without_a_null_label_is_refused(refusal) -> None:
     x = torch.randn(1, *SHAPE)
-    with refusal("null_label", str(scale)):
-        denoise(Recorder(), SHORT["ddim"], x, torch.tensor([1]), noise=lambda _: x, scale=scale)
+    with refusal("null_label", "1.5"):
+        denoise(Recorder(), SHORT["ddim"], x, torch.tensor([1]), noise=lambda _: x, scale=1.5)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, -1.0, float("nan"), float("inf")])
+def test_a_scale_below_one_is_not_taken_for_none(refusal, build, scale: float) -> None:
+    model, x = build(DiT), torch.zeros(1, *SHAPE)
+    with refusal(f"scale = {scale}"):
+        images(model, [0], scale=scale)
+    with refusal(f"scale = {scale}"):
+        predict(model, x, 5, torch.tensor([1]), scale, CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("sampler", "labels", "indices", "classes", "message"),
+    [
+        ("euler", [1], [0], 10, "choose ddpm or ddim"),
+        ("ddim", [11], [0], 10, "labels from 11 to 11"),
+        ("ddim", [-1], [0], 10, "labels from -1 to -1"),
+        ("ddim", [1.5], [0], 10, "labels are torch.float32"),
+        ("ddim", [1, 2], [0], 10, "give one for each image"),
+        ("ddim", [1], [], 10, "no index"),
+        ("ddim", [1], [0], 0, "num_classes = 0"),
+    ],
+)
+def test_what_no_run_can_be_made_of_is_refused_before_the_first_step(
+    refusal, sampler: Any, labels: list[Any], indices: list[int], classes: int, message: str
+) -> None:
+    model, x = Recorder(), torch.zeros(1, *SHAPE)
+    with refusal(message):
+        if indices == [0] and classes == 10:
+            denoise(
+                model, SHORT["ddim"], x, torch.tensor(labels), noise=lambda _: x, sampler=sampler, null_label=classes
+            )
+        generate(model, SHORT["ddim"], SHAPE, classes, indices, seed=0, scale=1.0)
+    assert model.seen == []
+
+
+@pytest.mark.parametrize(("rows", "labels"), [(3, 3), (4, 2), (2, 4)])
+def test_guidance_of_rows_that_are_no_pairs_is_refused(refusal, rows: int, labels: int) -> None:
+    x, t = torch.zeros(rows, *SHAPE), torch.zeros(rows, dtype=torch.int64)
+    with refusal(f"{rows} images", f"{labels} labels"):
+        guided(Recorder(), x, t, torch.zeros(labels, dtype=torch.int64), 2.0)
 
 
 def test_sampling_leaves_the_global_random_state_alone(build) -> None:

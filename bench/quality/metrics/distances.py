@@ -3,7 +3,9 @@
 `DISTANCES` names both ways. ADM's evaluator works on blocks of 10,000 x 10,000 distances, in half precision where every
 distance of a block is finite and in single precision where one is not. Rounding makes distances equal that differ, and
 the surface belongs to a ball: on features as long as InceptionV3's, precision and recall are some thousandths higher.
-TensorFlow's order of summation is not repeated: products and squares are summed in single precision here.
+Near-duplicates, which are closer than the rounding, may then fall out of the balls around themselves: only exact
+distances give equal sets a precision and recall of 1 whatever they hold. TensorFlow's order of summation is not
+repeated: products and squares are summed in single precision here.
 """
 
 from __future__ import annotations

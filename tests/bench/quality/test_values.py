@@ -6,14 +6,16 @@ import numpy as np
 import pytest
 
 from bench.quality.metrics.arrays import Array
-from bench.quality.metrics.inception_score import ScoreMoments, inception_score
+from bench.quality.metrics.inception_score import inception_score
+from bench.quality.metrics.moments import of_features
 from bench.quality.settings import Resampling
 from bench.quality.values import (
-    Scores,
+    ScoreStream,
     Value,
     inception_score_values,
     precision_recall_values,
     split_size,
+    warn_of_equal_statistics,
     warn_of_shared_images,
 )
 
@@ -29,13 +31,10 @@ def probs(count: int, classes: int = 10, seed: int = 0) -> Array:
 
 
 def scored(p: Array, resampling: Resampling = NO_INTERVALS) -> dict[str, Value]:
-    size = split_size(len(p))
-    ordered = ScoreMoments(p.shape[1], size)
-    shuffled = ScoreMoments(p.shape[1], size, np.random.default_rng(0).permutation(len(p)))
+    stream = ScoreStream(len(p), p.shape[1], 0)
     for batch in np.split(p, range(64, len(p), 64)):
-        ordered.update(batch)
-        shuffled.update(batch)
-    scores = Scores(tuple(ordered.splits()), tuple(shuffled.splits()), ordered.whole())
+        stream.update(batch)
+    scores = stream.scores()
     kept = p if resampling.resamples else None
     return {value.metric: value for value in inception_score_values(scores, kept, resampling)}
 
@@ -66,6 +65,45 @@ def test_samples_sorted_by_class_are_warned_of(count: int) -> None:
     assert said == pytest.approx(shuffled, rel=0.08 if count == 300 else 0.01)
 
 
+@pytest.mark.parametrize(
+    ("count", "first", "last"),
+    [
+        (2000, 1000, 2000),  # half of the samples
+        (2000, 1600, 2000),  # a fifth of them
+        (50_000, 25_000, 50_000),
+        (6000, 0, 6000),  # one split counts
+        (7500, 0, 7500),
+        (7501, 0, 7501),  # two splits that score differently
+    ],
+)
+def test_samples_sorted_in_part_or_in_few_splits_are_warned_of(count: int, first: int, last: int) -> None:
+    p = probs(count)
+    p[first:last] = p[first:last][np.argsort(p[first:last].argmax(axis=1), kind="stable")]
+    note = scored(p)["IS"].note
+    assert "warning: in random order they score" in note and "IS_all" in note
+
+
+def test_one_class_in_one_split_is_warned_of() -> None:
+    p = np.concatenate([probs(15_000), np.tile(probs(1), (5000, 1))])
+    assert "warning: in random order they score" in scored(p)["IS"].note
+
+
+@pytest.mark.parametrize("count", [45, 100, 1000, 6000, 7501])
+def test_a_random_order_raises_no_alarm(count: int) -> None:
+    assert not any("random order" in scored(probs(count, seed=seed))["IS"].note for seed in range(12))
+
+
+@pytest.mark.parametrize("count", [11, 20, 40])
+def test_splits_of_few_images_say_that_they_cannot_tell(count: int) -> None:
+    note = scored(probs(count))["IS"].note
+    assert note.endswith("too small to tell whether the order of the samples decides, see IS_all")
+
+
+@pytest.mark.parametrize(("count", "note"), [(5000, "of one split, so 0"), (50_000, "over the splits")])
+def test_the_spread_of_one_split_is_said_to_be_none(count: int, note: str) -> None:
+    assert note in scored(probs(count))["IS_std"].note
+
+
 def test_labels_that_repeat_in_turn_are_not_warned_of() -> None:
     p = np.eye(10)[np.arange(1000) % 10]
     measured = scored(p)
@@ -88,7 +126,8 @@ def test_all_images_at_once_do_not_know_their_order() -> None:
         (7501, 2, "; the last split has 2501"),
         (10_000, 2, "splits of 5000 in sample order"),
         (1797, 10, "; the last split has 177"),
-        (11, 5, "; the last split has 1 and is left out of the mean"),
+        (51, 8, "; the last split has 3 and is left out of the mean"),
+        (1001, 10, "; the last split has 92"),
     ],
 )
 def test_a_short_last_split_is_named_and_counts_from_half_on(count: int, splits: int, note: str) -> None:
@@ -121,6 +160,18 @@ def test_samples_among_the_reference_images_are_counted() -> None:
     fid, kid, score = warn_of_shared_images(values, rows[:20], rows[15:])
     assert fid.note.startswith("warning: 5 of 20 samples are among the 15 reference images compared")
     assert kid.note == f"both sets whole; {fid.note}" and score.note == ""
+
+
+def test_statistics_that_are_equal_are_warned_of_where_no_images_are_known() -> None:
+    rows = np.random.default_rng(0).normal(size=(50, 6))
+    values = [Value("FID", 0.0), Value("FID-infinity", -1.0), Value("sFID", 0.0), Value("IS", 1.0)]
+    own = of_features(rows)
+    fid, infinity, *others = warn_of_equal_statistics(values, own, of_features(rows[::-1]))
+    assert fid.note.startswith("warning: samples and reference have the same mean") and fid.note == infinity.note
+    assert others == values[2:]
+    # One other image, or the same images once more and slightly changed, are no equal statistics.
+    for other in (np.concatenate([rows[:-1], [rows[0]]]), rows * 1.001):
+        assert warn_of_equal_statistics(values, own, of_features(other)) == values
 
 
 def test_the_kind_of_distances_is_in_the_note() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -166,13 +167,42 @@ def test_a_network_is_fine_tuned_on_latents(made: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"input_size": 8}, r"latents \(4, 4, 4\), the network takes \(4, 8, 8\)"), ({"num_classes": 2}, "3 classes")],
+    [
+        ({"input_size": 8}, r"latents \(4, 4, 4\), the network takes \(4, 8, 8\)"),
+        ({"num_classes": 2}, "labels 0 to 2, the network has 2 classes; give --new-classes 3"),
+    ],
 )
 def test_latents_that_do_not_fit_the_network_are_refused(
     made: Path, tmp_path: Path, changes: dict[str, int], message: str
 ) -> None:
     with pytest.raises(InputError, match=message):
         finetune.finetune(options(tmp_path, made, **changes))
+
+
+def test_the_names_of_classes_reach_what_is_trained(made: Path, tmp_path: Path) -> None:
+    path = finetune.finetune(options(tmp_path, made))
+    assert path is not None
+    classes = json.loads(checkpoint.read(path).record["classes"])
+    assert classes == json.loads((made / "latents.json").read_text())["classes"] == latents.open_latents(made).classes
+    assert all(row["name"] for row in classes) and sum(row["images"] for row in classes) == COUNT
+
+
+@pytest.mark.parametrize("classes", [None, [], 3, [{"label": 0}], [{"label": 0, "name": 5, "images": 1}]])
+def test_latents_of_an_earlier_version_are_read_and_damaged_classes_are_not(
+    made: Path, tmp_path: Path, classes: Any
+) -> None:
+    shutil.copytree(made, tmp_path / "set")
+    content = json.loads((made / "latents.json").read_text())
+    if classes is None:
+        del content["classes"]
+    else:
+        content["classes"] = classes
+    (tmp_path / "set" / "latents.json").write_text(json.dumps(content))
+    if classes:
+        with pytest.raises(InputError, match="no whole set of latents"):
+            latents.open_latents(tmp_path / "set")
+    else:
+        assert [row["name"] for row in latents.open_latents(tmp_path / "set").classes] == [None] * 3
 
 
 def test_a_network_of_latents_asks_for_them(folder: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import tracemalloc
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch
 
 from bench.quality.metrics import arrays
 from bench.quality.metrics.arrays import Array
+from bench.quality.metrics.distances import ADM
 from bench.quality.metrics.precision_recall import memberships, precision_recall
 from dydit.errors import InputError
 
@@ -86,3 +88,66 @@ def test_memory_is_that_of_some_rows_of_distances(monkeypatch: pytest.MonkeyPatc
         assert tracemalloc.get_traced_memory()[1] < 2000 * 2000 * 8 / 4  # a quarter of the whole matrix
     finally:
         tracemalloc.stop()
+
+
+def with_near_duplicates(apart: float, d: int = 24, seed: int = 0) -> Array:
+    """Thirty places with ten points each, at this distance from one another."""
+    rng = np.random.default_rng(seed)
+    places = rng.normal(size=(30, d))
+    return np.repeat(places, 10, axis=0) + rng.normal(size=(300, d)) * apart
+
+
+@pytest.mark.parametrize("dtypes", [*itertools.product([np.float64, np.float32, np.float16], repeat=2)])
+@pytest.mark.parametrize(
+    "rows",
+    [
+        gaussian(120, 24, 0),
+        gaussian(120, 24, 0) + 1000.0,
+        gaussian(120, 24, 0) * 1e-3,
+        np.full((120, 24), 0.37),
+        np.repeat(gaussian(12, 24, 0), 10, axis=0),
+        *(with_near_duplicates(apart) for apart in (1e-2, 1e-4, 1e-6, 1e-8)),
+    ],
+    ids=["apart", "far from zero", "small", "one point", "repeated", "1e-2", "1e-4", "1e-6", "1e-8"],
+)
+def test_equal_sets_cover_each_other_in_any_order_and_precision(rows: Array, dtypes: tuple[type, type]) -> None:
+    stored = rows.astype(np.float16)  # what every precision can hold
+    ref, gen = (stored.astype(dtype) for dtype in dtypes)
+    assert precision_recall(ref, gen) == precision_recall(ref, gen[::-1]) == (1.0, 1.0)
+    if dtypes[0] == dtypes[1]:
+        own = rows.astype(dtypes[0])
+        assert precision_recall(own, own) == precision_recall(own, own[::-1]) == (1.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("apart", "dtype"), [(1e-2, np.float32), (1e-4, np.float32), (1e-2, np.float64), (1e-5, np.float64)]
+)
+def test_near_duplicates_are_told_apart_where_their_precision_can(apart: float, dtype: type) -> None:
+    """Against scikit-learn's neighbours: points that lie close together are neither one point nor far apart."""
+    from sklearn.neighbors import NearestNeighbors
+
+    points = with_near_duplicates(apart).astype(dtype).astype(np.float64)
+    ref, gen = points[::2], points[1::2]
+
+    def inside(some: Array, balls: Array) -> float:
+        radii = NearestNeighbors(algorithm="brute").fit(balls).kneighbors(balls, 4)[0][:, 3]
+        return float((np.linalg.norm(some[:, None] - balls[None], axis=2) <= radii).any(axis=1).mean())
+
+    expected = inside(gen, ref), inside(ref, gen)
+    assert precision_recall(ref.astype(dtype), gen.astype(dtype)) == pytest.approx(expected, abs=1e-12)
+    assert 0.3 < expected[0] < 1.0
+
+
+def test_a_near_copy_of_one_set_lies_in_it_and_a_far_one_does_not() -> None:
+    rows = gaussian(100, 24, 0).astype(np.float32)
+    copied = rows * np.float32(1 + 1e-5)  # as another format of pictures may leave them
+    assert precision_recall(rows, copied) == (1.0, 1.0)
+    # Balls of radius zero hold no near copy, and balls that reach to a neighbour hold the point that was copied.
+    assert precision_recall(np.repeat(rows[:1], 100, axis=0), copied) == (0.0, 1.0)
+
+
+def test_rounded_distances_do_not_tell_near_duplicates_apart() -> None:
+    """The ADM evaluator's rounding puts a point outside of the ball around itself, which exact distances never do."""
+    sets = [with_near_duplicates(1e-6, 64, seed).astype(np.float32) for seed in range(10)]
+    assert [precision_recall(rows, rows) for rows in sets] == [(1.0, 1.0)] * 10
+    assert 0.9 < min(precision_recall(rows, rows, distances=ADM)[0] for rows in sets) < 1.0
