@@ -32,7 +32,7 @@ from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modi
 STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
 MOST_CLASSES = 100_000
-"""Of a label table made anew; ImageNet-21k has 21,841, and a mistyped number would ask for more memory than there is."""
+"""Of a label table made anew. ImageNet-21k has 21,841; a mistyped number would ask for more memory than there is."""
 SEED = 0
 """Of a recipe that has no name and is given none."""
 
