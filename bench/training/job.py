@@ -31,6 +31,8 @@ from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modi
 
 STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
+MOST_CLASSES = 100_000
+"""Of a label table made anew. ImageNet-21k has 21,841; a mistyped number would ask for more memory than there is."""
 SEED = 0
 """Of a recipe that has no name and is given none."""
 
@@ -119,6 +121,8 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
         for name in ("threads", "save_every", "keep", "new_classes"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise InputError(f"{name.replace('_', '-')} = {getattr(self, name)}; it must be at least 1")
+        if self.new_classes is not None and self.new_classes > MOST_CLASSES:
+            raise InputError(f"new-classes = {self.new_classes}; it must be at most {MOST_CLASSES}")
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         check_arithmetic(self.device, torch.float32, self.tf32)
