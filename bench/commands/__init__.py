@@ -52,6 +52,9 @@ COMMANDS = {
         "measure", "show what routing learned: widths by timestep and layer, tokens over sampled images, work by class"
     ),
     "inspect": Command("measure", "say of any file what it is: checkpoint, images or statistics"),
-    "report": Command("judge", "write the tables of README.md from the committed runs"),
+    "report": Command(
+        "judge",
+        "write README.md, the index of results/ and report.html from the committed runs, or the page of any run",
+    ),
 }
 """Every command by its name on the command line, in the order of `--help`."""

@@ -1,0 +1,103 @@
+"""The scoreboard: how many numbers of each published table are reproduced, deviate or wait, and for what."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from bench.claims import SummaryRow
+from bench.records import to_markdown
+
+NO_COMMAND = "a command that measures it"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One published table: its numbers by verdict, and what most of those that were not run wait for."""
+
+    table: str
+    numbers: int
+    reproduced: int
+    deviates: int
+    not_run: int
+    waits_for: str
+
+
+def scores(rows: Sequence[SummaryRow]) -> list[Score]:
+    """One score per published table, tables of the DyDiT paper first, each paper's in the order of their names."""
+    tables = dict.fromkeys(row.paper_table for row in rows)
+    return [_score(table, [row for row in rows if row.paper_table == table]) for table in sorted(tables, key=_order)]
+
+
+def scoreboard(rows: Sequence[SummaryRow]) -> str:
+    """The scores as a markdown table with a line of totals."""
+    found = scores(rows)
+    total = Score(
+        "all",
+        sum(score.numbers for score in found),
+        sum(score.reproduced for score in found),
+        sum(score.deviates for score in found),
+        sum(score.not_run for score in found),
+        "",
+    )
+    frame = pd.DataFrame(
+        [
+            {
+                "table": score.table,
+                "numbers": score.numbers,
+                "reproduced": score.reproduced,
+                "deviates": score.deviates,
+                "not run": score.not_run,
+                "most of these wait for": score.waits_for,
+            }
+            for score in (*found, total)
+        ]
+    )
+    return to_markdown(frame)
+
+
+def deviating(rows: Sequence[SummaryRow]) -> list[str]:
+    """The rows that deviate, a line each: what was printed, what was measured, and why."""
+    return [
+        f"{row.paper_table}, {row.row}, {row.metric}: {row.published:g} published, {row.measured:.5g} measured"
+        + (f"; {row.note}" if row.note else "")
+        for row in rows
+        if row.verdict == "deviates"
+    ]
+
+
+def _score(table: str, rows: Sequence[SummaryRow]) -> Score:
+    verdicts = Counter(row.verdict for row in rows)
+    return Score(
+        table=table,
+        numbers=len(rows),
+        reproduced=verdicts["reproduced"],
+        deviates=verdicts["deviates"],
+        not_run=verdicts["not run"],
+        waits_for=_most_wanted([row for row in rows if row.verdict == "not run"]),
+    )
+
+
+def _most_wanted(rows: Sequence[SummaryRow]) -> str:
+    """What most rows wait for; several needs of one row count as one, and stand together."""
+    if not rows:
+        return ""
+    (wanted, _), *_ = Counter(waits_for(row) for row in rows).most_common(1)
+    return wanted
+
+
+def waits_for(row: SummaryRow) -> str:
+    """What a row that was not run waits for, in words."""
+    if row.needs:
+        return row.needs.replace("; ", ", ")
+    return "being asked for" if row.command else NO_COMMAND
+
+
+def _order(table: str) -> tuple[bool, str, int, str]:
+    """DyDiT before DiT, tables by number."""
+    paper, _, name = table.partition(", ")
+    digits = "".join(character if character.isdigit() else " " for character in name).split()
+    return (not paper.startswith("DyDiT"), paper, int(digits[0]) if digits else 10**6, name)
