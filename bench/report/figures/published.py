@@ -64,7 +64,7 @@ def _front(
         + f". The lowest {FID} of DyDiT's table is {best[FID]:g}, of {best['row']}, at {best[axis]:g}."
     )
     if HERE not in counts:
-        caption += f" Nothing on ImageNet was measured here yet; that takes `{_COMMAND}`."
+        caption += " Nothing on ImageNet was measured here yet: the command would."
     folder = shipped_data().relative_to(ROOT).as_posix()
     sources = tuple(f"{folder}/paper/{file}.csv" for file in (DYDIT, LITERATURE))
     return Drawing(name, f"{title}, as published", data, _draw, alt, caption, sources, _COMMAND)
