@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,8 @@ import pandas as pd
 from bench.claims import SummaryRow
 from bench.records import to_markdown
 
+WIDTH = 110
+"""Columns of a screen."""
 NO_COMMAND = "a command that measures it"
 
 
@@ -34,6 +37,40 @@ def scores(rows: Sequence[SummaryRow]) -> list[Score]:
 
 def scoreboard(rows: Sequence[SummaryRow]) -> str:
     """The scores as a markdown table with a line of totals."""
+    return to_markdown(score_frame(rows))
+
+
+def closing(rows: Sequence[SummaryRow], lines: int = 8) -> str:
+    """The scoreboard and the rows that deviate, as text that fits a screen.
+
+    Args:
+        rows: of summary.csv.
+        lines: of rows that deviate; of more, their number is told.
+    """
+    frame = score_frame(rows).astype(str)
+    table = [list(frame.columns), *frame.to_numpy().tolist()]
+    widths = [max(len(line[column]) for line in table) for column in range(len(table[0]))]
+    numbers = range(1, len(widths) - 1)
+    text = [
+        "  ".join(cell.rjust(widths[n]) if n in numbers else cell.ljust(widths[n]) for n, cell in enumerate(line))
+        for line in table
+    ]
+    found = deviating(rows)
+    text = [_short(line.rstrip()) for line in text]
+    text += ["", "What deviates:" if found else "Nothing deviates."]
+    for line in found[:lines]:
+        text += textwrap.wrap(line, WIDTH, initial_indent="- ", subsequent_indent="  ", max_lines=2, placeholder=" …")
+    if len(found) > lines:
+        text.append(f"- {len(found) - lines} more, in summary.csv")
+    return "\n".join(text)
+
+
+def _short(line: str) -> str:
+    return line if len(line) <= WIDTH else line[: WIDTH - 1] + "…"
+
+
+def score_frame(rows: Sequence[SummaryRow]) -> pd.DataFrame:
+    """A row for each published table, and one for all."""
     found = scores(rows)
     total = Score(
         "all",
@@ -43,7 +80,7 @@ def scoreboard(rows: Sequence[SummaryRow]) -> str:
         sum(score.not_run for score in found),
         "",
     )
-    frame = pd.DataFrame(
+    return pd.DataFrame(
         [
             {
                 "table": score.table,
@@ -56,7 +93,6 @@ def scoreboard(rows: Sequence[SummaryRow]) -> str:
             for score in (*found, total)
         ]
     )
-    return to_markdown(frame)
 
 
 def deviating(rows: Sequence[SummaryRow]) -> list[str]:

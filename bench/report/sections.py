@@ -17,7 +17,7 @@ from bench.report.tables import Table, claims_table
 
 _LONGEST = 250
 """Rows of a table that the page shows whole; of a longer one it says where the file lies."""
-_SHOWN = frozenset({"summary", "findings", "questions"})
+_SHOWN = frozenset({"summary", "findings", "questions", "scoreboard"})
 """Tables that have a section of their own."""
 
 

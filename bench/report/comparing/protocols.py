@@ -77,7 +77,7 @@ PROTOCOLS: Mapping[str, Protocol] = {
         ("model", "lambda", "batch", "engine", "profile", "part"), {"ms": LOWER}, facts=TIME_FACTS
     ),
 }
-_DERIVED = frozenset({"flops_by_operator", "flops_findings", "questions"})
+_DERIVED = frozenset({"flops_by_operator", "flops_findings", "questions", "scoreboard"})
 """Tables that repeat others in more parts or in words."""
 
 
