@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections import Counter
 from collections.abc import Sequence
@@ -35,9 +36,24 @@ def scores(rows: Sequence[SummaryRow]) -> list[Score]:
     return [_score(table, [row for row in rows if row.paper_table == table]) for table in sorted(tables, key=_order)]
 
 
-def scoreboard(rows: Sequence[SummaryRow]) -> str:
-    """The scores as a markdown table with a line of totals."""
-    return to_markdown(score_frame(rows))
+def score_lines(rows: Sequence[SummaryRow], page: str) -> str:
+    """The scoreboard as a markdown table; the names lead to the sections of `page`, see `anchor`."""
+    frame = score_frame(rows).iloc[:-1]
+    frame["table"] = [f"[{name}]({page}#{anchor(name)})" for name in frame["table"]]
+    return to_markdown(frame)
+
+
+def anchor(table: str) -> str:
+    """A short name for the section of a published table: `dydit-8` for `DyDiT, Table 8`."""
+    bare = table.lower().replace("tables", "").replace("table", "")
+    return re.sub(r"[^a-z0-9]+", "-", bare).strip("-")
+
+
+def short_deviation(row: SummaryRow) -> str:
+    """A row that deviates in a few words, without the remarks in parentheses: what was printed, measured, and why."""
+    name = re.sub(r"\s*\([^)]*\)", "", f"{row.paper_table}, {row.row}, {row.metric}")
+    why = row.note.split("; ")[0]
+    return f"{name}: {row.published:g} printed, {row.measured:.5g} measured" + (f" ({why})" if why else "")
 
 
 def closing(rows: Sequence[SummaryRow], lines: int = 8) -> str:

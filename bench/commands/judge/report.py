@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.options import option
+from bench.report.figures.front import update_picture
 from bench.report.index import update_index
 from bench.report.page import write_page
-from bench.report.readme import SECTIONS, committed_run, update_readme
+from bench.report.readme import RUNS, SECTIONS, committed_run, update_section
 from bench.report.runs import run_folders
 from dydit import InputError
 
@@ -35,11 +36,12 @@ def run(options: ReportOptions) -> int:
     """Write the pages, or check them; the exit status."""
     if options.page:
         return _page_of(options.page)
-    runs = {name: getattr(options, part.run) or committed_run(name) for name, part in SECTIONS.items()}
-    current = [update_readme(directory, name, check=options.check) for name, directory in runs.items()]
+    runs = {name: getattr(options, name) or committed_run(name) for name in RUNS}
+    current = [update_section(runs, name, check=options.check) for name in SECTIONS]
     current.append(update_index(check=options.check))
+    current.append(update_picture(check=options.check))
     if options.check and not all(current):
-        print("README.md or results/README.md does not show these results; run `nox -s report`", file=sys.stderr)
+        print("a page does not show these results; run `nox -s report`", file=sys.stderr)
     if not options.check:
         print(write_page(run_folders()))
     return int(options.check and not all(current))
