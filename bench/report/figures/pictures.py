@@ -18,7 +18,10 @@ _WORDS = {
         "the rate of tokens that pass the MLP by position, a panel for each layer",
     ),
     "routing_classes": ("Work by class", "FLOPs ratio by label with the standard error of each mean"),
-    "pairs": ("Static beside dynamic", "images of two models from equal noise, and the difference of each pair"),
+    "pairs": (
+        "Static beside dynamic",
+        "images of two models from equal noise, one below the other, and below both how far they differ",
+    ),
     "preview": ("Samples", "the first images of a run of generate"),
 }
 """File name -> title, and what is to be seen."""
