@@ -24,6 +24,10 @@ VERDICT_CLASSES = {
 }
 
 
+_LONG = 50
+"""Characters of a text that wants a wide column."""
+
+
 @dataclass(frozen=True)
 class Cell:
     """One cell: its text, the number to sort by (empty: it is text), its class, and an address to link to."""
@@ -64,7 +68,8 @@ def cell(value: Any) -> Cell:
         whole = abs(number) >= 1e5 or number.is_integer()
         return Cell(f"{number:.0f}" if whole and math.isfinite(number) else f"{number:.5g}", repr(number))
     text = " ".join(str(value).split())
-    return Cell(text, kind=VERDICT_CLASSES.get(text.split(" (")[0], ""))
+    long = "long" if len(text) > _LONG else ""
+    return Cell(text, kind=VERDICT_CLASSES.get(text.split(" (")[0], long))
 
 
 def csv_address(frame: pd.DataFrame) -> str:
@@ -116,7 +121,9 @@ def claims_table(table: str, rows: Sequence[tuple[str, SummaryRow]], timed: pd.D
         ]
     )
     if len(timed):
-        frame = pd.concat([frame, timed.reindex(columns=frame.columns)], ignore_index=True)
+        waits = frame["measured"].isna()
+        parts = [frame[~waits], timed.reindex(columns=frame.columns), frame[waits]]
+        frame = pd.concat([part.astype(object) for part in parts], ignore_index=True)
     for column in ("published", "measured"):
         frame[column] = frame[column].astype(float)
     return Table.of(frame, f"{table}: published beside measured")
