@@ -15,8 +15,10 @@ from bench.report.comparing.compare import comparable, compare_runs, regressions
 class CompareOptions:
     """Two runs, and what to do about what changed."""
 
-    first: Path = option(positional=True, help="folder of a run")
-    second: Path = option(positional=True, help="folder of another one, whose values are divided by the first's")
+    first: Path = option(positional=True, metavar="FIRST", help="folder of a run")
+    second: Path = option(
+        positional=True, metavar="SECOND", help="folder of another one, whose values are divided by the first's"
+    )
     fail_on_regression: bool = option(
         False, help="exit with status 1 when a value is worse, or when nothing could be compared"
     )
