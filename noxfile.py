@@ -56,7 +56,7 @@ def small_scale(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none", requires=["environment"])
 def report(session: nox.Session) -> None:
-    """Write the report from the tables in results/."""
+    """Write README.md, results/README.md and results/report.html from the committed runs; `-- --page DIR` of others."""
     python(session, "-m", "bench", "report", *session.posargs)
 
 

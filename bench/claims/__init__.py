@@ -9,6 +9,7 @@ from bench.claims.finding import (
     Finding,
     Rule,
     StatedClaim,
+    findings_count,
     findings_overview,
     read_findings,
     write_findings,
@@ -23,7 +24,7 @@ from bench.claims.paper_tables import (
     static_name,
 )
 from bench.claims.published import PublishedValue, find_published, load_published
-from bench.claims.subject import Subject, claim_subject
+from bench.claims.subject import Subject, claim_subject, quantity_kind
 from bench.claims.summary import any_deviates, coverage, overview, read_summary, write_summary
 from bench.claims.unmeasured import FULL_TIER, JUDGED_PAPERS, unmeasured_row, unmeasured_rows, waiting_row
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
@@ -48,12 +49,14 @@ __all__ = [
     "claim_subject",
     "coverage",
     "find_published",
+    "findings_count",
     "findings_overview",
     "judge_facts",
     "load_published",
     "overview",
     "published_fid_ratio",
     "published_speeds",
+    "quantity_kind",
     "read_findings",
     "read_summary",
     "static_name",

@@ -52,6 +52,11 @@ COMMANDS = {
         "measure", "show what routing learned: widths by timestep and layer, tokens over sampled images, work by class"
     ),
     "inspect": Command("measure", "say of any file what it is: checkpoint, images or statistics"),
-    "report": Command("judge", "write the tables of README.md from the committed runs"),
+    "compare": Command("judge", "two runs row by row: what is better, worse or not comparable, and why"),
+    "history": Command("judge", "headline numbers over the committed runs of a machine, by date and commit"),
+    "report": Command(
+        "judge",
+        "write README.md, the index of results/ and report.html from the committed runs, or the page of any run",
+    ),
 }
 """Every command by its name on the command line, in the order of `--help`."""

@@ -34,14 +34,39 @@ def track(iterable: Iterable[T], description: str, total: float | None = None) -
 def _logged(iterable: Iterable[T], description: str, total: float | None) -> Iterator[T]:
     if total is None and isinstance(iterable, Sized):
         total = len(iterable)
-    began = last = time.monotonic()
+    began = time.monotonic()
+    _log.begin(began)
     for count, item in enumerate(iterable, 1):
         yield item
         now = time.monotonic()
-        if now - last >= LOG_SECONDS:
-            last, rate = now, count / (now - began)
+        if _log.due(now):
+            rate = count / (now - began)
             left = "" if total is None else f" of {total:g}, {(total - count) / rate / 60:.1f} minutes left"
             status(f"{description}: {count}{left}; {rate:.3g} items/s")
+
+
+class _Log:
+    """When the last line was due, over all loops: many short ones in a row are long work, too."""
+
+    def __init__(self) -> None:
+        self.spoken = self.seen = -LOG_SECONDS
+
+    def begin(self, now: float) -> None:
+        """A loop begins; after a pause the time counts from here."""
+        if not 0 <= now - self.seen < LOG_SECONDS:
+            self.spoken = now
+        self.seen = now
+
+    def due(self, now: float) -> bool:
+        """An item is done; whether it is time for a line."""
+        self.seen = now
+        if now - self.spoken < LOG_SECONDS:
+            return False
+        self.spoken = now
+        return True
+
+
+_log = _Log()
 
 
 def status(message: str) -> None:

@@ -5,17 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 
 import pandas as pd
+import torch
 
+from bench.data.image_set import Images
 from bench.quality.drift import check_pair, drift_images, measure_drift
 from bench.quality.features import extractor
 from bench.quality.job import EXTRACTOR, QualityOptions
 from bench.quality.opening import open_samples, samples_record
-from bench.records import environment_record, prepare_output, write_run, write_table
+from bench.records import environment_record, prepare_output, whole_file, write_run, write_table
 from dydit import InputError
+
+SHOWN = 8
+"""Pairs in the picture."""
+_LEAST_SIDE = 64
+"""Pixels of an image in the picture; smaller images are enlarged, pixel by pixel."""
 
 
 def run_paired(options: QualityOptions) -> pd.DataFrame:
-    """Measure the drift between two runs, and write drift.csv, drift_images.csv and run.json to `options.out`.
+    """Measure the drift between two runs; write drift.csv, drift_images.csv, pairs.png and run.json to `options.out`.
 
     Raises:
         InputError: options of the other comparisons, runs that are no pair, or weights that cannot be used.
@@ -37,5 +44,28 @@ def run_paired(options: QualityOptions) -> pd.DataFrame:
     table = pd.DataFrame(drift.rows(spec.metric("FID"))).assign(n_samples=len(one))
     write_table(drift_images(drift), directory, "drift_images")
     write_table(table, directory, "drift")
+    write_pairs(other, one, directory / "pairs.png")
     write_run(record | {"quality": {"extractor": spec.name, "weights_sha256": weights.sha256}}, directory)
     return table
+
+
+def write_pairs(first: Images, second: Images, path: Path) -> None:
+    """Write the first images of two sets as a picture of three rows: the first set, the second, and their difference.
+
+    Args:
+        first: images (3, H, W) uint8 of the model that was there before.
+        second: those of the other model, from the same noise.
+        path: of the PNG file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    from torchvision.utils import make_grid, save_image
+
+    rows = [torch.stack([images[index] for index in range(min(SHOWN, len(first)))]) for images in (first, second)]
+    rows.append((rows[0].int() - rows[1].int()).abs().byte())
+    scale = max(1, -(-_LEAST_SIDE // rows[0].shape[-1]))
+    grid = make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=255)
+    large = grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
+    with whole_file(path) as partial:
+        save_image(large.float() / 255, partial, format="png")

@@ -5,7 +5,7 @@ Uses machine.
 
 from bench.records.checksums import file_sha256, tensors_sha256
 from bench.records.environment import environment_record, machine_name, portable, printable, provenance, tf32_flags
-from bench.records.places import ROOT, installed, shipped_data, user_data
+from bench.records.places import PACKAGE, ROOT, installed, shipped_data, user_data
 from bench.records.run_directory import (
     check_disk,
     check_same_run,
@@ -19,6 +19,7 @@ from bench.records.tables import read_table, to_markdown, write_table
 from bench.records.toml_tables import from_table, read_toml
 
 __all__ = [
+    "PACKAGE",
     "ROOT",
     "check_disk",
     "check_same_run",

@@ -1,4 +1,4 @@
-"""Committed runs enter; the pages that people read leave: the generated parts of README and the index of results/.
+"""Runs enter; the pages that people read leave: generated parts of README, the index of results/, the report page.
 
 Uses studies, claims, records and machine.
 """

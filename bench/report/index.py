@@ -21,6 +21,7 @@ TABLES = {
     "flops": "FLOPs",
     "parameters": "parameters",
     "quality": "quality of images",
+    "drift": "drift from another model",
     "latency": "time of each engine",
     "latency_growth": "growth of time with batch and tokens",
     "latency_profile": "time of each part of a forward",

@@ -1,21 +1,30 @@
-"""Tables for people: the overview that `reproduce` prints, and the tables of README.md."""
+"""What README.md, results/README.md and docs/ show of committed runs: sentences, bullets and tables."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from bench.claims import coverage, findings_overview, overview, read_findings, read_summary
+from bench.claims import findings_overview, read_findings, read_summary
 from bench.records import ROOT, machine_name, read_run, read_table, to_markdown
+from bench.report import words
 from bench.report.index import LOCAL, RESULTS
 from bench.report.pages import fill_section
+from bench.report.scoreboard import score_lines
 from dydit import InputError
 
 README = ROOT / "README.md"
+RUNS = {
+    "results": "*/reproduce/summary.csv",
+    "speed": "*/latency-lambdas/latency.csv",
+    "study": "*/small-scale/findings.csv",
+}
+"""The runs that pages show, as the options of `bench report` name them: pattern under results/ of a table of each."""
+Runs = Mapping[str, Path]
 
 
 def study_answers(directory: Path) -> str:
@@ -54,64 +63,85 @@ def _conditions(table: pd.DataFrame) -> str:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the README that a run fills, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`.
+    """A part of a page, from `<!-- NAME: begin -->` to `<!-- NAME: end -->`.
 
     Args:
-        run: name of the run that fills it, as the options of `bench report` name runs.
-        where: pattern under results/ of the table that the run is known by.
-        show: what is shown of a run, in markdown.
+        page: its file, from the root of the checkout.
+        run: name of the run among `RUNS` that it shows, and whose source it names; empty: several.
+        show: what is shown, in markdown.
     """
 
+    page: str
     run: str
-    where: str
-    show: Callable[[Path], str]
-
-
-def _coverage(directory: Path) -> str:
-    return coverage(read_summary(directory))
-
-
-def _verdicts(directory: Path) -> str:
-    return f"{overview(read_summary(directory))}\n\n{_findings(directory)}"
+    show: Callable[[Runs], str]
 
 
 def _findings(directory: Path) -> str:
     return findings_overview(read_findings(directory))
 
 
+_FRONT, _FULL = "README.md", "results/README.md"
 SECTIONS = {
-    "coverage": Section("results", "*/reproduce/summary.csv", _coverage),
-    "results": Section("results", "*/reproduce/summary.csv", _verdicts),
-    "speed": Section("speed", "*/latency-lambdas/latency.csv", speed_table),
-    "study": Section("study", "*/small-scale/findings.csv", lambda run: f"{_findings(run)}\n\n{study_answers(run)}"),
+    "measured": Section(_FRONT, "", lambda runs: words.measured(read_summary(runs["results"]))),
+    "findings": Section(_FRONT, "", lambda runs: words.bullets(runs["results"], runs["speed"], other_findings(runs))),
+    "scoreboard": Section(_FRONT, "", lambda runs: score_lines(read_summary(runs["results"]), _FULL)),
+    "conventions": Section("docs/protocol.md", "", lambda runs: words.conventions(runs["results"])),
+    "tables": Section(_FULL, "results", lambda runs: words.published_tables(read_summary(runs["results"]))),
+    "tried": Section(_FULL, "results", lambda runs: _findings(runs["results"])),
+    "speed": Section(_FULL, "speed", lambda runs: speed_table(runs["speed"])),
+    "study": Section(_FULL, "study", lambda runs: f"{_findings(runs['study'])}\n\n{study_answers(runs['study'])}"),
 }
 
 
-def committed_run(section: str = "results", directory: Path = RESULTS) -> Path:
-    """The one run under results/ that has the table of a section of the README, apart from `local`.
+def committed_run(name: str = "results", directory: Path = RESULTS) -> Path:
+    """The one run under results/ that has the table by which `RUNS` knows it, apart from `local`.
 
     Raises:
         InputError: none or several.
     """
-    where = SECTIONS[section].where
+    where = RUNS[name]
     found = sorted(path.parent for path in directory.glob(where))
     runs = [run for run in found if run.relative_to(directory).parts[0] != LOCAL]
     if len(runs) != 1:
         names = ", ".join(str(run.relative_to(directory)) for run in runs) or "none"
-        raise InputError(f"results: runs with {where}: {names}; choose one with --{SECTIONS[section].run} DIR")
+        raise InputError(f"results: runs with {where}: {names}; choose one with --{name} DIR")
     return runs[0]
 
 
-def update_readme(directory: Path, section: str = "results", check: bool = False, readme: Path = README) -> bool:
-    """Put the tables of `directory` between README's markers of a section; True if they stood there already.
+def other_findings(runs: Runs, directory: Path = RESULTS) -> list[Path]:
+    """Every run with findings: those that were chosen, then all other committed ones."""
+    committed = sorted(path.parent for path in directory.glob("*/*/findings.csv"))
+    kept = [run for run in committed if run.relative_to(directory).parts[0] != LOCAL]
+    chosen = [runs[name] for name in ("results", "study") if (runs[name] / "findings.csv").is_file()]
+    replaced = {path.parent for name in ("results", "study") for path in directory.glob(RUNS[name])}
+    return [*chosen, *(run for run in kept if run not in replaced and run not in chosen)]
+
+
+def update_section(runs: Runs, name: str, check: bool = False, root: Path = ROOT) -> bool:
+    """Put what a section shows between its markers; True if it stood there already.
+
+    Args:
+        runs: the run of every name in `RUNS`.
+        name: of the section.
+        check: change nothing.
+        root: of the pages.
 
     Raises:
-        InputError: no table or record in the directory, or no README with markers.
+        InputError: no table or record in a run, or no page with markers.
     """
+    section = SECTIONS[name]
+    page = root / section.page
+    text = section.show(runs)
+    if section.run:
+        text += f"\n\n{_source(runs[section.run], RUNS[section.run], page)}"
+    return fill_section(page, name, text, check)
+
+
+def _source(directory: Path, where: str, page: Path) -> str:
+    """Which file a section is from, and which command made it where."""
     record = read_run(directory)
-    file = f"{os.path.relpath(directory, readme.parent)}/{Path(SECTIONS[section].where).name}"
+    file = f"{os.path.relpath(directory, page.parent)}/{Path(where).name}"
     source = f"From [{file}]({file}), made by `{record['command']}` at commit {str(record['commit'])[:12]}"
     if judged := record.get("judged"):
         source += f" and judged by `{judged['command']}` at commit {str(judged['commit'])[:12]}"
-    source += f" on {machine_name(record)}."
-    return fill_section(readme, section, f"{SECTIONS[section].show(directory)}\n\n{source}", check)
+    return source + f" on {machine_name(record)}."

@@ -5,9 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.claims import any_deviates, findings_overview, overview
+from bench.claims import SummaryRow, any_deviates, findings_count
 from bench.options import DataOptions, OutputOptions, StrictOptions, option
+from bench.records import write_table
+from bench.report.page import write_page
+from bench.report.scoreboard import closing, score_frame, waits_for
 from bench.reproduction.reproduce import reproduce
+from bench.reproduction.single import reproduce_claim
 from bench.studies.samples import DIRECTORY
 
 
@@ -19,6 +23,9 @@ class ReproduceOptions(StrictOptions, DataOptions, OutputOptions):
         "default", help="smoke (3 minutes), default (15 minutes), or full, which needs the files that `plan` names"
     )
     checkpoints: Path | None = option(None, help="directory of the study's checkpoints, if not the committed ones")
+    claim: str | None = option(
+        None, metavar="ID", help="judge this one published number, by its claim_id in summary.csv, and nothing else"
+    )
 
 
 OPTIONS = ReproduceOptions
@@ -26,8 +33,31 @@ OPTIONS = ReproduceOptions
 
 def run(options: ReproduceOptions) -> int:
     """Reproduce; the exit status."""
+    if options.claim is not None:
+        row = reproduce_claim(options.claim, options.out)
+        print(_told(row))
+        return int(options.strict and any_deviates([row]))
     made = reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
-    print(overview(made.rows))
-    print(f"\n{findings_overview(made.findings)}")
-    print(f"\n{len(made.rows)} rows in {options.out}/summary.csv, {len(made.findings)} in findings.csv")
+    write_table(score_frame(made.rows), options.out, "scoreboard")
+    page = write_page([options.out], options.out / "report.html")
+    print(closing(made.rows))
+    print(f"\n{findings_count(made.findings)}")
+    print(f"Tables: {options.out}/scoreboard.md, summary.md, findings.md, quality.md, flops.md; each as .csv, too")
+    print(f"Page: {page}")
     return int(options.strict and any_deviates(made.rows))
+
+
+def _told(row: SummaryRow) -> str:
+    """One row, a line for each thing that a reader asks."""
+    unit = f" {row.unit}" if row.unit else ""
+    lines = [
+        f"{row.claim_id}: {row.verdict}",
+        f"{row.paper_table}, {row.row}, {row.metric}",
+        f"published {'nothing that could be read' if row.published is None else f'{row.published:g}{unit}'}"
+        f" ({row.confidence})",
+    ]
+    if row.measured is not None:
+        lines.append(f"measured  {row.measured:.6g}{unit}, tolerance {row.tolerance}; {row.evidence}")
+    else:
+        lines.append(f"waits for {waits_for(row)}")
+    return "\n".join([*lines, *([row.note] if row.note else [])])

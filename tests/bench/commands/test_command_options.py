@@ -10,7 +10,7 @@ from bench import cli
 from bench.commands import COMMANDS
 
 OPTIONS = {
-    "reproduce": "--out --tier --checkpoints --data-root --strict",
+    "reproduce": "--out --tier --checkpoints --claim --data-root --strict",
     "plan": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
         --threads --vae --images --engine --dtype --tf32 --png --samples --lambda --gpus --rate --reference
@@ -50,7 +50,9 @@ OPTIONS = {
         --threads --vae --images
     """,
     "inspect": "FILE --model --resolution --weights",
-    "report": "--results --speed --study --check",
+    "compare": "FIRST SECOND --fail-on-regression --out",
+    "history": "--out --machine",
+    "report": "--results --speed --study --check --page",
 }
 """Options by command; arguments without dashes as `--help` calls them."""
 

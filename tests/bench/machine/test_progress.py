@@ -104,3 +104,14 @@ def test_long_work_leaves_a_line_now_and_then(
     shown = capsys.readouterr().err.splitlines()
     assert len(shown) == len(lines)
     assert all(line.startswith(start) for line, start in zip(shown, lines, strict=True))
+
+
+def test_many_short_loops_leave_a_line_as_one_long_loop_does(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = itertools.count(0.0, 5.0)
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    for number in range(4):
+        list(progress.track(range(3), f"loop {number}"))  # 15 seconds, and 5 until the next
+    shown = capsys.readouterr().err.splitlines()
+    assert [line.split(":")[0] for line in shown] == ["loop 1", "loop 3"]

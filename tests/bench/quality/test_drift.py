@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from bench import cli
@@ -108,6 +109,12 @@ def test_two_runs_are_compared_and_recorded(drift: Drift, tmp_path: Path) -> Non
     )
     record = read_run(tmp_path / "out")
     assert record["samples"]["manifest"]["identity"]["seed"] == record["paired"]["manifest"]["identity"]["seed"] == 0
+    with Image.open(tmp_path / "out" / "pairs.png") as picture:  # 8 of 8 x 8 pixels side by side, a line around each
+        assert picture.size == ((8 * 9 + 1) * 8, (3 * 9 + 1) * 8)
+        first, second, apart = (
+            np.asarray(picture.crop((8, 8 + row * 72, 72, 72 + row * 72))).astype(int) for row in range(3)
+        )
+    assert (apart == abs(first - second)).all() and apart.max() > 0
     status, _ = drift("static", "static")
     assert status == 0 and read_table(tmp_path / "out", "drift").set_index("metric").loc["MSE", "value"] == 0
 

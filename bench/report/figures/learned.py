@@ -1,0 +1,158 @@
+"""What trainings gave: widths by timestep, quality against work of all methods of a study, curves of trainings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from bench.report.figures.drawing import MARKERS, SERIES, Drawing, figure, panels
+from bench.report.runs import Run, with_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_RATES = ("head_rate", "group_rate", "token_rate_conditional")
+_NAMES = {"head_rate": "heads", "group_rate": "channel groups", "token_rate_conditional": "tokens, with label"}
+_POINTS = 400
+"""Of a training curve: what a screen can show."""
+
+
+def widths(runs: Sequence[Run]) -> Drawing | None:
+    """The open share of heads, channel groups and tokens by timestep."""
+    found = with_table(runs, "routing_timesteps", "timesteps", *_RATES)
+    if not found:
+        return None
+    tables = []
+    for run, table in found:
+        ends = table["timesteps"].astype(str).str.split("-", expand=True).astype(float)
+        tables.append(
+            table[["timesteps", *_RATES]].assign(run=run.place.rpartition("/")[2], timestep=ends.mean(axis=1))
+        )
+    data = pd.concat(tables, ignore_index=True)
+    spans = [
+        f"{name}: heads {rows['head_rate'].min():.0%} to {rows['head_rate'].max():.0%}, "
+        f"channel groups {rows['group_rate'].min():.0%} to {rows['group_rate'].max():.0%}, "
+        f"tokens {rows['token_rate_conditional'].min():.0%} to {rows['token_rate_conditional'].max():.0%}"
+        for name, rows in data.groupby("run", sort=False)
+    ]
+    alt = f"Open share against timestep, a panel for each of {len(found)} runs. Over the timesteps, {'; '.join(spans)}."
+    caption = "Mean over layers. Sampling goes from left to right, from noise to the image."
+    sources = tuple(run.file("routing_timesteps.csv") for run, _ in found)
+    command = "python -m bench routing --checkpoint FILE --out DIR"
+    return Drawing("widths", "Widths by timestep", data, _draw_widths, alt, caption, sources, command)
+
+
+def _draw_widths(data: pd.DataFrame) -> Figure:
+    groups = list(data.groupby("run", sort=False))
+    drawn, axes = panels(len(groups))
+    for ax, (name, rows) in zip(axes, groups, strict=True):
+        for number, rate in enumerate(_RATES):
+            ax.plot(rows["timestep"], rows[rate], f"{MARKERS[number]}-", color=SERIES[number], label=_NAMES[rate])
+        ax.set_title(str(name))
+        ax.set_xlim(1000, 0)
+        ax.set_ylim(0, 1.03)
+        ax.set_xlabel("timestep")
+    axes[0].set_ylabel("open share")
+    axes[0].legend(loc="lower right")
+    return drawn
+
+
+def methods(runs: Sequence[Run]) -> Drawing | None:
+    """FID against the FLOPs ratio of every method of a study, a panel for each size."""
+    tables = []
+    found = with_table(runs, "means", "size", "run", "lambda", "steps", "ratio")
+    for run, table in found:
+        metric = next((column for column in table if str(column).startswith("FID[")), None)
+        if metric is None:
+            continue
+        usual = table["steps"].mode().iloc[0]
+        rows = table[(table["steps"] == usual) & table[metric].notna()].rename(columns={metric: "FID"})
+        spread = rows.get(f"{metric}_std", pd.Series(0.0, rows.index))
+        rows = rows.assign(run=rows["run"].replace({"both": "DyDiT"}))
+        rows = rows[["size", "run", "lambda", "ratio", "FID"]].assign(std=spread, metric=metric, study=run.place)
+        # A model without routers does all the work.
+        tables.append(rows.assign(ratio=rows["ratio"].fillna(1.0)))
+    if not tables:
+        return None
+    data = pd.concat(tables, ignore_index=True)
+    best = [
+        f"{size}: {rows.loc[rows['FID'].idxmin(), 'run']} at ratio {rows.loc[rows['FID'].idxmin(), 'ratio']:.2f}"
+        for size, rows in data.groupby("size", sort=False)
+    ]
+    alt = f"FID against the FLOPs ratio of {data['run'].nunique()} methods, a panel for each size. Lowest of size "
+    alt += "; ".join(best) + "."
+    caption = (
+        f"Mean over trainings, {', '.join(dict.fromkeys(data['metric']))}, not comparable with FID on InceptionV3. The "
+        "line joins the best method at each amount of work (the Pareto front)."
+    )
+    sources = tuple(run.file("means.csv") for run, _ in found)
+    return Drawing(
+        "methods",
+        "Quality against work of all methods",
+        data,
+        _draw_methods,
+        alt,
+        caption,
+        sources,
+        "nox -s small_scale",
+    )
+
+
+def _draw_methods(data: pd.DataFrame) -> Figure:
+    groups = list(data.groupby(["study", "size"], sort=False))
+    columns = min(len(groups), 3)
+    drawn = figure(7.2, 3.4 * -(-len(groups) // columns) + 0.9)
+    axes = list(drawn.subplots(-(-len(groups) // columns), columns, squeeze=False).flat)
+    names = list(dict.fromkeys(data["run"]))
+    for ax in axes[len(groups) :]:
+        ax.set_axis_off()
+    for ax, ((_, size), rows) in zip(axes, groups, strict=False):
+        rows = rows.sort_values(["ratio", "FID"])
+        front = rows[rows["FID"] <= rows["FID"].cummin()]
+        ax.plot(front["ratio"], front["FID"], "-", color=SERIES[0], linewidth=1)
+        for name, own in rows.groupby("run", sort=False):
+            number = names.index(name)
+            colour, marker = SERIES[number % len(SERIES)], MARKERS[number // len(SERIES) % len(MARKERS)]
+            ax.plot(own["ratio"], own["FID"], marker, color=colour, markersize=5, label=name)
+        ax.set_title(f"size {size}")
+        ax.set_xlabel("FLOPs ratio of the blocks")
+    axes[0].set_ylabel("FID")
+    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    return drawn
+
+
+def training(runs: Sequence[Run]) -> Drawing | None:
+    """Loss and FLOPs ratio by step of every training that left its log."""
+    found = with_table(runs, "log", "step", "loss")
+    if not found:
+        return None
+    tables = []
+    for run, table in found:
+        thin = table.groupby(table.index * _POINTS // max(len(table), 1)).mean(numeric_only=True)
+        tables.append(thin[[c for c in ("step", "loss", "ratio", "target") if c in thin]].assign(run=run.place))
+    data = pd.concat(tables, ignore_index=True)
+    ends = [
+        f"{name}: {rows['loss'].iloc[-1]:.4g} after {rows['step'].iloc[-1]:.0f}" for name, rows in data.groupby("run")
+    ]
+    alt = f"Loss by step of {len(found)} trainings. Last of {'; '.join(ends)}."
+    caption = f"Means over neighbouring steps, at most {_POINTS} points for each training."
+    sources = tuple(run.file("log.csv") for run, _ in found)
+    command = "python -m bench finetune --recipe NAME --from FILE --data DIR --out DIR"
+    return Drawing("training", "Training curves", data, _draw_training, alt, caption, sources, command)
+
+
+def _draw_training(data: pd.DataFrame) -> Figure:
+    kinds = [kind for kind in ("loss", "ratio") if kind in data]
+    drawn = figure(7.2, 3.2)
+    axes = drawn.subplots(1, len(kinds), squeeze=False)[0]
+    for ax, kind in zip(axes, kinds, strict=True):
+        for number, (name, rows) in enumerate(data.groupby("run", sort=False)):
+            ax.plot(rows["step"], rows[kind], color=SERIES[number % len(SERIES)], linewidth=1.2, label=name)
+        ax.set_xlabel("step")
+        ax.set_title("loss" if kind == "loss" else "FLOPs ratio of the blocks")
+    axes[0].set_yscale("log")
+    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    return drawn

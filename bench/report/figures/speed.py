@@ -1,0 +1,210 @@
+"""Times: speed-up against what is skipped, milliseconds by lambda, growth with batch and tokens, parts of a forward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from bench.report.figures.drawing import INK, MARKERS, SERIES, Drawing, errors, figure, panels
+from bench.report.runs import Run, with_table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+LATENCY = "python -m bench latency --models DiT-S/2 DiT-B/2 DiT-XL/2 --batch 2 --profiles even --out DIR"
+RATIO = "multiply-adds, static / realised"
+_REALISED = ["machine", "model", "lambda", RATIO, "speedup", "speedup_low", "speedup_high", "published_speedup"]
+_ENGINES = ("static", "plain", "masked", "realised")
+_LEAST_LAMBDAS = 3
+"""That a run must have timed, to show how time falls with lambda."""
+
+
+def speedup_front(runs: Sequence[Run]) -> Drawing | None:
+    """Speed-up against the work that is skipped, with the line where both are equal."""
+    found = with_table(runs, "latency", "engine", "speedup", "speedup_low", "flops_ratio", "published_speedup", "batch")
+    # The run with the most lambdas of each machine: points of other batches and engines would hide each other.
+    best: dict[str, tuple[Run, pd.DataFrame]] = {}
+    for run, table in found:
+        rows = table[(table["engine"] == "realised") & table["published_speedup"].notna()]
+        there = best.get(run.machine, (run, rows[:0]))[1]
+        if rows["lambda"].nunique() > there["lambda"].nunique():
+            best[run.machine] = (run, rows)
+    if not best:
+        return None
+    tables = [rows.assign(machine=machine, **{RATIO: 1 / rows["flops_ratio"]}) for machine, (_, rows) in best.items()]
+    data = pd.concat(tables, ignore_index=True)[[*_REALISED, "profile", "batch"]]
+    top = data.sort_values("speedup").iloc[-1]
+    alt = (
+        f"Scatter plot of speed-up against the share of work skipped, {len(data)} measured points with intervals "
+        "beside the published ones and the line where both are equal. Farthest out is "
+        f"{top['model']} at lambda {top['lambda']:g}: {top['speedup']:.2f} times as fast for {top[RATIO]:.2f} times "
+        "fewer multiply-adds; "
+        f"{top['published_speedup']:g} was published."
+    )
+    caption = (
+        "How many times as fast a network becomes that skips what its masks close, against how many times fewer "
+        "multiply-adds it executes. On the line all that is skipped is gained. Bars are 95 % intervals; hollow marks "
+        "are the paper's, on a V100. Masks are synthetic: drawn to meet the printed FLOPs."
+    )
+    sources = tuple(run.file("latency.csv") for run, _ in best.values())
+    return Drawing("speedup-flops", "Speed-up against FLOPs", data, _draw_speedup, alt, caption, sources, LATENCY)
+
+
+def _draw_speedup(data: pd.DataFrame) -> Figure:
+    drawn = figure(7.2, 4.0)
+    ax = drawn.subplots()
+    top = float(max(data[RATIO].max(), data["speedup"].max())) * 1.04
+    ax.plot([1, top], [1, top], "--", color=INK, linewidth=1, label="ideal: all that is skipped is gained")
+    machines = list(dict.fromkeys(data["machine"]))
+    for number, ((machine, model), rows) in enumerate(data.groupby(["machine", "model"], sort=False)):
+        colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+        label = str(model) if len(machines) == 1 else f"{model}, {machine}"
+        bars = errors(rows, "speedup", "speedup_low", "speedup_high")
+        ax.errorbar(rows[RATIO], rows["speedup"], bars, fmt=marker, color=colour, capsize=2, markersize=5, label=label)
+        ax.plot(rows[RATIO], rows["published_speedup"], marker, color=colour, mfc="none", markersize=6)
+    ax.set_xlabel(f"{RATIO} (times)")
+    ax.set_ylabel("times as fast as static")
+    ax.plot([], [], "o", color=INK, mfc="none", label="published (V100)")
+    ax.legend()
+    return drawn
+
+
+def time_by_lambda(runs: Sequence[Run]) -> Drawing | None:
+    """Milliseconds of a guided network pass of each engine by lambda."""
+    keys = ["model", "lambda", "engine", "ms_median", "ms_q25", "ms_q75", "profile", "batch", "resolution"]
+    kept = []
+    sources = []
+    for run, table in with_table(runs, "latency", *keys):
+        many = table.groupby("model")["lambda"].nunique()
+        rows = table[table["model"].isin(many[many > _LEAST_LAMBDAS].index)]
+        if len(rows):
+            kept.append(rows[keys].assign(machine=run.machine))
+            sources.append(run.file("latency.csv"))
+    if not kept:
+        return None
+    data = pd.concat(kept, ignore_index=True)
+    data = data[data["engine"].isin(_ENGINES) & data["profile"].fillna("even").isin(["even", ""])]
+    alt = f"Time of one guided pass against lambda for {_listed(data['model'])}, a line for each engine: "
+    alt += "; ".join(_span(model, rows) for model, rows in data.groupby("model", sort=False)) + "."
+    caption = (
+        "Median time of one guided pass; bars are quartiles of the rounds. Masked multiplies by masks and skips "
+        "nothing, as the authors' release does; realised skips; static is the same engine without masks, at lambda 1."
+    )
+    return Drawing("time-lambda", "Time by lambda", data, _draw_lambda, alt, caption, tuple(sources), LATENCY)
+
+
+def _span(model: object, rows: pd.DataFrame) -> str:
+    realised = rows[rows["engine"] == "realised"].sort_values("lambda")
+    low, high = realised.iloc[0], realised.iloc[-1]
+    return (
+        f"{model} realised {low['ms_median']:.0f} ms at lambda {low['lambda']:g} "
+        f"and {high['ms_median']:.0f} ms at {high['lambda']:g}"
+    )
+
+
+def _draw_lambda(data: pd.DataFrame) -> Figure:
+    models = list(dict.fromkeys(data["model"]))
+    columns = min(len(models), 3)
+    drawn = figure(7.2, 3.2 * -(-len(models) // columns))
+    axes = list(drawn.subplots(-(-len(models) // columns), columns, squeeze=False).flat)
+    for ax, model in zip(axes, models, strict=False):
+        for engine, rows in data[data["model"] == model].groupby("engine", sort=False):
+            number = _ENGINES.index(str(engine))
+            rows = rows.sort_values("lambda")
+            bars = errors(rows, "ms_median", "ms_q25", "ms_q75")
+            ax.errorbar(
+                rows["lambda"], rows["ms_median"], bars, fmt=f"{MARKERS[number]}-", color=SERIES[number],
+                capsize=2, markersize=4, label=engine,
+            )  # fmt: skip
+        ax.set_title(str(model))
+        ax.set_xlabel("lambda")
+        ax.set_ylim(0)
+    axes[0].set_ylabel("ms, one guided pass")
+    axes[0].legend(loc="lower right")
+    return drawn
+
+
+def growth(runs: Sequence[Run]) -> Drawing | None:
+    """Speed-up against batch size, by model and number of tokens."""
+    keys = ["model", "tokens", "batch", "profile", "lambda", "speedup", "speedup_low", "speedup_high"]
+    found = with_table(runs, "latency_growth", *keys)
+    if not found:
+        return None
+    data = pd.concat([table[keys].assign(machine=run.machine) for run, table in found], ignore_index=True)
+    data = data[data["profile"] == "even"]
+    alt = (
+        f"Speed-up against batch size, a panel for each of {_listed(data['model'])}, a line for each number of tokens: "
+        f"from {data['speedup'].min():.2f} to {data['speedup'].max():.2f} times as fast."
+    )
+    caption = "Realised over static with heads, channel groups and tokens skipped evenly; bars are 95 % intervals."
+    sources = tuple(run.file("latency_growth.csv") for run, _ in found)
+    command = "python -m bench latency --growth RUN RUN --out DIR"
+    return Drawing("growth", "Speed-up by batch and tokens", data, _draw_growth, alt, caption, sources, command)
+
+
+def _draw_growth(data: pd.DataFrame) -> Figure:
+    models = list(dict.fromkeys(data["model"]))
+    drawn, axes = panels(len(models))
+    for ax, model in zip(axes, models, strict=True):
+        here = data[data["model"] == model]
+        for number, ((_, tokens, target), rows) in enumerate(here.groupby(["machine", "tokens", "lambda"])):
+            rows = rows.sort_values("batch")
+            bars = errors(rows, "speedup", "speedup_low", "speedup_high")
+            ax.errorbar(
+                rows["batch"], rows["speedup"], bars, fmt=f"{MARKERS[number]}-", color=SERIES[number],
+                capsize=2, markersize=4, label=f"{tokens} tokens, lambda {target:g}",
+            )  # fmt: skip
+        ax.set_title(str(model))
+        ax.set_xlabel("batch (images)")
+        ax.set_xticks(sorted(set(here["batch"])))
+        ax.margins(x=0.15)
+        ax.legend(loc="lower right")
+    axes[0].set_ylim(bottom=0)
+    axes[0].set_ylabel("times as fast as static")
+    return drawn
+
+
+def parts(runs: Sequence[Run]) -> Drawing | None:
+    """Where the time of a forward goes, static beside realised."""
+    keys = ["model", "lambda", "batch", "engine", "part", "ms"]
+    found = with_table(runs, "latency_profile", *keys)
+    if not found:
+        return None
+    data = pd.concat([table[keys].assign(machine=run.machine) for run, table in found], ignore_index=True)
+    whole = data.groupby(["model", "lambda", "engine"], sort=False)["ms"].sum().reset_index().to_dict("records")
+    told = [f"{row['engine']} {row['model']} at lambda {row['lambda']:g} takes {row['ms']:.0f} ms" for row in whole]
+    largest = data.sort_values("ms").iloc[-1]["part"]
+    alt = f"Stacked bars of the parts of one forward: {', '.join(told)}. The largest part is {largest}."
+    caption = "The parts of one guided pass, timed one by one; static is the same engine with everything open."
+    sources = tuple(run.file("latency_profile.csv") for run, _ in found)
+    command = "python -m bench latency --models DiT-XL/2 --lambdas 0.5 --batch 2 --profile --out DIR"
+    return Drawing("parts", "Where the time goes", data, _draw_parts, alt, caption, sources, command)
+
+
+def _draw_parts(data: pd.DataFrame) -> Figure:
+    order = data.groupby("part")["ms"].sum().sort_values(ascending=False)
+    named = list(order.index[: len(SERIES) - 1])
+    groups = list(data.groupby(["machine", "model", "lambda", "engine"], sort=False))
+    drawn = figure(7.2, 1.3 + 0.55 * len(groups))
+    ax = drawn.subplots()
+    for place, (_, rows) in enumerate(groups):
+        times = rows.set_index("part")["ms"]
+        shown = [(part, float(times.get(part, 0.0))) for part in named]
+        shown.append(("all other parts", float(times.drop(named, errors="ignore").sum())))
+        ends = np.cumsum([0.0] + [ms for _, ms in shown])
+        for number, (part, ms) in enumerate(shown):
+            label = part if place == 0 else None
+            ax.barh(place, ms, left=ends[number], color=SERIES[number], height=0.6, label=label)
+    names = [f"{engine}\n{model}, λ {target:g}" for (_, model, target, engine), _ in groups]
+    ax.set_yticks(range(len(groups)), names)
+    ax.invert_yaxis()
+    ax.set_xlabel("ms")
+    drawn.legend(loc="outside lower center", ncols=4)
+    return drawn
+
+
+def _listed(column: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(map(str, column)))

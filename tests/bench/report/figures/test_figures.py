@@ -1,0 +1,135 @@
+"""Figures show what stands in published tables and in the tables of runs, and are left out without them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from bench.claims import Tolerance, find_published, write_summary
+from bench.claims.verdict import SummaryRow
+from bench.records import read_table, write_table
+from bench.report.figures.catalogue import KINDS, draw_all
+from bench.report.figures.learned import methods, training, widths
+from bench.report.figures.pictures import pictures
+from bench.report.figures.published import FID, HERE, flops_front, time_front
+from bench.report.figures.speed import growth, parts, speedup_front, time_by_lambda
+from bench.report.runs import Run, load_runs
+
+Make = Callable[..., Path]
+Load = Callable[..., tuple[Run, ...]]
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Tables by name -> the one run that holds them."""
+
+    def make(**tables: pd.DataFrame) -> tuple[Run, ...]:
+        directory = tmp_path / "machine" / "run"
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, table in tables.items():
+            write_table(table, directory, name)
+        return load_runs([directory], tmp_path)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("front", "metric"), [(flops_front, "FLOPs (MACs convention)"), (time_front, "acceleration")], ids=["work", "time"]
+)
+def test_the_fronts_show_the_printed_numbers(front: Callable[..., object], metric: str) -> None:
+    drawing = front([])
+    data = drawing.data  # type: ignore[attr-defined]
+    point = data[data["row"] == "DyDiT-XL lambda=0.5"].iloc[0]
+    printed = find_published("dydit_iclr2025", table="Table 8", row="DyDiT-XL lambda=0.5", metric=metric).value
+    assert (point.iloc[3], point[FID]) == (printed, 2.07)
+    assert "measured here" not in set(data["series"]) and "2.07" in drawing.alt  # type: ignore[attr-defined]
+
+
+def test_a_measured_fid_joins_the_front(tmp_path: Path) -> None:
+    published = find_published("dydit_iclr2025", table="Table 8", row="DyDiT-XL lambda=0.5", metric=FID)
+    row = SummaryRow.judged(published, 2.11, Tolerance.symmetric(0.1, "other images"), "full", "quality.csv")
+    (tmp_path / "run").mkdir()
+    write_summary([row], tmp_path / "run")
+    drawing = flops_front(load_runs([tmp_path / "run"], tmp_path))
+    assert drawing is not None
+    here = drawing.data[drawing.data["series"] == HERE]
+    assert here[["row", FID]].to_numpy().tolist() == [["DyDiT-XL lambda=0.5", 2.11]]
+
+
+def test_the_run_with_most_lambdas_of_a_machine_is_shown(make_run: Make, tmp_path: Path) -> None:
+    many, few = make_run(tmp_path / "many"), make_run(tmp_path / "few", speedup=1.5)
+    table = read_table(many, "latency")
+    more = table.iloc[-1:].assign(**{"lambda": 0.7, "speedup": 1.3, "flops_ratio": 0.7})
+    write_table(pd.concat([table, more], ignore_index=True), many, "latency")
+    drawing = speedup_front(load_runs([few, many], tmp_path))
+    assert drawing is not None
+    assert drawing.data["speedup"].tolist() == [1.8, 1.3]
+    assert drawing.data["multiply-adds, static / realised"].tolist() == [2.0, 1 / 0.7]
+    assert "1.80 times as fast for 2.00 times fewer multiply-adds; 1.54 was published" in drawing.alt
+
+
+def test_time_by_lambda_needs_several(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    assert time_by_lambda(load_runs([run], tmp_path)) is None
+    table = read_table(run, "latency")
+    more = [table.iloc[-1:].assign(**{"lambda": target, "ms_median": 100 * target}) for target in (0.9, 0.7, 0.3)]
+    write_table(pd.concat([table, *more], ignore_index=True), run, "latency")
+    drawing = time_by_lambda(load_runs([run], tmp_path))
+    assert drawing is not None and "realised 30 ms at lambda 0.3 and 90 ms at 0.9" in drawing.alt
+
+
+def test_growth_shows_the_even_profile(load: Load) -> None:
+    table = pd.DataFrame({"model": "DiT-S/2", "tokens": 256, "batch": [1, 2, 1], "profile": ["even", "even", "other"]})
+    table = table.assign(**{"lambda": 0.5}, speedup=[1.5, 1.6, 9.0], speedup_low=1.4, speedup_high=1.7)
+    drawing = growth(load(latency_growth=table))
+    assert drawing is not None and "from 1.50 to 1.60 times as fast" in drawing.alt
+
+
+def test_parts_are_added_up(load: Load) -> None:
+    table = pd.DataFrame({"model": "DiT-S/2", "lambda": 1.0, "batch": 1, "engine": "static", "part": ["MLP", "qkv"]})
+    drawing = parts(load(latency_profile=table.assign(ms=[30.0, 12.0])))
+    assert drawing is not None
+    assert "static DiT-S/2 at lambda 1 takes 42 ms. The largest part is MLP." in drawing.alt
+
+
+def test_widths_stand_at_the_middle_of_their_bins(load: Load) -> None:
+    table = pd.DataFrame({"timesteps": ["900-999", "0-99"], "head_rate": [0.25, 1.0], "group_rate": [0.2, 1.0]})
+    drawing = widths(load(routing_timesteps=table.assign(token_rate_conditional=1.0)))
+    assert drawing is not None
+    assert drawing.data["timestep"].tolist() == [949.5, 49.5] and "heads 25% to 100%" in drawing.alt
+
+
+def test_methods_are_shown_at_the_usual_number_of_steps(load: Load) -> None:
+    table = pd.DataFrame({"size": "m", "run": ["control", "both", "both"], "lambda": [None, 0.5, 0.5]})
+    table = table.assign(steps=[25, 25, 250], ratio=[None, 0.5, 0.5]).assign(**{"FID[digits-cnn]": [40.0, 43.0, 9.0]})
+    drawing = methods(load(means=table))
+    assert drawing is not None
+    assert drawing.data[["run", "ratio", "FID"]].to_numpy().tolist() == [["control", 1.0, 40.0], ["DyDiT", 0.5, 43.0]]
+
+
+def test_training_curves_are_thinned(load: Load) -> None:
+    steps = range(2000)
+    drawing = training(load(log=pd.DataFrame({"step": steps, "loss": [1.0 / (1 + step) for step in steps]})))
+    assert drawing is not None and len(drawing.data) == 400
+
+
+def test_a_figure_without_data_names_the_command() -> None:
+    problems: list[str] = []
+    drawn, missing = draw_all([], problems)
+    assert [drawing.name for drawing, _ in drawn] == ["flops-fid", "time-fid"] and problems == []
+    titles = {title for title, _ in missing}
+    assert {"Token maps", "Sample grids, static beside dynamic", "Training curves"} < titles
+    assert len(missing) == len(KINDS) - 2 + 2 and all("bench" in command or "nox" in command for _, command in missing)
+
+
+def test_pictures_beyond_the_budget_have_no_address(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.report.figures.pictures.BUDGET", 10)
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.png").write_bytes(b"12345678")
+    run = dataclasses.replace(Run("m/r", tmp_path), pictures=(tmp_path / "a.png", tmp_path / "b.png"))
+    first, second = pictures([run])
+    assert first.address.startswith("data:image/png;base64,") and second.address == ""
