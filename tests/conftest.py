@@ -11,6 +11,8 @@ from typing import Any
 import pytest
 from torch import Tensor
 
+from bench.machine import progress
+
 IMPORTED = [
     "bench.cli",
     "bench.training.finetune",
@@ -31,6 +33,12 @@ def alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever started the tests, this process is alone unless a test says otherwise."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test says a line of progress that the loops of earlier tests made due."""
+    monkeypatch.setattr(progress, "_log", progress._Log())
 
 
 @pytest.fixture(scope="session")

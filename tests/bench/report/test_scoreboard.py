@@ -6,7 +6,7 @@ import pytest
 
 from bench.claims import Claim, SummaryRow, Tolerance, read_summary
 from bench.report.readme import committed_run
-from bench.report.scoreboard import WIDTH, closing, deviating, scoreboard, scores
+from bench.report.scoreboard import WIDTH, closing, deviating, score_frame, score_lines, scores
 
 TOLERANCE = Tolerance.symmetric(0.005, "printed to 2 decimals")
 
@@ -28,7 +28,8 @@ def test_tables_stand_by_paper_and_number() -> None:
     found = [(score.table, score.numbers, score.reproduced, score.deviates, score.not_run) for score in scores(ROWS)]
     assert found == [("DyDiT, Table 2", 3, 0, 0, 3), ("DyDiT, Table 10", 1, 0, 1, 0), ("DiT, Table 4", 1, 1, 0, 0)]
     assert scores(ROWS)[0].waits_for == "a GPU, weights"
-    assert "| all | 5 | 1 | 1 | 3 |  |" in scoreboard(ROWS)
+    assert score_frame(ROWS).iloc[-1].tolist() == ["all", 5, 1, 1, 3, ""]
+    assert "| [DyDiT, Table 10](page.md#dydit-10) | 1 | 0 | 1 | 0 |  |" in score_lines(ROWS, "page.md")
 
 
 def test_what_deviates_has_a_line_with_the_reason() -> None:
