@@ -12,7 +12,7 @@ from bench.commands import COMMANDS
 OPTIONS = {
     "reproduce": "--out --tier --checkpoints --claim --data-root --strict",
     "plan": """
-        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
+        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
         --threads --vae --images --engine --dtype --tf32 --png --samples --lambda --gpus --rate --reference
         --extractor --extractor-weights --weights-sha256 --data-root --strict
     """,
@@ -22,7 +22,7 @@ OPTIONS = {
         --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --model --weights --steps
     """,
     "generate": """
-        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
+        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
         --threads --vae --images --engine --dtype --tf32 --png
     """,
     "quality": """
@@ -40,13 +40,13 @@ OPTIONS = {
     "finetune": """
         --out --from --data --data-root --recipe --steps --batch --micro-batch --lambda --seed --learning-rate
         --router-learning-rate --ema-decay --warmup --target-hold --target-reached --gradient-limit --flip
-        --ablation --rates --model
+        --ablation --new-classes --rates --model
         --resolution --weights --precision --tf32 --checkpointing --shard --device --threads --save-every
         --tensorboard --keep
     """,
     "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
-        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
+        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
         --threads --vae --images
     """,
     "inspect": "FILE --model --resolution --weights",
