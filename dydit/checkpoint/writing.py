@@ -63,6 +63,8 @@ def write_diffusers(directory: Path, model: nn.Module) -> None:
     if type(network) is not DiT:
         raise InputError(f"{directory}: a {type(network).__name__} has routers; diffusers knows the static DiT alone")
     config = network.config
+    if config.head_width is not None:
+        raise InputError(f"{directory}: heads of the network were pruned away, which diffusers' DiT does not know")
     facts = {
         "_class_name": "DiTTransformer2DModel",
         "num_attention_heads": config.num_heads,
