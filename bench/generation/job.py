@@ -12,6 +12,7 @@ import torch
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
+from bench.models import Candidate, SamplingModel, is_factory, load_candidate
 from bench.options import (
     AutoencoderOptions,
     CheckpointOptions,
@@ -28,6 +29,8 @@ from dydit.inference import Engine, WidthPlan
 from dydit.sampling import computing_in
 
 ENGINES = ("static", "masked", "realised")
+OWN_ENGINE = "own"
+"""What runs a network that a factory made: its own code."""
 UNIT = 64
 """Images per unit, unless a run is smaller."""
 
@@ -52,6 +55,13 @@ class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
 class DrawingOptions(SamplingOptions, DtypeOptions, Tf32Options):
     """What `generate` is told but for the directory; nothing is checked, for the run may be one of another machine."""
 
+    checkpoint: str = ""
+    model: str | None = option(
+        None,
+        metavar="NAME",
+        help="such as DyDiT-XL/2, for files that do not name their model; or package.module:factory, a network of your "
+        "own instead of a checkpoint",
+    )
     images: int = option(metavar="N", help="how many; the paper's rows use 50000")
     engine: str | None = option(
         None, help="realised (default of a DyDiT), masked (default of an ablation), or static (default of a DiT)"
@@ -90,6 +100,9 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
+        if is_factory(self.model) == bool(self.checkpoint):
+            both = f"--checkpoint {self.checkpoint} and --model {self.model}: " if self.checkpoint else "--checkpoint: "
+            raise InputError(f"{both}give a trained file, or --model package.module:factory in its place")
         if self.model is None and self.resolution is not None:
             raise InputError(f"resolution {self.resolution}: belongs to a model's name; give --model, or leave it out")
 
@@ -99,7 +112,7 @@ class GenerationJob:
     """Checked options and what they come to: a network in evaluation mode on the CPU, in float32, and what it needs."""
 
     options: GenerationOptions
-    network: DiT
+    network: DiT | Candidate
     engine: str
     solver: samplers.Solver
     decoder: Decoder
@@ -114,13 +127,19 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
     """
     solver = samplers.make_solver(options.sampler, options.steps)
     device = own_device(options.device, local_rank)
-    network = _read_network(options)
-    config = network.config
+    network: DiT | Candidate
+    if options.model is not None and is_factory(options.model):
+        network, engine = load_candidate(options.model), OWN_ENGINE
+        if options.engine is not None:
+            raise InputError(f"engine {options.engine}: a network of your own runs as it is; leave --engine out")
+    else:
+        network = _read_network(options)
+        engine = choose_engine(type(network), options.engine)
+        if options.scale != 1.0 and network.config.class_dropout_prob == 0.0:
+            raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
+    config, named = network.config, options.checkpoint or options.model
     if options.sampler == "ddpm" and not config.learn_sigma:
-        raise InputError(f"{options.checkpoint}: predicts no variances, which ddpm needs; use --sampler ddim")
-    if options.scale != 1.0 and config.class_dropout_prob == 0.0:
-        raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
-    engine = choose_engine(type(network), options.engine)
+        raise InputError(f"{named}: predicts no variances, which ddpm needs; use --sampler ddim")
     return GenerationJob(options, network, engine, solver, open_decoder(config, options.vae, device), device)
 
 
@@ -160,6 +179,9 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
         InputError: a guided batch of `unit` images does not fit the GPU.
     """
     dtype, network = DTYPES[job.options.dtype], job.network
+    if isinstance(network, Candidate):
+        network.to(job.device, dtype)
+        return SamplingModel(network.module, dtype)
     if job.device.type == "cuda":
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
@@ -173,11 +195,12 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
 
 def generation_identity(job: GenerationJob) -> dict[str, Any]:
     """What decides the content of image k, together with its unit; the first difference in this order is reported."""
-    options, on_cpu = job.options, job.device.type == "cpu"
+    options, on_cpu, network = job.options, job.device.type == "cpu", job.network
     return {
-        "model": type(job.network).__name__,
-        "config": job.network.config.kwargs(),
-        "weights_sha256": tensors_sha256(job.network.state_dict()),
+        "model": network.name if isinstance(network, Candidate) else type(network).__name__,
+        "config": network.config.kwargs(),
+        "weights_sha256": tensors_sha256(network.state_dict()),
+        **({"source_sha256": network.source_sha256()} if isinstance(network, Candidate) else {}),
         "seed": options.seed,
         "sampler": options.sampler,
         "steps": options.steps,
