@@ -109,7 +109,7 @@ def _count(ratio: float, tokens: int) -> int:
 def _sides(tokens: int) -> tuple[Tensor, Tensor]:
     """Indices of the sources (S,) and of the destinations (D,) of a square grid, on the CPU."""
     grid = round(tokens**0.5)
-    cells = torch.zeros(grid, grid, dtype=torch.bool)
+    cells = torch.zeros(grid, grid, dtype=torch.bool, device="cpu")
     cells[::2, ::2] = True
     return (~cells).flatten().nonzero().squeeze(1), cells.flatten().nonzero().squeeze(1)
 

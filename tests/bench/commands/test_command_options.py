@@ -44,6 +44,9 @@ OPTIONS = {
         --resolution --weights --precision --tf32 --checkpointing --shard --device --threads --save-every
         --tensorboard --keep
     """,
+    "compare-methods": """
+        --out --methods --model --steps --images --seeds --batch --seconds --models --shorten --processes
+    """,
     "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
