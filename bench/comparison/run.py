@@ -3,103 +3,41 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import pandas as pd
 
-from bench.comparison.entries import DEFAULTS, Entry, parse_entries
 from bench.comparison.figure import write_figure
-from bench.comparison.sampled import build
+from bench.comparison.job import ComparisonOptions, prepare_comparison
 from bench.comparison.scores import Scoring, score_entries
-from bench.comparison.stages import NETWORK, methods_study, take_shipped
 from bench.comparison.table import methods_table
 from bench.comparison.timing import Timings, measure_runs
 from bench.machine import arithmetic
-from bench.options import OutputOptions, option
-from bench.records import environment_record, prepare_output, write_run, write_table
-from bench.studies.catalogue import SEEDS
-from bench.studies.run import default_processes
-from bench.studies.train import train_all
-from dydit import InputError
-
-LEAST_IMAGES = 10
-"""Parts of the samples that the Inception Score is a mean over."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ComparisonOptions(OutputOptions):
-    """What to compare on the digits, and how long.
-
-    Raises:
-        InputError: a number below 1.
-    """
-
-    out: Path = Path("results/local/methods")
-    methods: Sequence[str] = option(
-        DEFAULTS, metavar="NETWORK,METHOD@SAMPLER:STEPS", help="what to compare; `static` is always there"
-    )
-    model: Sequence[str] = option(
-        (), metavar="NAME", repeated=True, help="package.module:factory, a network of your own that draws digits, too"
-    )
-    steps: int = option(50, metavar="N", help="DDPM steps, where a method does not name its sampler")
-    images: int = option(1000, metavar="N", help="drawn from every method and seed")
-    seeds: Sequence[int] = option(SEEDS, metavar="N", help="of trainings, and of labels and noise; of 1 2 3")
-    batch: int = option(8, metavar="N", help="images at once in what is timed and counted")
-    seconds: float = option(60.0, help="time to spend on timing")
-    models: Path | None = option(None, metavar="DIR", help="of the trained files (default: OUT/models)")
-    shorten: int = option(1, metavar="N", help="divide every step count of the trainings, for a trial")
-    processes: int | None = option(None, metavar="N", help="methods trained and scored at once (default: one per core)")
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch", "shorten", "processes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} {value}; give a whole number from 1")
-        if self.images < LEAST_IMAGES:
-            raise InputError(f"--images {self.images}; the Inception Score takes {LEAST_IMAGES} parts, give as many")
-        if not self.seeds or not set(self.seeds) <= set(SEEDS) or len(set(self.seeds)) < len(self.seeds):
-            raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give some of {' '.join(map(str, SEEDS))}")
+from bench.records import write_run, write_table
 
 
 def compare_methods(options: ComparisonOptions) -> pd.DataFrame:
     """Train what is missing, measure, and write methods, method_scores, methods.png and run.json to `options.out`.
 
     Raises:
-        InputError: a method or network that does not fit, before any training; a directory that cannot be written.
+        InputError: as `prepare_comparison`, or an operator of unknown cost.
     """
-    entries = parse_entries(options.methods, options.model, NETWORK, options.steps)
-    out = prepare_output(options.out)
-    models = prepare_output(options.models or out / "models")
-    record = environment_record(methods=[entry.name for entry in entries], seeds=list(options.seeds))
-    study = methods_study(entries, options.seeds).shortened(options.shorten)
-    processes = options.processes or default_processes("cpu")
-    take_shipped(study, models)
-    check_own(entries, models)
     began = time.monotonic()
-    trained = train_all(study, models, processes=processes)
+    job = prepare_comparison(options)
     after_training = time.monotonic()
-    scoring = Scoring(study, models, out / "scores", options.images, tuple(options.seeds))
-    scores = score_entries(scoring, entries, processes)
+    scoring = Scoring(job.study, job.models, job.out / "scores", options.images, tuple(options.seeds))
+    scores = score_entries(scoring, job.entries, job.processes)
     after_scoring = time.monotonic()
     with arithmetic(1, tf32=False):
-        runs, samples = measure_runs(entries, models, Timings(options.batch, options.seconds, options.seeds[0]))
-    frame = methods_table(entries, runs, scores)
+        timings = Timings(options.batch, options.seconds, options.seeds[0])
+        runs, samples = measure_runs(job.entries, job.models, timings)
+    frame = methods_table(job.entries, runs, scores)
     seconds = {
         "training": round(after_training - began),
         "scoring": round(after_scoring - after_training),
         "timing": round(time.monotonic() - after_scoring),
     }
-    write_table(scores, out, "method_scores")
-    write_table(frame, out, "methods")
-    write_figure(frame, out)
-    write_run(record | {"trained": trained, "seconds": seconds, "samples": samples}, out)
+    write_table(scores, job.out, "method_scores")
+    write_table(frame, job.out, "methods")
+    write_figure(frame, job.out)
+    write_run(job.record | {"trained": job.trained, "seconds": seconds, "samples": samples}, job.out)
     return frame
-
-
-def check_own(entries: Sequence[Entry], models: Path) -> None:
-    """Load the user's networks once, before anything is trained."""
-    for entry in entries:
-        if entry.own:
-            build(entry, 0, models)

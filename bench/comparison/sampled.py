@@ -22,7 +22,6 @@ from bench.models import Candidate, SamplingModel, candidate_of, load_candidate
 from bench.studies.samples import load_stage
 from dydit import DyDiT, InputError, Observation, ObservedSampling, guidance_branches, macs
 from dydit.baselines import Method, apply_method
-from dydit.flops import MATMUL
 
 GUIDANCE = 1.5
 BATCH = 250
@@ -93,7 +92,7 @@ def _masks_claim(entry: Entry, candidate: Candidate, images: int, seed: int) -> 
     found: list[float] = []
 
     def add(observed: Observation) -> None:
-        found.append(macs(network.config, observed.routing).total(MATMUL))
+        found.append(macs(network.config, observed.routing).total())
 
     with torch.no_grad():
         model = ObservedSampling(network.route, len(solver.timesteps), guidance_branches(GUIDANCE), add)

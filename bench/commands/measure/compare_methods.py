@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from bench.comparison.run import ComparisonOptions, compare_methods
+from bench.comparison.job import ComparisonOptions
+from bench.comparison.run import compare_methods
 from bench.comparison.table import SHOWN
 from bench.records import to_markdown
 

@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 
 from bench import cli
-from bench.comparison import run as comparison
+from bench.comparison import job
 from bench.comparison.entries import parse_entries
-from bench.comparison.run import ComparisonOptions, compare_methods
+from bench.comparison.job import ComparisonOptions
+from bench.comparison.run import compare_methods
 from bench.comparison.scores import Scoring, score_entries
 from bench.comparison.stages import NETWORK, methods_study
 from bench.comparison.table import methods_table, on_front
@@ -123,7 +124,7 @@ def test_bad_input_is_one_line_before_any_training(
         raise AssertionError("a training began")
 
     monkeypatch.chdir(Path(__file__).parents[3])
-    monkeypatch.setattr(comparison, "train_all", never)
+    monkeypatch.setattr(job, "train_all", never)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["compare-methods", "--out", str(tmp_path), *arguments])
     error = capsys.readouterr().err
