@@ -25,8 +25,8 @@ from bench.options import (
 )
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, checkpoint
+from dydit.baselines import apply_method
 from dydit.inference import Engine, WidthPlan
-from dydit.sampling import computing_in
 
 ENGINES = ("static", "masked", "realised")
 OWN_ENGINE = "own"
@@ -78,6 +78,9 @@ class GenerationOptions(DrawingOptions, OutputOptions):
     """
 
     out: Path = Path("results/local/samples")
+    method: str | None = option(
+        None, metavar="TEXT", help="put over the network, such as deepcache:2 or tome:0.2; see dydit.baselines"
+    )
 
     @classmethod
     def of(cls, options: SamplingOptions, **others: Any) -> GenerationOptions:
@@ -100,6 +103,11 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
+        if self.method is not None and (self.engine is not None or is_factory(self.model)):
+            other = f"--engine {self.engine}" if self.engine else f"--model {self.model}"
+            raise InputError(
+                f"--method {self.method} and {other}: a method runs networks in its own way; leave one out"
+            )
         if is_factory(self.model) == bool(self.checkpoint):
             both = f"--checkpoint {self.checkpoint} and --model {self.model}: " if self.checkpoint else "--checkpoint: "
             raise InputError(f"{both}give a trained file, or --model package.module:factory in its place")
@@ -134,7 +142,9 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
             raise InputError(f"engine {options.engine}: a network of your own runs as it is; leave --engine out")
     else:
         network = _read_network(options)
-        engine = choose_engine(type(network), options.engine)
+        engine = options.method or choose_engine(type(network), options.engine)
+        if options.method is not None:
+            apply_method(network, options.method)  # refuses what does not fit
         if options.scale != 1.0 and network.config.class_dropout_prob == 0.0:
             raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
     config, named = network.config, options.checkpoint or options.model
@@ -185,12 +195,14 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
     if job.device.type == "cuda":
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
+    if job.options.method is not None:
+        return SamplingModel(apply_method(network, job.options.method), dtype)
     model: Model = network
     if isinstance(network, DyDiT) and job.engine == "realised":
         model = Engine(network, WidthPlan.from_routers(network, job.solver.timesteps))
     elif job.engine == "static":
         model = Engine(network)
-    return computing_in(dtype, model)
+    return SamplingModel(model, dtype)
 
 
 def generation_identity(job: GenerationJob) -> dict[str, Any]:

@@ -25,10 +25,14 @@ from bench.records import file_sha256
 from bench.training.data import TrainingData, open_data
 from dydit import DiT, InputError, checkpoint, is_router_key, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
+from dydit.baselines import Calibration, change_network, is_change
+from dydit.baselines.registry import parse_method
 from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
+CALIBRATION = 64
+"""Images, the first of the data, on which a pruning by gradients takes them."""
 SEED = 0
 """Of a recipe that has no name and is given none."""
 
@@ -95,8 +99,8 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
         (),
         repeated=True,
         metavar="NAME",
-        help="a network (tdw-only, sdt-only, random, layer-skip, ...; static for the control) or no-warmup, "
-        "no-ordering, flops-weight-X; may be repeated",
+        help="a network (tdw-only, sdt-only, random, layer-skip, ...; static for the control; prune:CRITERION:RATIO or "
+        "remove:LAYERS for a smaller static one) or no-warmup, no-ordering, flops-weight-X; may be repeated",
     )
     rates: tuple[float, float, float] | None = option(
         None, metavar=("HEADS", "GROUPS", "TOKENS"), help="open shares, for --ablation random"
@@ -125,7 +129,8 @@ class TrainingPlan:
 
     Args:
         recipe: with all changes.
-        kind: name of the network in `dydit.ablations`, or `STATIC`.
+        kind: name of the network in `dydit.ablations`, `STATIC`, or a method of `dydit.baselines` that makes a smaller
+            static network.
         ordered: whether heads and channel groups are ordered by importance before the training.
         network: its name in `dydit.config`; None where only its checkpoint names it.
         source: where the recipe is from, in words.
@@ -138,6 +143,11 @@ class TrainingPlan:
     network: str | None
     source: str
     warning: str | None = None
+
+    @property
+    def static(self) -> bool:
+        """Whether the network has no routers."""
+        return self.kind == STATIC or is_change(self.kind)
 
 
 @dataclass(frozen=True)
@@ -163,9 +173,12 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
     if len(networks) > 1:
         raise InputError(f"ablations {', '.join(networks)}: each is a network of its own; choose one")
     kind = networks[0] if networks else "both"
+    if is_change(kind):
+        parse_method(kind)
+    static = kind == STATIC or is_change(kind)
     if named is None:
         missing = [name for name in ("steps", "batch_size") if name not in changes]
-        if missing or (kind != STATIC and "target" not in changes):
+        if missing or (not static and "target" not in changes):
             raise InputError(
                 "recipe: give --recipe NAME, or --steps, --batch and --lambda (no --lambda with --ablation static)"
             )
@@ -179,7 +192,7 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
             if not (ordered or orders):
                 raise InputError(f"ablation {name}: heads and channel groups are not ordered anyway; leave it out")
             ordered = ordered and orders
-    if kind == STATIC:
+    if static:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
     network = options.model or (named.network if named else None)
     source = named.source if named else "given by options"
@@ -229,6 +242,7 @@ def prepare_training(
         "data": data.name,
         "data_sha256": data.sha256,
         "parent_sha256": file_sha256(Path(options.source)),
+        **({"change": planned.kind} if is_change(planned.kind) else {}),
     }
     return TrainingJob(options, planned, training, data, identity)
 
@@ -246,19 +260,24 @@ def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     trained = any(is_router_key(key) for key in found.state)
     name = planned.network if trained or planned.network is None else planned.network.removeprefix("Dy")
     network = checkpoint.network_of(found, source, model=name, resolution=options.resolution)
-    kind = DiT if planned.kind == STATIC else find_ablation(planned.kind).kind
+    kind = DiT if planned.static else find_ablation(planned.kind).kind
     if trained and network.kind is not kind:
         raise InputError(
             f"{source}: holds the routers of a {network.kind.__name__}, and a {kind.__name__} is to be trained; give "
             "the static checkpoint, or go on with the same network"
         )
-    if planned.kind != STATIC:
+    if not planned.static:
         assert planned.recipe.target is not None
         find_ablation(planned.kind).check_target(network.config, planned.recipe.target)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(planned.recipe.seed)  # decides the routers' weights
         model = kind(**network.config.kwargs())
     checkpoint.load_into(model, found, source)
+    if is_change(planned.kind):
+        data = open_data(options.data, model.config, options.data_root).data
+        count = min(CALIBRATION, len(data))
+        x, y = data.batch(torch.arange(count), torch.zeros(count, dtype=torch.bool))
+        return change_network(model, planned.kind, Calibration(x, y, planned.recipe.seed)).train()
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:

@@ -23,7 +23,7 @@ OPTIONS = {
     """,
     "generate": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --unit --device
-        --threads --vae --images --engine --dtype --tf32 --png
+        --threads --vae --images --engine --dtype --tf32 --png --method
     """,
     "quality": """
         --out --samples --reference --extractor --weights --weights-sha256 --metrics --data-root --batch

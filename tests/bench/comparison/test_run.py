@@ -10,9 +10,10 @@ import pytest
 
 from bench import cli
 from bench.comparison import job
-from bench.comparison.entries import parse_entries
+from bench.comparison.entries import parse_entries, parse_entry
 from bench.comparison.job import ComparisonOptions
 from bench.comparison.run import compare_methods
+from bench.comparison.sampled import build, draw_images
 from bench.comparison.scores import Scoring, score_entries
 from bench.comparison.stages import NETWORK, methods_study
 from bench.comparison.table import methods_table, on_front
@@ -129,3 +130,14 @@ def test_bad_input_is_one_line_before_any_training(
         cli.main(["compare-methods", "--out", str(tmp_path), *arguments])
     error = capsys.readouterr().err
     assert stopped.value.code == 2 and len(error.splitlines()) == 1 and part in error
+
+
+@pytest.mark.parametrize("sampling", ["ddim:5", "dpm-solver++:5"])
+def test_methods_with_state_go_with_every_sampler(sampling: str) -> None:
+    """Interval 1 draws what the static model draws, so the steps are told as the sampler takes them."""
+    drawn = {}
+    for method in ("static", "fora:1", "taylorseer:2:1"):
+        entry = parse_entry(f"{method}@{sampling}", NETWORK, 50)
+        drawn[method], _ = draw_images(entry, build(entry, 1, DIRECTORY), 2, seed=1)
+    assert (drawn["fora:1"].int() - drawn["static"].int()).abs().max() <= 1
+    assert (drawn["taylorseer:2:1"].int() - drawn["static"].int()).abs().max() > 1
