@@ -20,7 +20,13 @@ from bench.comparison.table import methods_table, on_front
 from bench.records import read_run, read_table
 from bench.studies.samples import DIRECTORY
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [
+    pytest.mark.usefixtures("one_thread"),
+    pytest.mark.filterwarnings(
+        # diffusers makes an array of a tensor, which NumPy 2 wants done with a copy keyword.
+        "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+    ),
+]
 
 METHODS = ("fora:2", "tome:0.5", "prune:magnitude:0.5", "dydit:0.5", "static@ddim:4")
 OWN = "examples.every_other_block:model"
