@@ -19,6 +19,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 ROOMS = [path.parent for path in MODULES if path.name == "__init__.py"]
 DOCUMENTS = [
     *sorted(ROOT.glob("*.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
     *sorted((ROOT / "reference_stats").rglob("*.md")),
     ROOT / "results" / "README.md",
 ]

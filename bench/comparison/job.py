@@ -37,7 +37,7 @@ class ComparisonOptions(OutputOptions):
         (), metavar="NAME", repeated=True, help="package.module:factory, a network of your own that draws digits, too"
     )
     steps: int = option(50, metavar="N", help="DDPM steps, where a method does not name its sampler")
-    images: int = option(1000, metavar="N", help="drawn from every method and seed")
+    images: int = option(500, metavar="N", help="drawn from every method and seed")
     seeds: Sequence[int] = option(SEEDS, metavar="N", help="of trainings, and of labels and noise; of 1 2 3")
     batch: int = option(8, metavar="N", help="images at once in what is timed and counted")
     seconds: float = option(60.0, help="time to spend on timing")

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.flops.executed import candidate_table, count_candidate
+from bench.latency.diffusers_twin import to_diffusers
 from bench.models import candidate_of
 from bench.records import shipped_data
 from dydit import DiT, InputError, checkpoint, macs
@@ -60,3 +61,26 @@ def test_an_operator_of_unknown_cost_is_one_line() -> None:
 
     with pytest.raises(InputError, match="no formula for aten"):
         count_candidate(candidate_of(Sorting(), "sorting"), steps=2)
+
+
+def test_a_network_of_another_library_goes_through_the_protocol() -> None:
+    """The DiT of diffusers, as docs/compare-your-method.md wraps it: the same function, and what runs is counted."""
+
+    class Wrapped(nn.Module):
+        in_channels, input_size, num_classes = 1, 8, 10
+
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            return self.network(x, timestep=t, class_labels=y).sample
+
+    model, _ = checkpoint.load_model(shipped_data() / "digits" / "dit-m.safetensors")
+    found = candidate_of(Wrapped(to_diffusers(model)), "diffusers")
+    x, t, y = torch.randn(2, 1, 8, 8), torch.tensor([500, 500]), torch.tensor([1, 10])
+    torch.testing.assert_close(found.module(x, t, y), model(x, t, y), rtol=1e-3, atol=1e-3)
+    # Each of its blocks embeds timestep and label anew.
+    width, blocks = model.config.hidden_size, model.config.depth
+    again = blocks * (256 * width + width**2)
+    assert count_candidate(found, steps=2).executed == pytest.approx(macs(model.config).total() + again, rel=0.01)
