@@ -27,6 +27,7 @@ class DiTConfig:
 
     Sizes are in elements: `input_size` is the side of the square latent (or pixel) input, `hidden_size` the token
     width C, `num_heads` the number H of attention heads, which is also the number of the MLP's channel groups.
+    `head_width` is the number of channels of one head where heads were pruned away, and None where it is C / H.
 
     Raises:
         InputError: a field that no network can be built from.
@@ -42,6 +43,7 @@ class DiTConfig:
     class_dropout_prob: float = 0.1
     num_classes: int = 1000
     learn_sigma: bool = True
+    head_width: int | None = None
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -54,14 +56,14 @@ class DiTConfig:
             "num_heads",
             "num_classes",
             "mlp_hidden",
+            *(() if self.head_width is None else ("head_width",)),
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"config: {name} = {getattr(self, name)}; it must be at least 1")
-        for whole, part in (
-            ("input_size", "patch_size"),
-            ("hidden_size", "num_heads"),
-            ("mlp_hidden", "num_heads"),
-        ):
+        pairs = [("input_size", "patch_size"), ("mlp_hidden", "num_heads")]
+        if self.head_width is None:
+            pairs.insert(1, ("hidden_size", "num_heads"))
+        for whole, part in pairs:
             if getattr(self, whole) % getattr(self, part):
                 raise InputError(
                     f"config: {whole} = {getattr(self, whole)} is not a multiple of "
@@ -78,7 +80,9 @@ class DiTConfig:
     def _check_types(self) -> None:
         """Refuse numbers of the wrong kind, such as half a layer, before anything is computed with them."""
         for field in dataclasses.fields(self):
-            value, kind = getattr(self, field.name), str(field.type)
+            value, kind = getattr(self, field.name), str(field.type).removesuffix(" | None")
+            if value is None and kind != field.type:
+                continue
             whole = isinstance(value, int) and not isinstance(value, bool)
             fits = {"int": whole, "bool": isinstance(value, bool)}.get(kind, whole or isinstance(value, float))
             if not fits or (kind == "float" and not math.isfinite(value)):
@@ -95,11 +99,17 @@ class DiTConfig:
 
     @property
     def head_dim(self) -> int:
-        return self.hidden_size // self.num_heads
+        return self.hidden_size // self.num_heads if self.head_width is None else self.head_width
+
+    @property
+    def attention_width(self) -> int:
+        """Channels of all heads together: C, and fewer where heads were pruned away."""
+        return self.num_heads * self.head_dim
 
     @property
     def mlp_hidden(self) -> int:
-        return int(self.hidden_size * self.mlp_ratio)
+        # A ratio that was made by division falls short of a whole number of channels by rounding.
+        return math.floor(self.hidden_size * self.mlp_ratio + 1e-6)
 
     @property
     def token_router_hidden(self) -> int:
@@ -120,7 +130,9 @@ class DiTConfig:
         return self.in_channels * (2 if self.learn_sigma else 1)
 
     def kwargs(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        """The fields by name, as files record them; without `head_width` where no head was pruned, as older files."""
+        fields = dataclasses.asdict(self)
+        return {name: value for name, value in fields.items() if value is not None}
 
 
 _SIZES = {  # depth, hidden_size, num_heads

@@ -90,22 +90,23 @@ class LabelEmbedder(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention over all tokens, (N, T, C) -> (N, T, C)."""
+    """Multi-head self-attention over all tokens, (N, T, C) -> (N, T, C), by heads of C / H or `head_width` channels."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, head_width: int | None = None) -> None:
         super().__init__()
+        inner = width if head_width is None else heads * head_width
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = nn.Linear(width, 3 * inner)
+        self.proj = nn.Linear(inner, width)
 
     def forward(self, x: Tensor, head_mask: Tensor | None = None) -> Tensor:
         """`head_mask` (N, H) multiplies each head's output; a closed head contributes nothing."""
-        n, tokens, width = x.shape
-        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, width // self.heads).permute(2, 0, 3, 1, 4)
+        n, tokens, _ = x.shape
+        q, k, v = self.qkv(x).reshape(n, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         out = F.scaled_dot_product_attention(q, k, v)  # (N, H, T, C/H)
         if head_mask is not None:
             out = out * head_mask[:, :, None, None]
-        return self.proj(out.transpose(1, 2).reshape(n, tokens, width))  # type: ignore[no-any-return]
+        return self.proj(out.transpose(1, 2).reshape(n, tokens, -1))  # type: ignore[no-any-return]
 
 
 class Mlp(nn.Module):
@@ -132,7 +133,7 @@ class DiTBlock(nn.Module):
         super().__init__()
         width = config.hidden_size
         self.norm1 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
-        self.attn = Attention(width, config.num_heads)
+        self.attn = Attention(width, config.num_heads, config.head_width)
         self.norm2 = nn.LayerNorm(width, elementwise_affine=False, eps=1e-6)
         self.mlp = Mlp(width, config.mlp_hidden)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))

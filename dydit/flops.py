@@ -89,9 +89,12 @@ class Shares(NamedTuple):
 
 
 def attention_macs(config: DiTConfig) -> int:
-    """4 T C^2 + 2 T^2 C of one block's attention: projections, scores and values."""
-    tokens, width = config.tokens, config.hidden_size
-    return 4 * tokens * width**2 + 2 * tokens**2 * width
+    """4 T C^2 + 2 T^2 C of one block's attention: projections, scores and values.
+
+    Where heads were pruned away, one factor C of each product is the width of those that are left.
+    """
+    tokens, width, inner = config.tokens, config.hidden_size, config.attention_width
+    return 4 * tokens * width * inner + 2 * tokens**2 * inner
 
 
 def query_macs(config: DiTConfig) -> int:
@@ -100,8 +103,8 @@ def query_macs(config: DiTConfig) -> int:
     These are the queries, the scores, the weighted values and the output projection. The rest, 2 T C^2, makes the keys
     and values, which all remaining queries need from every token.
     """
-    tokens, width = config.tokens, config.hidden_size
-    return 2 * tokens * width**2 + 2 * tokens**2 * width
+    tokens, width, inner = config.tokens, config.hidden_size, config.attention_width
+    return 2 * tokens * width * inner + 2 * tokens**2 * inner
 
 
 def mlp_macs(config: DiTConfig) -> int:
@@ -132,14 +135,15 @@ def macs(config: DiTConfig, routing: Routing | None = None, dynamic: bool = Fals
     """
     tokens, width, depth = config.tokens, config.hidden_size, config.depth
     work = shares(routing) if routing is not None else Shares(1.0, 1.0, 1.0, 1.0, 1.0)
-    projection = tokens * width**2 * depth
+    inner = config.attention_width
+    projection = tokens * width * inner * depth
     patch = config.patch_size**2
     return Macs(
         patch_embed=tokens * width * config.in_channels * patch,
         timestep_mlp=TIMESTEP_FEATURES * width + width**2,
         modulation=depth * 6 * width**2 + 2 * width**2,
         qkv=projection * (2 * work.keys + work.queries),
-        scores_and_values=2 * tokens**2 * width * depth * work.queries,
+        scores_and_values=2 * tokens**2 * inner * depth * work.queries,
         proj=projection * work.queries,
         mlp=mlp_macs(config) * depth * work.mlp,
         final=tokens * width * config.out_channels * patch,

@@ -24,6 +24,8 @@ V100 = "a V100 with 32 GB"
 _SCORE = "python -m bench quality --samples SAMPLES --reference {} --extractor inception-v3-compat"
 _COMPARED = ("Table 2", "Table 3")
 """Tables of the DiT paper that hold other methods, whose images are to be had from their authors."""
+_COMPOSED = ("Table 4 (efficient samplers)", "Table 5 (DeepCache)")
+"""Tables of the DyDiT paper in which it is put together with other methods."""
 _PUBLISHED_STEPS = (7000, 3000)
 """Training steps, in thousands, of the DiT-XL/2 whose weights its authors published, at 256 and at 512 pixels."""
 _ABLATIONS = {"I: TDW": "tdw-only", "II: SDT": "sdt-only", "I with random": "random", "III with layer": "layer-skip"}
@@ -85,6 +87,11 @@ def route_of(value: PublishedValue) -> Route:
         return Route(command, (V100,))
     if kind in (FLOPS, PARAMETERS) and about is not None:
         return _work(about)
+    if kind == SPEED and value.table in _COMPOSED:
+        return Route.none(
+            "no command times a published checkpoint under another sampler or a cache by name; `bench latency --model` "
+            "takes a factory that loads it"
+        )
     if kind in (FLOPS, PARAMETERS, SPEED):
         return Route.none(f"{value.row} names no network that is built here")
     return Route.none("nothing compares it")
@@ -114,6 +121,8 @@ def _quality(value: PublishedValue, about: Subject | None) -> Route:
         return _quality_of_size(about)
     if value.table == "Table 4 (efficient samplers)":
         return _quality_of_sampler(value)
+    if value.table == "Table 5 (DeepCache)":
+        return _quality_of_cache(value)
     if value.table in ("Table 2 (fine-grained)", "Table 3 (ablation)"):
         return _quality_of_fine_tuned(value)
     return Route.none(f"{value.row} is not built here")
@@ -155,13 +164,21 @@ def _quality_of_sampler(value: PublishedValue) -> Route:
     return Route.none(f"{value.row} is not built here")
 
 
+def _quality_of_cache(value: PublishedValue) -> Route:
+    """DyDiT-XL at lambda 0.5 under DeepCache; the interval follows from the printed times."""
+    if value.row != "DyDiT-XL + DeepCache":
+        return Route.none(f"{value.row} is not built here")
+    options = "--checkpoint dydit-xl-2-lambda-0.5 --model DyDiT-XL/2 --method deepcache:2"
+    return _generated(options, "imagenet-256", (WEIGHTS, STATISTICS, GPU))
+
+
 def _quality_of_fine_tuned(value: PublishedValue) -> Route:
     """Size S, trained on each of several data sets and averaged: one command for each of them."""
-    if "pruned" in value.row:
-        return Route.none("magnitude pruning is not built here")
     if value.confidence == "derived":
         return Route.none("it repeats another row")
     names = [name for start, name in _ABLATIONS.items() if value.row.startswith(start)]
+    if pruned := re.match(r"pruned w/ (\w+)", value.row):
+        names = [f"prune:{pruned[1]}:0.5"]
     change = " --ablation static" if value.row == "DiT-S" else f" --ablation {names[0]}" if names else ""
     train = f"python -m bench finetune --recipe dydit-s-0.5{change} --from FILE --data NAME --device cuda --out DIR"
     route = _generated("--checkpoint DIR/model.safetensors", "NAME", (DATA_SETS, STATISTICS, GPU))

@@ -48,6 +48,10 @@ COMMANDS = {
         "train a study from nothing: the digits (more than an hour on 2 cores), photographs of clothes, "
         "or CIFAR-10 (needs a GPU and the data set)",
     ),
+    "compare-methods": Command(
+        "measure",
+        "set pruning, merging, depth, caching, samplers, DyDiT and a method of your own side by side, on digits",
+    ),
     "routing": Command(
         "measure", "show what routing learned: widths by timestep and layer, tokens over sampled images, work by class"
     ),

@@ -1,4 +1,4 @@
 """Networks and checkpoints enter; multiply-adds, claimed and executed, leave.
 
-Uses claims, records and machine.
+Uses claims, models, records and machine.
 """

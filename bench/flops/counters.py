@@ -24,13 +24,13 @@ Inputs = tuple[Tensor, ...]
 _ELEMENTWISE = (
     "add addcmul sub rsub mul div neg abs exp log log1p sqrt rsqrt pow cos sin tanh sigmoid silu relu gelu clamp where "
     "gt ge lt le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not masked_fill "
-    "softmax _softmax _safe_softmax sum mean max min amax amin any all cumsum"
+    "softmax _softmax _safe_softmax sum mean max min amax amin any all cumsum linalg_vector_norm sort argsort topk"
 )
 _MOVEMENT = (
     "view _unsafe_view reshape _reshape_alias as_strided flatten unflatten permute transpose t expand expand_as repeat "
     "unsqueeze squeeze slice select narrow split split_with_sizes chunk unbind cat stack clone contiguous copy detach "
     "alias to _to_copy type_as lift_fresh embedding index index_select index_copy index_put index_add gather scatter "
-    "scatter_add nonzero masked_select _local_scalar_dense"
+    "scatter_add scatter_reduce nonzero masked_select _local_scalar_dense"
 )
 _CREATION = (
     "arange empty empty_like empty_strided zeros zeros_like ones ones_like full full_like scalar_tensor "

@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import pandas as pd
+
 from bench.claims import write_summary
 from bench.claims.verdict import SummaryRow
 from bench.flops.checkpoint_macs import CheckpointMacs, measure_checkpoint
+from bench.flops.executed import candidate_table, count_candidate
 from bench.flops.measure import count_and_judge
+from bench.models import load_candidate
 from bench.options import OutputOptions, StrictOptions, WeightsOptions, option
-from bench.records import environment_record, prepare_output, write_run
+from bench.records import environment_record, prepare_output, write_run, write_table
 from dydit import InputError
 
 
@@ -21,8 +25,14 @@ class FlopsOptions(StrictOptions, WeightsOptions, OutputOptions):
     models: Sequence[str] | None = option(None, metavar="NAME", help="such as DiT-XL/2; all by default")
     lambdas: Sequence[float] | None = option(None, metavar="L", help="FLOPs targets; the paper's by default")
     checkpoint: str | None = option(None, metavar="FILE", help="trained DyDiT, whose own masks are counted, too")
-    images: int = option(8, help="images sampled with --checkpoint")
-    steps: int = option(250, help="DDPM steps with --checkpoint")
+    model: str | None = option(
+        None,
+        metavar="NAME",
+        help="such as DyDiT-XL/2, for files that do not name their model; or package.module:factory, a network of "
+        "your own, whose executed multiply-adds are counted instead",
+    )
+    images: int = option(8, help="images sampled with --checkpoint, or of a network of your own")
+    steps: int = option(250, help="of the sampler with these")
 
 
 def measure_flops(options: FlopsOptions) -> list[SummaryRow]:
@@ -38,6 +48,28 @@ def measure_flops(options: FlopsOptions) -> list[SummaryRow]:
     write_summary(rows, directory)
     write_run(record, directory)
     return rows
+
+
+def measure_candidate(options: FlopsOptions) -> pd.DataFrame:
+    """Count a sampling run of the network that `options.model` names; write flops.csv and run.json to `options.out`.
+
+    Raises:
+        InputError: options of other counts, a factory or a network that does not fit, or numbers out of range.
+    """
+    assert options.model is not None, "measure_flops counts the networks of the papers"
+    for name in ("checkpoint", "models", "lambdas"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--model {options.model}: a network of its own is counted alone; leave --{name} out")
+    if options.images < 1:
+        raise InputError(f"images = {options.images}; it must be at least 1")
+    candidate = load_candidate(options.model)
+    directory = prepare_output(options.out)
+    record = environment_record(model=options.model, source_sha256=candidate.source_sha256())
+    counted = count_candidate(candidate, steps=options.steps, images=options.images)
+    table = candidate_table(candidate, counted, steps=options.steps, images=options.images)
+    write_table(table, directory, "flops")
+    write_run(record, directory)
+    return table
 
 
 def _checkpoints(options: FlopsOptions) -> list[CheckpointMacs]:

@@ -1,4 +1,4 @@
 """A checkpoint enters; images leave, the same from any number of processes.
 
-Uses data, records and machine.
+Uses data, models, records and machine.
 """

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from bench.data.preprocessing import to_uint8
-from dydit import DiTConfig, InputError, first_line
+from bench.models import ImageShape
+from dydit import InputError, first_line
 
 VAES = {
     "sd-vae-ft-ema": "stabilityai/sd-vae-ft-ema",
@@ -69,7 +70,7 @@ class LatentDecoder:
 Decoder = PixelDecoder | LatentDecoder
 
 
-def open_decoder(config: DiTConfig, vae: str | None, device: torch.device | str = "cpu") -> Decoder:
+def open_decoder(config: ImageShape, vae: str | None, device: torch.device | str = "cpu") -> Decoder:
     """The decoder that a model needs, on its device.
 
     Args:

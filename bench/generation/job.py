@@ -12,6 +12,7 @@ from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
 from bench.generation.labels import DrawnLabels, choose_labels
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
+from bench.models import Candidate, SamplingModel, is_factory, load_candidate
 from bench.options import (
     AutoencoderOptions,
     CheckpointOptions,
@@ -24,10 +25,13 @@ from bench.options import (
 )
 from bench.records import tensors_sha256
 from dydit import DiT, DyDiT, InputError, Model, checkpoint
+from dydit.baselines import apply_method
 from dydit.inference import Engine, WidthPlan
-from dydit.sampling import check_scale, computing_in
+from dydit.sampling import check_scale
 
 ENGINES = ("static", "masked", "realised")
+OWN_ENGINE = "own"
+"""What runs a network that a factory made: its own code."""
 UNIT = 64
 """Images per unit, unless a run is smaller."""
 
@@ -58,6 +62,13 @@ class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
 class DrawingOptions(SamplingOptions, DtypeOptions, Tf32Options):
     """What `generate` is told but for the directory; nothing is checked, for the run may be one of another machine."""
 
+    checkpoint: str = ""
+    model: str | None = option(
+        None,
+        metavar="NAME",
+        help="such as DyDiT-XL/2, for files that do not name their model; or package.module:factory, a network of your "
+        "own instead of a checkpoint",
+    )
     images: int = option(metavar="N", help="how many; the paper's rows use 50000")
     engine: str | None = option(
         None, help="realised (default of a DyDiT), masked (default of an ablation), or static (default of a DiT)"
@@ -74,6 +85,9 @@ class GenerationOptions(DrawingOptions, OutputOptions):
     """
 
     out: Path = Path("results/local/samples")
+    method: str | None = option(
+        None, metavar="TEXT", help="put over the network, such as deepcache:2 or tome:0.2; see dydit.baselines"
+    )
 
     @classmethod
     def of(cls, options: SamplingOptions, **others: Any) -> GenerationOptions:
@@ -91,6 +105,14 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
+        if self.method is not None and (self.engine is not None or is_factory(self.model)):
+            other = f"--engine {self.engine}" if self.engine else f"--model {self.model}"
+            raise InputError(
+                f"--method {self.method} and {other}: a method runs networks in its own way; leave one out"
+            )
+        if is_factory(self.model) == bool(self.checkpoint):
+            both = f"--checkpoint {self.checkpoint} and --model {self.model}: " if self.checkpoint else "--checkpoint: "
+            raise InputError(f"{both}give a trained file, or --model package.module:factory in its place")
         if self.model is None and self.resolution is not None:
             raise InputError(f"resolution {self.resolution}: belongs to a model's name; give --model, or leave it out")
 
@@ -103,7 +125,7 @@ class GenerationJob:
     """
 
     options: GenerationOptions
-    network: DiT
+    network: DiT | Candidate
     engine: str
     solver: samplers.Solver
     decoder: Decoder
@@ -119,14 +141,23 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
     """
     solver = samplers.make_solver(options.sampler, options.steps)
     device = own_device(options.device, local_rank)
-    network, found = _read_network(options)
-    config = network.config
+    network: DiT | Candidate
+    found = None
+    if options.model is not None and is_factory(options.model):
+        network, engine = load_candidate(options.model), OWN_ENGINE
+        if options.engine is not None:
+            raise InputError(f"engine {options.engine}: a network of your own runs as it is; leave --engine out")
+    else:
+        network, found = _read_network(options)
+        engine = options.method or choose_engine(type(network), options.engine)
+        if options.method is not None:
+            apply_method(network, options.method)  # refuses what does not fit
+        if options.scale != 1.0 and network.config.class_dropout_prob == 0.0:
+            raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
+    config, named = network.config, options.checkpoint or str(options.model)
     if options.sampler == "ddpm" and not config.learn_sigma:
-        raise InputError(f"{options.checkpoint}: predicts no variances, which ddpm needs; use --sampler ddim")
-    if options.scale != 1.0 and config.class_dropout_prob == 0.0:
-        raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
-    engine = choose_engine(type(network), options.engine)
-    labels = choose_labels(options.classes, found, config, options.checkpoint)
+        raise InputError(f"{named}: predicts no variances, which ddpm needs; use --sampler ddim")
+    labels = choose_labels(options.classes, {} if found is None else found.record, config, named)
     return GenerationJob(options, network, engine, solver, open_decoder(config, options.vae, device), device, labels)
 
 
@@ -166,15 +197,20 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
         InputError: a guided batch of `unit` images does not fit the GPU.
     """
     dtype, network = DTYPES[job.options.dtype], job.network
+    if isinstance(network, Candidate):
+        network.to(job.device, dtype)
+        return SamplingModel(network.module, dtype)
     if job.device.type == "cuda":
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
+    if job.options.method is not None:
+        return SamplingModel(apply_method(network, job.options.method), dtype)
     model: Model = network
     if isinstance(network, DyDiT) and job.engine == "realised":
         model = Engine(network, WidthPlan.from_routers(network, job.solver.timesteps))
     elif job.engine == "static":
         model = Engine(network)
-    return computing_in(dtype, model)
+    return SamplingModel(model, dtype)
 
 
 def generation_identity(job: GenerationJob) -> dict[str, Any]:
@@ -182,11 +218,12 @@ def generation_identity(job: GenerationJob) -> dict[str, Any]:
 
     `classes` stand in it where labels are not drawn from all of them.
     """
-    options, on_cpu = job.options, job.device.type == "cpu"
+    options, on_cpu, network = job.options, job.device.type == "cpu", job.network
     return {
-        "model": type(job.network).__name__,
-        "config": job.network.config.kwargs(),
-        "weights_sha256": tensors_sha256(job.network.state_dict()),
+        "model": network.name if isinstance(network, Candidate) else type(network).__name__,
+        "config": network.config.kwargs(),
+        "weights_sha256": tensors_sha256(network.state_dict()),
+        **({"source_sha256": network.source_sha256()} if isinstance(network, Candidate) else {}),
         "seed": options.seed,
         "sampler": options.sampler,
         "steps": options.steps,

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from bench.data.image_set import Entry, describe_classes, read_class_table
+from bench.models import ImageShape
 from bench.records import printable
-from dydit import DiTConfig, InputError, first_line, nearest
-from dydit.checkpoint import Checkpoint
+from dydit import InputError, first_line, nearest
 
 SHOWN = 10
 """Labels that a message shows at most."""
@@ -59,14 +59,14 @@ class DrawnLabels:
         return lines
 
 
-def choose_labels(asked: str | None, found: Checkpoint, config: DiTConfig, where: str) -> DrawnLabels:
+def choose_labels(asked: str | None, recorded: Mapping[str, str], config: ImageShape, where: str) -> DrawnLabels:
     """The labels to draw, from what was asked for and what the checkpoint records.
 
     Args:
         asked: names from the record or numbers, with commas between; None: the classes of the recorded training, or all
             where there is no record of it.
-        found: the checkpoint.
-        config: of its network.
+        recorded: the checkpoint's record; empty for a network without a file.
+        config: of the network.
         where: the checkpoint, for messages.
 
     Raises:
@@ -75,7 +75,7 @@ def choose_labels(asked: str | None, found: Checkpoint, config: DiTConfig, where
     """
     record, unreadable = None, None
     try:
-        record = _recorded(found, config.num_classes, where)
+        record = _recorded(recorded, config.num_classes, where)
     except InputError:
         raise
     except ValueError as error:  # of an earlier version, or damaged
@@ -87,11 +87,11 @@ def choose_labels(asked: str | None, found: Checkpoint, config: DiTConfig, where
     return DrawnLabels(labels, asked is not None, config.num_classes, record, unreadable)
 
 
-def _recorded(found: Checkpoint, num_classes: int, where: str) -> tuple[Entry, ...] | None:
+def _recorded(recorded: Mapping[str, str], num_classes: int, where: str) -> tuple[Entry, ...] | None:
     """The classes with images in the checkpoint's record; None where it has no record of them."""
-    if "classes" not in found.record:
+    if "classes" not in recorded:
         return None
-    trained = tuple(row for row in read_class_table(found.record["classes"]) if row["images"])
+    trained = tuple(row for row in read_class_table(recorded["classes"]) if row["images"])
     beyond = [row["label"] for row in trained if row["label"] >= num_classes]
     if beyond or not trained:
         what = f"images of class {beyond[0]}" if beyond else "no images"
@@ -103,7 +103,7 @@ def _names(record: Sequence[Entry]) -> dict[int, str | None]:
     return {row["label"]: row["name"] for row in record}
 
 
-def _asked(text: str, names: Mapping[int, str | None], config: DiTConfig, where: str) -> tuple[int, ...]:
+def _asked(text: str, names: Mapping[int, str | None], config: ImageShape, where: str) -> tuple[int, ...]:
     """The labels of a list of names and numbers, ascending."""
     # A name may hold a comma itself, and is then taken where it stands alone.
     parts = [text] if text in names.values() else [part.strip() for part in text.split(",")]
@@ -114,7 +114,7 @@ def _asked(text: str, names: Mapping[int, str | None], config: DiTConfig, where:
     return tuple(sorted(labels))
 
 
-def _label(part: str, names: Mapping[int, str | None], config: DiTConfig, where: str) -> int:
+def _label(part: str, names: Mapping[int, str | None], config: ImageShape, where: str) -> int:
     """The label of one name or number."""
     named = [label for label, name in names.items() if name == part]
     number = int(part) if re.fullmatch(r"[+-]?[0-9]{1,9}", part) else None

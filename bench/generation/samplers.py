@@ -13,7 +13,8 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
-from dydit import Diffusion, DiTConfig, InputError, Model, Sampler, draw
+from bench.models import ImageShape, begin_run
+from dydit import Diffusion, InputError, Model, Sampler, draw
 from dydit.sampling import Track, denoise, predict
 
 _MARKOV: dict[str, Sampler] = {"ddpm": "ddpm", "ddim": "ddim"}
@@ -105,7 +106,7 @@ def make_solver(sampler: str, steps: int) -> Solver:
 def guided_samples(
     solver: Solver,
     model: Model,
-    config: DiTConfig,
+    config: ImageShape,
     indices: Sequence[int],
     *,
     seed: int,
@@ -118,7 +119,7 @@ def guided_samples(
 
     Args:
         solver: see `make_solver`.
-        model: the network.
+        model: the network; where it keeps something from step to step, it is told that a run begins.
         config: of the network.
         indices: of the images, N of them.
         seed: of all labels and noise.
@@ -131,5 +132,6 @@ def guided_samples(
     def solve(x: Tensor, y: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
         return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.null_label, track=track)
 
+    begin_run(model, solver.timesteps)
     shape = (config.in_channels, config.input_size, config.input_size)
     return draw(solve, shape, config.num_classes, indices, seed=seed, device=device, classes=classes)

@@ -1,4 +1,4 @@
 """Networks enter; times of engines that ran in turns leave.
 
-Uses flops, claims, records and machine.
+Uses flops, claims, models, records and machine.
 """

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,85 +20,22 @@ import torch
 from torch import Tensor
 
 from bench.claims import static_name
-from bench.latency import breakdown, learned_routing
+from bench.latency import breakdown
 from bench.latency.cases import (
     STEPS,
     Case,
     LatencyOptions,
-    TimingOptions,
     build_pair,
     random_inputs,
     release,
     timed_cases,
     tune,
 )
-from bench.latency.tables import SHOWN, _record, _table_row, _write, write_growth
-from bench.machine import DTYPES, Budget, check_device, check_fits, cpu_threads, in_turns, measure_footprint, status
-from bench.options import OutputOptions, option, shared_values
-from bench.records import prepare_output, write_run, write_table
-from dydit import Diffusion, InputError, model_config
+from bench.latency.tables import _record, _table_row, _write
+from bench.machine import DTYPES, Budget, check_fits, cpu_threads, in_turns, measure_footprint, status
+from bench.records import write_run, write_table
+from dydit import Diffusion, model_config
 from dydit.sampling import computing_in, denoise
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatencyRunOptions(TimingOptions, OutputOptions):
-    """What to time at several resolutions, or what else to do: a profile, or the growth over finished runs."""
-
-    resolution: Sequence[int] = option((256,), help="pixels, such as 256 512")
-    seconds: float = option(Budget.seconds, help="time to spend on one model and batch")
-    checkpoint: str | None = option(
-        None, metavar="FILE", help="time whole sampling runs of this trained DyDiT, by its own masks, instead"
-    )
-    model: str | None = option(None, metavar="NAME", help="such as DyDiT-XL/2, if that file does not name its model")
-    weights: str = option("ema", help="of that file, if it is a training checkpoint: ema or model")
-    steps: int = option(50, metavar="N", help="DDPM steps of these runs")
-    profile: bool = option(False, help="break a forward into its parts instead of timing runs")
-    growth: Sequence[Path] | None = option(
-        None, metavar="DIR", help="time nothing; join finished runs into latency_growth.csv"
-    )
-
-
-def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
-    """Do what the options say, and write the tables to `options.out`; the table to show.
-
-    Raises:
-        InputError: anything that the machine, the paper's tables or a finished run lacks, before any long work.
-    """
-    if options.checkpoint is not None:
-        return _measure_learned(options)[learned_routing.SHOWN]
-    if options.growth:
-        return write_growth(options.growth, prepare_output(options.out))
-    shared = shared_values(options, TimingOptions)
-    plans = [
-        LatencyOptions(**shared, resolution=resolution, budget=Budget(seconds=options.seconds))
-        for resolution in options.resolution
-    ]
-    directory = prepare_output(options.out)
-    if options.profile:
-        return measure_breakdown(plans[0], directory)
-    return measure_latency(plans, directory)[SHOWN]
-
-
-def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
-    check_device(options.device, DTYPES[options.dtype])
-    if min(options.batch) < 1 or not 1 <= options.steps <= 1000:
-        raise InputError(f"batch {list(options.batch)}, steps {options.steps}: whole numbers from 1, steps up to 1000")
-    if options.model is not None and len(options.resolution) != 1:
-        raise InputError(f"--resolution {list(options.resolution)}: a checkpoint has one; give that of {options.model}")
-    run = learned_routing.LearnedRun(
-        options.checkpoint or "",
-        options.model,
-        None if options.model is None else options.resolution[0],
-        options.weights,
-        options.batch,
-        options.steps,
-        options.device,
-        options.dtype,
-        options.seed,
-        Budget(seconds=options.seconds),
-    )
-    with cpu_threads(options.threads or torch.get_num_threads()):
-        return learned_routing.measure_learned(run, prepare_output(options.out))
 
 
 def measure_latency(plans: Sequence[LatencyOptions], directory: Path) -> pd.DataFrame:

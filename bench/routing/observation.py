@@ -58,8 +58,8 @@ def prepare_observation(options: GenerationOptions) -> GenerationJob:
 
 def observe(options: GenerationOptions, job: GenerationJob) -> LearnedRouting:
     """Run the width routers at every timestep, and observe the token routers while all images are sampled."""
+    assert isinstance(job.network, DyDiT)
     network = job.network.to(job.device)
-    assert isinstance(network, DyDiT)
     heads, channels = open_widths(network)
     sums = TokenSums(network.config, len(job.solver.timesteps), options.images, guidance_branches(options.scale))
     labels, shown = _sample(options, job, sums)

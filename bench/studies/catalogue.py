@@ -54,7 +54,8 @@ class Stage:
         name: stem of the file.
         size: name of the network among those of its study.
         network: the architecture.
-        run: `STATIC`, `CONTROL`, `SCRATCH`, or an ablation of network or training; `both` is the paper's method.
+        run: `STATIC`, `CONTROL`, `SCRATCH`, or an ablation of network or training; `both` is the paper's method. Or a
+            method of `dydit.baselines` that makes a smaller network of the parent, such as `prune:taylor:0.5`.
         recipe: the schedule; its seed tells repetitions apart.
         parent: the stage whose weights it starts from (None: random ones).
         rates_of: for random routing, the stage whose learned rates it takes.

@@ -89,7 +89,7 @@ def prepare_study(options: StudyOptions) -> StudyJob:
     chosen = study.only(options.stages) if options.stages else study
     out = prepare_output(options.out)
     models = prepare_output(options.models or out / "models")
-    processes = options.processes or (_cores() if options.device == "cpu" else 1)
+    processes = options.processes or default_processes(options.device)
     record = environment_record(processes=processes, stages=len(chosen.stages), images=IMAGES)
     return StudyJob(study, chosen, out, models, processes, options.data_root, record)
 
@@ -122,5 +122,8 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     return findings
 
 
-def _cores() -> int:
+def default_processes(device: str) -> int:
+    """How many trainings run at once unless it is said: one per core, and one on a GPU."""
+    if device != "cpu":
+        return 1
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -25,6 +25,7 @@ from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
 from bench.training.checkpoints import SCHEMA_VERSION, read_whole, write_tensors
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
+from dydit.baselines import Calibration, change_network, is_change
 from dydit.training import Draws, InMemory, Recipe, Training
 
 THREADS = 1
@@ -33,6 +34,8 @@ THREADS = 1
 
 BACKGROUND = -0.9
 """Pixels up to this value, a twentieth of the way from black to white, belong to the background."""
+CALIBRATION = 64
+"""Images, the first of the training set, on which a pruning by gradients takes them."""
 SAVE_EVERY = 500
 """Steps between two saved states of a stage, from which a broken-off training goes on to the same bits."""
 
@@ -145,7 +148,11 @@ def _train_stage(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.recipe.seed)
         model = _built(stage)
-    if stage.parent is not None:
+    if stage.parent is not None and is_change(stage.run):
+        parent = checkpoint.load_model(directory / f"{stage.parent}.safetensors")[0]
+        model = change_network(parent, stage.run, Calibration(x[:CALIBRATION].cpu(), labels[:CALIBRATION].cpu()))
+        model.train()
+    elif stage.parent is not None:
         path = directory / f"{stage.parent}.safetensors"
         checkpoint.load_into(model, checkpoint.read(path), str(path))
     if stage.ordered:

@@ -26,6 +26,8 @@ from bench.training.data import TrainingData, open_data
 from bench.training.label_table import describe_table, label_remarks, with_new_labels
 from dydit import DiT, InputError, checkpoint, is_router_key, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
+from dydit.baselines import Calibration, change_network, is_change
+from dydit.baselines.registry import parse_method
 from dydit.checkpoint.network import Network
 from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
@@ -33,6 +35,8 @@ STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
 MOST_CLASSES = 100_000
 """Of a label table made anew. ImageNet-21k has 21,841; a mistyped number would ask for more memory than there is."""
+CALIBRATION = 64
+"""Images, the first of the data, on which a pruning by gradients takes them."""
 SEED = 0
 """Of a recipe that has no name and is given none."""
 
@@ -99,8 +103,8 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
         (),
         repeated=True,
         metavar="NAME",
-        help="a network (tdw-only, sdt-only, random, layer-skip, ...; static for the control) or no-warmup, "
-        "no-ordering, flops-weight-X; may be repeated",
+        help="a network (tdw-only, sdt-only, random, layer-skip, ...; static for the control; prune:CRITERION:RATIO or "
+        "remove:LAYERS for a smaller static one) or no-warmup, no-ordering, flops-weight-X; may be repeated",
     )
     new_classes: int | None = option(
         None,
@@ -136,7 +140,8 @@ class TrainingPlan:
 
     Args:
         recipe: with all changes.
-        kind: name of the network in `dydit.ablations`, or `STATIC`.
+        kind: name of the network in `dydit.ablations`, `STATIC`, or a method of `dydit.baselines` that makes a smaller
+            static network.
         ordered: whether heads and channel groups are ordered by importance before the training.
         network: its name in `dydit.config`; None where only its checkpoint names it.
         source: where the recipe is from, in words.
@@ -149,6 +154,11 @@ class TrainingPlan:
     network: str | None
     source: str
     warning: str | None = None
+
+    @property
+    def static(self) -> bool:
+        """Whether the network has no routers."""
+        return self.kind == STATIC or is_change(self.kind)
 
 
 @dataclass(frozen=True)
@@ -180,9 +190,12 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
     if len(networks) > 1:
         raise InputError(f"ablations {', '.join(networks)}: each is a network of its own; choose one")
     kind = networks[0] if networks else "both"
+    if is_change(kind):
+        parse_method(kind)
+    static = kind == STATIC or is_change(kind)
     if named is None:
         missing = [name for name in ("steps", "batch_size") if name not in changes]
-        if missing or (kind != STATIC and "target" not in changes):
+        if missing or (not static and "target" not in changes):
             raise InputError(
                 "recipe: give --recipe NAME, or --steps, --batch and --lambda (no --lambda with --ablation static)"
             )
@@ -196,7 +209,7 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
             if not (ordered or orders):
                 raise InputError(f"ablation {name}: heads and channel groups are not ordered anyway; leave it out")
             ordered = ordered and orders
-    if kind == STATIC:
+    if static:
         recipe = dataclasses.replace(recipe, target=None, complete_warmup=0)
     network = options.model or (named.network if named else None)
     source = named.source if named else "given by options"
@@ -248,6 +261,7 @@ def prepare_training(
         "data_sha256": data.sha256,
         "parent_sha256": file_sha256(Path(options.source)),
         **({} if options.new_classes is None else {"new_classes": options.new_classes}),
+        **({"change": planned.kind} if is_change(planned.kind) else {}),
     }
     if options.new_classes is None:
         remarks = label_remarks(found, model.config, data.classes, options.source)
@@ -280,14 +294,14 @@ def _read_parent(options: FinetuneOptions, planned: TrainingPlan) -> tuple[check
             f"{source}: holds the routers of a {network.kind.__name__}, and a {kind.__name__} is to be trained; give "
             "the static checkpoint, or go on with the same network"
         )
-    if planned.kind != STATIC:
+    if not planned.static:
         assert planned.recipe.target is not None
         find_ablation(planned.kind).check_target(network.config, planned.recipe.target)
     return found, network
 
 
 def _kind(planned: TrainingPlan) -> type[DiT]:
-    return DiT if planned.kind == STATIC else find_ablation(planned.kind).kind
+    return DiT if planned.static else find_ablation(planned.kind).kind
 
 
 def _filled_network(
@@ -303,6 +317,11 @@ def _filled_network(
     if options.new_classes is not None:
         found = with_new_labels(found, network.config, model)
     checkpoint.load_into(model, found, options.source)
+    if is_change(planned.kind):
+        data = open_data(options.data, model.config, options.data_root).data
+        count = min(CALIBRATION, len(data))
+        x, y = data.batch(torch.arange(count), torch.zeros(count, dtype=torch.bool))
+        return change_network(model, planned.kind, Calibration(x, y, planned.recipe.seed)).train()
     if isinstance(model, RandomRouting) != (options.rates is not None):
         raise InputError("rates: the ablation random needs --rates HEADS GROUPS TOKENS, and no other takes them")
     if isinstance(model, RandomRouting) and options.rates is not None:

@@ -177,7 +177,8 @@ def _recorded(checkpoint: Checkpoint, where: str | Path) -> DiTConfig | None:
         fields = json.loads(checkpoint.record["config"])
     else:
         fields = {name: value for name, value in checkpoint.arguments.items() if name in names}
-        if not names - {"mlp_ratio", "class_dropout_prob", "num_classes", "learn_sigma"} <= fields.keys():
+        defaults = {"mlp_ratio", "class_dropout_prob", "num_classes", "learn_sigma", "head_width"}
+        if not names - defaults <= fields.keys():
             return None
     if not set(fields) <= names:
         raise InputError(f"{where}: its configuration {str(fields)[:80]} is not one of a DiT; write the file again")

@@ -110,6 +110,8 @@ def write_diffusers(directory: Path, model: nn.Module) -> None:
     if type(network) is not DiT:
         raise InputError(f"{directory}: a {type(network).__name__} has routers; diffusers knows the static DiT alone")
     config = network.config
+    if config.head_width is not None:
+        raise InputError(f"{directory}: heads of the network were pruned away, which diffusers' DiT does not know")
     for name, wanted in (("null_label", config.num_classes), ("mlp_hidden", 4 * config.hidden_size)):
         if getattr(config, name) != wanted:
             raise InputError(f"{directory}: has {name} = {getattr(config, name)}, diffusers' DiT has {wanted}")

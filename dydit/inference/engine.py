@@ -9,6 +9,8 @@ Shape letters: N images, T tokens, L blocks, C hidden size.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -34,8 +36,8 @@ class Engine:
         tokens: bool (N, L, T) token masks to use instead of the SDT routers' own decisions, for synthetic routing; the
             routers run all the same, so that their time is part of a timed forward.
         memory_share: bound on copied weights relative to the model's own memory.
-        backend: implementation of the parts of a block: "torch", "dense" or "triton" (see torch_blocks.py); by default
-            "triton" on a CUDA device, "torch" on the CPU.
+        backend: implementation of the parts of a block: "torch", "dense" or "triton" (see torch_blocks.py), or an
+            instance of one; by default "triton" on a CUDA device, "torch" on the CPU.
 
     Raises:
         InputError: no DiT, such as what torch.compile made of one; the model is in training mode, the plan is missing
@@ -48,7 +50,7 @@ class Engine:
         plan: WidthPlan | None = None,
         tokens: Tensor | None = None,
         memory_share: float = MEMORY_SHARE,
-        backend: str | None = None,
+        backend: str | TorchBlocks | None = None,
     ) -> None:
         if not isinstance(model, DiT):  # its blocks would run, and its routers be passed over
             raise InputError(f"engine: {type(model).__name__} is no DiT or DyDiT; give the network inside of it")
@@ -63,7 +65,9 @@ class Engine:
         self.model = model
         self.plan = plan
         self.tokens = tokens
-        self.backend = make_backend(backend, model.pos_embed.device)
+        if not isinstance(backend, TorchBlocks):
+            backend = make_backend(backend, model.pos_embed.device)
+        self.backend = backend
         own = sum(p.numel() * p.element_size() for p in model.parameters())
         self.cache = SliceCache(int(memory_share * own))
 
@@ -97,7 +101,7 @@ class Engine:
 
     def run(self, x: Tensor, t: Tensor, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
         """One forward in which every image is at timestep `step`; on CUDA it never waits for the device."""
-        model, config, backend = self.model, self.model.config, self.backend
+        model, config = self.model, self.model.config
         if tokens is not None and tuple(tokens.shape) != (len(x), config.depth, config.tokens):
             wanted = (len(x), config.depth, config.tokens)
             raise InputError(f"engine: token masks of shape {tuple(tokens.shape)}, the batch needs {wanted}")
@@ -106,21 +110,29 @@ class Engine:
             hidden, _, c = model.embed(x, t, y)
             condition = F.silu(c)
             hidden = hidden.contiguous()
-        for index, block in enumerate(model.blocks):
-            assert isinstance(block, DiTBlock)
-            attention, mlp = self.weights(index, step)
-            with span("modulation"):
-                six = backend.linear(condition, block.adaLN_modulation[1])[:, None].chunk(6, dim=-1)
-            backend.attend(hidden, attention, Modulation(*six[:3]))
-            if isinstance(block, DyDiTBlock):
-                override = None if tokens is None else tokens[:, index]
-                with span("token routing"):
-                    selected = backend.select_tokens(hidden, block.token_selection, override)
-                backend.update_selected(hidden, selected, mlp, Modulation(*six[3:]))
-            else:
-                backend.update_all(hidden, mlp, Modulation(*six[3:]))
+        self.run_blocks(hidden, lambda index: self._run_block(index, hidden, condition, step, tokens))
         with span("final layer"):
             return model.unpatchify(model.final_layer(hidden, c))
+
+    def run_blocks(self, hidden: Tensor, run_block: Callable[[int], None]) -> None:
+        """Update the tokens (N, T, C) in place by every block in turn; baselines leave some out."""
+        for index in range(self.model.config.depth):
+            run_block(index)
+
+    def _run_block(self, index: int, hidden: Tensor, condition: Tensor, step: int, tokens: Tensor | None) -> None:
+        block, backend = self.model.blocks[index], self.backend
+        assert isinstance(block, DiTBlock)
+        attention, mlp = self.weights(index, step)
+        with span("modulation"):
+            six = backend.linear(condition, block.adaLN_modulation[1])[:, None].chunk(6, dim=-1)
+        backend.attend(hidden, attention, Modulation(*six[:3]))
+        if isinstance(block, DyDiTBlock):
+            override = None if tokens is None else tokens[:, index]
+            with span("token routing"):
+                selected = backend.select_tokens(hidden, block.token_selection, override)
+            backend.update_selected(hidden, selected, mlp, Modulation(*six[3:]))
+        else:
+            backend.update_all(hidden, mlp, Modulation(*six[3:]))
 
     def weights(self, index: int, step: int) -> tuple[AttentionWeights, MlpWeights]:
         """The open weights of one block at timestep `step`."""

@@ -52,16 +52,20 @@ class TorchBlocks:
 
     def attend(self, hidden: Tensor, weights: AttentionWeights, modulation: Modulation) -> None:
         """Add the gated attention of the open heads."""
-        n, tokens, _ = hidden.shape
         with span("norm"):
             normed = self.modulated(hidden, modulation)
-        with span("qkv"):
-            qkv = self.product("wide", normed, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
-        with span("attention"):
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
-            out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
+        out = self.heads(normed, weights)
         with span("proj"):
             self.add_gated(hidden, self.product("narrow", out, weights.proj, weights.proj_bias), modulation.gate)
+
+    def heads(self, x: Tensor, weights: AttentionWeights) -> Tensor:
+        """What the open heads gather over tokens (N, T, C), before projection: (N, T, h D)."""
+        n, tokens, _ = x.shape
+        with span("qkv"):
+            qkv = self.product("wide", x, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
+        with span("attention"):
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
+            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
 
     def update_all(self, hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
         """Add the gated MLP of every token."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bench.latency.measure import LatencyRunOptions, run_latency
+from bench.latency.run import LatencyRunOptions, run_latency
 from bench.records import to_markdown
 
 OPTIONS = LatencyRunOptions

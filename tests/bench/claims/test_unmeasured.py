@@ -76,7 +76,13 @@ def test_every_command_that_a_row_names_exists_and_takes_these_options(line: str
         ("dit-table4-dit-s-8-params", "bench flops --models DiT-S/8", ""),
         ("dit-table4-dit-l-2-at-400k-steps-no-guidance-ft-mse-decoder-fid-50k", "", "training step"),
         ("dit-table6-adm-gflops", "", "no network"),
-        ("dydit-table5-dydit-xl-deepcache-fid", "", "not built"),
+        ("dydit-table5-dydit-xl-deepcache-s-image", "", "a factory that loads it"),
+        ("dydit-table5-dydit-xl-deepcache-fid", "--method deepcache:2", "published weights"),
+        (
+            "dydit-table2-pruned-w-magnitude-50-percent-width-food-artbench-cars-birds-average-of-4-fid",
+            "--ablation prune:magnitude:0.5",
+            "data sets",
+        ),
     ],
 )
 def test_routes(claim_id: str, command: str, needs: str) -> None:

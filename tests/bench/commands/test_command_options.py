@@ -19,11 +19,7 @@ OPTIONS = {
     "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
         --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
-        --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --model --weights --steps
-    """,
-    "generate": """
-        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
-        --threads --vae --images --engine --dtype --tf32 --png
+        --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps --model --weights
     """,
     "quality": """
         --out --samples --reference --extractor --weights --weights-sha256 --metrics --data-root --batch
@@ -43,6 +39,9 @@ OPTIONS = {
         --ablation --new-classes --rates --model
         --resolution --weights --precision --tf32 --checkpointing --shard --device --threads --save-every
         --tensorboard --keep
+    """,
+    "compare-methods": """
+        --out --methods --model --steps --images --seeds --batch --seconds --models --shorten --processes
     """,
     "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """

@@ -14,7 +14,14 @@ from bench import cli
 from bench.commands.make import generate
 from bench.commands.measure.routing import RoutingOptions
 from bench.generation.generate import generate_images
-from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model
+from bench.generation.job import (
+    GenerationOptions,
+    generation_identity,
+    images_per_unit,
+    prepare_generation,
+    sampling_model,
+)
+from bench.generation.samplers import guided_samples
 from bench.machine import devices
 from bench.records import run_directory, take_directory
 from bench.studies.samples import committed_file
@@ -53,6 +60,13 @@ def options(out: Path, **changes: Any) -> GenerationOptions:
         ({"resolution": 512}, "--model"),
         ({"model": "DyDiT-S/2", "weights": "best"}, "ema or model"),
         ({"vae": "sd-vae-ft-ema"}, "pixels"),
+        ({"method": "fora:0"}, "interval 0"),
+        ({"method": "tome:0.5"}, "give a static DiT"),
+        ({"checkpoint": STATIC, "method": "tome:0.9"}, "at most 12"),
+        ({"method": "fora:2", "engine": "masked"}, "leave one out"),
+        ({"checkpoint": ""}, "give a trained file, or --model"),
+        ({"model": "package.module:factory"}, "in its place"),
+        ({"checkpoint": "", "model": "nowhere.to_be:found"}, "cannot import"),
     ],
 )
 def test_bad_input_is_one_line_and_leaves_nothing(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
@@ -118,3 +132,20 @@ def test_other_commands_describe_a_generation(tmp_path: Path) -> None:
     wanted = GenerationOptions(checkpoint="x.pt", out=tmp_path, images=200, steps=7, unit=3)
     assert GenerationOptions.of(sampled) == wanted
     assert GenerationOptions.of(sampled, images=4) == dataclasses.replace(wanted, images=4)
+
+
+def test_a_method_is_put_over_the_network_and_belongs_to_what_a_run_is(tmp_path: Path) -> None:
+    small = {"checkpoint": STATIC, "images": 4, "unit": 2, "steps": 4, "seed": 3}
+    jobs = {name: prepare_generation(options(tmp_path, method=name, **small)) for name in (None, "fora:1", "fora:2")}
+    drawn = {}
+    for name, job in jobs.items():
+        model = sampling_model(job, 2)
+        size = (job.solver, model, job.network.config)
+        first, _ = guided_samples(*size, range(2), seed=3, scale=1.5, device=job.device)
+        guided_samples(*size, range(2, 4), seed=3, scale=1.5, device=job.device)
+        again, _ = guided_samples(*size, range(2), seed=3, scale=1.5, device=job.device)
+        assert torch.equal(first, again)  # no state of one batch reaches another
+        drawn[name] = first
+    torch.testing.assert_close(drawn["fora:1"], drawn[None], rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(drawn["fora:2"], drawn[None], rtol=1e-3, atol=1e-3)
+    assert len({str(generation_identity(job)) for job in jobs.values()}) == 3

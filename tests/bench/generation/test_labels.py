@@ -23,7 +23,6 @@ from bench.generation.labels import DrawnLabels, choose_labels
 from bench.quality.drift import check_pair
 from bench.training.checkpoints import save_checkpoint
 from dydit import DiT, DiTConfig, DyDiT, InputError, checkpoint, draw
-from dydit.checkpoint import Checkpoint
 from dydit.sampling import ImageNoise
 
 CONFIG = DiTConfig(input_size=4, patch_size=2, in_channels=1, hidden_size=16, depth=1, num_heads=2, num_classes=10)
@@ -43,7 +42,7 @@ def recorded(classes: Any, num_classes: int = 10) -> DrawnLabels:
 def chosen(asked: str | None, classes: Any = PETS, num_classes: int = 10) -> DrawnLabels:
     record = {} if classes is None else {"classes": classes if isinstance(classes, str) else json.dumps(classes)}
     config = dataclasses.replace(CONFIG, num_classes=num_classes)
-    return choose_labels(asked, Checkpoint({}, record), config, "x.pt")
+    return choose_labels(asked, record, config, "x.pt")
 
 
 def written(path: Path, classes: Any = PETS, kind: type[DiT] = DiT, **changes: Any) -> str:

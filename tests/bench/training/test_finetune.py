@@ -15,7 +15,7 @@ from bench import cli
 from bench.data.sets import digits
 from bench.training import finetune, job, log
 from bench.training.job import FinetuneOptions, build_network, plan_training
-from dydit import DiT, DyDiT, checkpoint
+from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.ablations.registry import ABLATIONS
 from dydit.checkpoint.hub import Pretrained
 from dydit.dydit import is_router_key
@@ -73,6 +73,20 @@ def test_ablations_are_networks_by_name(tmp_path: Path, options: Callable[..., F
     wanted = options(tmp_path, {"target": 0.8}, ablation=(name,))
     model = build_network(wanted, plan_training(wanted))
     assert type(model) is ABLATIONS[name].kind
+
+
+@pytest.mark.parametrize("name", ["prune:taylor:0.5", "prune:random:0.5", "remove:1"])
+def test_smaller_static_networks_are_made_of_the_checkpoint(
+    tmp_path: Path, static: str, options: Callable[..., FinetuneOptions], name: str
+) -> None:
+    wanted = options(tmp_path, ablation=(name,))
+    planned = plan_training(wanted)
+    model = build_network(wanted, planned)
+    assert type(model) is DiT and model.training and planned.recipe.target is None
+    start = checkpoint.load_model(static)[0]
+    assert sum(p.numel() for p in model.parameters()) < sum(p.numel() for p in start.parameters())
+    with pytest.raises(InputError, match="it is written"):
+        plan_training(options(tmp_path, ablation=(name.split(":")[0],)))
 
 
 def test_random_routing_trains_at_given_rates_and_soft_gates_at_lambda_one(

@@ -1,0 +1,15 @@
+"""`python -m bench compare-methods`: efficient methods and yours on the digits, in one table."""
+
+from __future__ import annotations
+
+from bench.comparison.job import ComparisonOptions
+from bench.comparison.run import compare_methods
+from bench.comparison.table import SHOWN
+from bench.records import to_markdown
+
+OPTIONS = ComparisonOptions
+
+
+def run(options: ComparisonOptions) -> None:
+    """Compare."""
+    print(to_markdown(compare_methods(options)[SHOWN]))

@@ -1,0 +1,116 @@
+"""The whole of `bench latency`: options checked, the runs or forwards timed, and the table to show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from bench.latency import candidates, learned_routing
+from bench.latency.cases import LatencyOptions, TimingOptions
+from bench.latency.measure import measure_breakdown, measure_latency
+from bench.latency.tables import SHOWN, write_growth
+from bench.machine import DTYPES, Budget, check_device, cpu_threads
+from bench.models import is_factory
+from bench.options import OutputOptions, option, shared_values
+from bench.records import prepare_output
+from dydit import InputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatencyRunOptions(TimingOptions, OutputOptions):
+    """What to time at several resolutions, or what else to do: a profile, or the growth over finished runs."""
+
+    resolution: Sequence[int] = option((256,), help="pixels, such as 256 512")
+    seconds: float = option(Budget.seconds, help="time to spend on one model and batch")
+    checkpoint: str | None = option(
+        None, metavar="FILE", help="time whole sampling runs of this trained DyDiT, by its own masks, instead"
+    )
+    model: Sequence[str] | None = option(
+        None,
+        metavar="NAME",
+        repeated=True,
+        help="package.module:factory: time whole sampling runs of networks of your own instead; given several times, "
+        "the others are held against the first; with --checkpoint: such as DyDiT-XL/2, if the file does not name it",
+    )
+    weights: str = option("ema", help="of that file, if it is a training checkpoint: ema or model")
+    steps: int = option(50, metavar="N", help="of the sampler in these runs")
+    profile: bool = option(False, help="break a forward into its parts instead of timing runs")
+    growth: Sequence[Path] | None = option(
+        None, metavar="DIR", help="time nothing; join finished runs into latency_growth.csv"
+    )
+
+
+def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
+    """Do what the options say, and write the tables to `options.out`; the table to show.
+
+    Raises:
+        InputError: anything that the machine, the paper's tables or a finished run lacks, before any long work.
+    """
+    if options.checkpoint is not None:
+        return _measure_learned(options)[learned_routing.SHOWN]
+    if options.model is not None:
+        return _measure_candidates(options, options.model)[candidates.SHOWN]
+    if options.growth:
+        return write_growth(options.growth, prepare_output(options.out))
+    shared = shared_values(options, TimingOptions)
+    plans = [
+        LatencyOptions(**shared, resolution=resolution, budget=Budget(seconds=options.seconds))
+        for resolution in options.resolution
+    ]
+    directory = prepare_output(options.out)
+    if options.profile:
+        return measure_breakdown(plans[0], directory)
+    return measure_latency(plans, directory)[SHOWN]
+
+
+def _check_runs(options: LatencyRunOptions) -> None:
+    if options.dtype not in DTYPES:
+        raise InputError(f"dtype {options.dtype!r}: choose one of {', '.join(DTYPES)}")
+    check_device(options.device, DTYPES[options.dtype])
+    if min(options.batch) < 1 or not 1 <= options.steps <= 1000:
+        raise InputError(f"batch {list(options.batch)}, steps {options.steps}: whole numbers from 1, steps up to 1000")
+
+
+def _measure_candidates(options: LatencyRunOptions, models: Sequence[str]) -> pd.DataFrame:
+    _check_runs(options)
+    runs = candidates.CandidateRuns(
+        models,
+        options.batch,
+        options.steps,
+        options.device,
+        options.dtype,
+        options.seed,
+        Budget(seconds=options.seconds),
+    )
+    with cpu_threads(options.threads or torch.get_num_threads()):
+        return candidates.measure_candidates(runs, prepare_output(options.out))
+
+
+def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
+    _check_runs(options)
+    names, resolution = options.model or (), options.resolution[0]
+    if len(names) > 1 or any(is_factory(name) for name in names):
+        raise InputError(
+            f"--checkpoint and --model {' '.join(names)}: one run times one or the other; leave one out, or name the "
+            "network of the file"
+        )
+    if names and len(options.resolution) != 1:
+        raise InputError(f"--resolution {list(options.resolution)}: a checkpoint has one; give that of {names[0]}")
+    run = learned_routing.LearnedRun(
+        options.checkpoint or "",
+        names[0] if names else None,
+        resolution if names else None,
+        options.weights,
+        options.batch,
+        options.steps,
+        options.device,
+        options.dtype,
+        options.seed,
+        Budget(seconds=options.seconds),
+    )
+    with cpu_threads(options.threads or torch.get_num_threads()):
+        return learned_routing.measure_learned(run, prepare_output(options.out))

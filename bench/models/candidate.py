@@ -1,0 +1,141 @@
+"""A network under comparison, whoever made it: a module called as (x, t, y), with what it says of itself."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dydit import DiT, InputError, first_line, macs
+
+
+class ImageShape(Protocol):
+    """What a sampler must know of a network; `DiTConfig` has it, too."""
+
+    @property
+    def in_channels(self) -> int: ...
+    @property
+    def input_size(self) -> int: ...
+    @property
+    def num_classes(self) -> int: ...
+    @property
+    def learn_sigma(self) -> bool: ...
+    @property
+    def null_label(self) -> int | None: ...
+
+
+@dataclass(frozen=True)
+class OwnShape:
+    """What a module says of its images, and whether it predicts variances, which its output told."""
+
+    in_channels: int
+    input_size: int
+    num_classes: int
+    learn_sigma: bool
+
+    @property
+    def null_label(self) -> int:
+        """The label that stands for none: the one after the last class."""
+        return self.num_classes
+
+    def kwargs(self) -> dict[str, Any]:
+        """The fields by name, as run records hold them."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A module that fits the protocol, in evaluation mode, by the name under which it is compared."""
+
+    name: str
+    module: nn.Module
+    config: OwnShape
+
+    def begin_run(self, timesteps: Sequence[int]) -> None:
+        """Tell the module that a run begins, where it wants to know.
+
+        Raises:
+            InputError: it raises.
+        """
+        try:
+            begin_run(self.module, timesteps)
+        except InputError:
+            raise
+        except Exception as error:  # anyone's code; a user needs one line
+            raise InputError(f"{self.name}: begin_run raised {type(error).__name__} ({first_line(error)})") from None
+
+    def claimed_macs(self) -> float | None:
+        """What the module claims to spend on one image and branch, mean over the run last begun; None: nothing.
+
+        A static DiT of this project claims its closed form.
+
+        Raises:
+            InputError: it raises, or claims something that is no number of at least 0.
+        """
+        if type(self.module) is DiT:
+            return macs(self.module.config).total()
+        claim = getattr(self.module, "claimed_macs", None)
+        if claim is None:
+            return None
+        try:
+            value = claim()
+            if value is None or float(value) >= 0:
+                return None if value is None else float(value)
+        except Exception as error:  # anyone's code
+            reason = f"raised {type(error).__name__} ({first_line(error)})"
+        else:
+            reason = f"gave {value!r}"
+        raise InputError(f"{self.name}: claimed_macs() {reason}; it must give multiply-adds of one image, or None")
+
+    def rates(self) -> tuple[float, float, float] | None:
+        """Open shares of heads, channel groups and tokens in the last call, where the module has a `routing`."""
+        routing = getattr(self.module, "routing", None)
+        return None if routing is None else tuple(routing.rates)
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> None:
+        """Move the module's floating-point weights."""
+        self.module.to(device, dtype)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The module's weights and buffers."""
+        return self.module.state_dict()
+
+    def source_sha256(self) -> str | None:
+        """Of the file in which the module's class stands: what it does may change while its weights do not."""
+        try:
+            return hashlib.sha256(Path(inspect.getfile(type(self.module))).read_bytes()).hexdigest()
+        except (OSError, TypeError):
+            return None
+
+
+class SamplingModel:
+    """A network that computes in a dtype behind float32 inputs and outputs, and hears where a run begins."""
+
+    def __init__(self, module: Any, dtype: torch.dtype = torch.float32) -> None:
+        self.module, self.dtype = module, dtype
+
+    def begin_run(self, timesteps: Sequence[int]) -> None:
+        """Pass on that a run begins."""
+        begin_run(self.module, timesteps)
+
+    @torch.no_grad()
+    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        """Output of the network, float32."""
+        output: Tensor = self.module(x.to(self.dtype), t, y)
+        return output.float()
+
+
+def begin_run(model: Any, timesteps: Sequence[int]) -> None:
+    """Tell a model that a run begins which visits these original timesteps in this order, where it has `begin_run`.
+
+    What samples calls this before every batch: methods that keep something from step to step forget it then.
+    """
+    begin = getattr(model, "begin_run", None)
+    if begin is not None:
+        begin(list(timesteps))
