@@ -18,7 +18,7 @@ from dydit.flops import CONVENTIONS, Convention, Macs, flops_ratio, macs
 from dydit.importance import order_by_importance
 from dydit.observation import Observation, ObservedSampling
 from dydit.routing import Routing
-from dydit.sampling import draw, draw_in_batches, generate, guidance_branches, guided
+from dydit.sampling import check_scale, draw, draw_in_batches, generate, guidance_branches, guided
 
 __all__ = [
     "CONVENTIONS",
@@ -40,6 +40,7 @@ __all__ = [
     "Routing",
     "Sampler",
     "check_lambda",
+    "check_scale",
     "draw",
     "draw_in_batches",
     "first_line",

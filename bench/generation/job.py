@@ -10,9 +10,10 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
+from bench.generation.engines import ENGINES, OWN_ENGINE, behind_engine, choose_engine
 from bench.generation.labels import DrawnLabels, choose_labels
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
-from bench.models import Candidate, SamplingModel, is_factory, load_candidate
+from bench.models import Candidate, is_factory, load_candidate
 from bench.options import (
     AutoencoderOptions,
     CheckpointOptions,
@@ -24,14 +25,8 @@ from bench.options import (
     shared_values,
 )
 from bench.records import tensors_sha256
-from dydit import DiT, DyDiT, InputError, Model, checkpoint
-from dydit.baselines import apply_method
-from dydit.inference import Engine, WidthPlan
-from dydit.sampling import check_scale
+from dydit import DiT, InputError, Model, check_scale, checkpoint
 
-ENGINES = ("static", "masked", "realised")
-OWN_ENGINE = "own"
-"""What runs a network that a factory made: its own code."""
 UNIT = 64
 """Images per unit, unless a run is smaller."""
 
@@ -151,7 +146,7 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
         network, found = _read_network(options)
         engine = options.method or choose_engine(type(network), options.engine)
         if options.method is not None:
-            apply_method(network, options.method)  # refuses what does not fit
+            behind_engine(network, engine, options.method, solver.timesteps, torch.float32)  # refuses what does not fit
         if options.scale != 1.0 and network.config.class_dropout_prob == 0.0:
             raise InputError(f"{options.checkpoint}: trained without a null label, which guidance needs; use --scale 1")
     config, named = network.config, options.checkpoint or str(options.model)
@@ -169,27 +164,6 @@ def images_per_unit(options: GenerationOptions, earlier: int | None = None) -> i
     return options.unit or earlier or min(UNIT, options.images)
 
 
-def named_class(model: str) -> type[DiT]:
-    """The class of a network by its name, such as `DyDiT-XL/2`."""
-    return DyDiT if model.startswith("DyDiT") else DiT
-
-
-def choose_engine(kind: type[DiT], engine: str | None) -> str:
-    """The engine of `ENGINES` that runs a network of this class: the one asked for, or the fastest.
-
-    Raises:
-        InputError: the one asked for does not run such networks.
-    """
-    fitting: tuple[str, ...] = ("static",)
-    if issubclass(kind, DyDiT):  # the realised engine does not know the ablations that change the masks
-        fitting = ("realised", "masked") if kind.realised else ("masked",)
-    if engine is not None and engine not in fitting:
-        raise InputError(
-            f"engine {engine}: the checkpoint holds a {kind.__name__}, which runs as {' or '.join(fitting)}"
-        )
-    return engine or fitting[0]
-
-
 def sampling_model(job: GenerationJob, unit: int) -> Model:
     """The network on its device behind its engine: (x, t, y) in float32 -> output in float32.
 
@@ -197,20 +171,10 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
         InputError: a guided batch of `unit` images does not fit the GPU.
     """
     dtype, network = DTYPES[job.options.dtype], job.network
-    if isinstance(network, Candidate):
-        network.to(job.device, dtype)
-        return SamplingModel(network.module, dtype)
-    if job.device.type == "cuda":
+    if job.device.type == "cuda" and not isinstance(network, Candidate):
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
-    if job.options.method is not None:
-        return SamplingModel(apply_method(network, job.options.method), dtype)
-    model: Model = network
-    if isinstance(network, DyDiT) and job.engine == "realised":
-        model = Engine(network, WidthPlan.from_routers(network, job.solver.timesteps))
-    elif job.engine == "static":
-        model = Engine(network)
-    return SamplingModel(model, dtype)
+    return behind_engine(network, job.engine, job.options.method, job.solver.timesteps, dtype)
 
 
 def generation_identity(job: GenerationJob) -> dict[str, Any]:

@@ -6,7 +6,8 @@ import json
 from dataclasses import dataclass
 
 from bench.generation import decoding
-from bench.generation.job import GenerationOptions, choose_engine, named_class
+from bench.generation.engines import choose_engine, named_class
+from bench.generation.job import GenerationOptions
 from bench.reproduction.requirements import Requirement
 from dydit import VAE_DOWNSAMPLING, DiTConfig, DyDiT, InputError, check_lambda, checkpoint, model_config
 

@@ -26,9 +26,7 @@ from bench.training.data import TrainingData, open_data
 from bench.training.label_table import describe_table, label_remarks, with_new_labels
 from dydit import DiT, InputError, checkpoint, is_router_key, order_by_importance
 from dydit.ablations import RandomRouting, find_ablation
-from dydit.baselines import Calibration, change_network, is_change
-from dydit.baselines.registry import parse_method
-from dydit.checkpoint.network import Network
+from dydit.baselines import Calibration, change_network, is_change, parse_method
 from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modifier, find_recipe, is_modifier
 
 STATIC = "static"
@@ -281,7 +279,7 @@ def build_network(options: FinetuneOptions, planned: TrainingPlan) -> DiT:
     return _filled_network(options, planned, *_read_parent(options, planned))
 
 
-def _read_parent(options: FinetuneOptions, planned: TrainingPlan) -> tuple[checkpoint.Checkpoint, Network]:
+def _read_parent(options: FinetuneOptions, planned: TrainingPlan) -> tuple[checkpoint.Checkpoint, checkpoint.Network]:
     """The checkpoint to start from, and which network it holds."""
     source = options.source
     found = checkpoint.read(source, options.weights)
@@ -305,7 +303,7 @@ def _kind(planned: TrainingPlan) -> type[DiT]:
 
 
 def _filled_network(
-    options: FinetuneOptions, planned: TrainingPlan, found: checkpoint.Checkpoint, network: Network
+    options: FinetuneOptions, planned: TrainingPlan, found: checkpoint.Checkpoint, network: checkpoint.Network
 ) -> DiT:
     """The network to train, with the weights of the checkpoint."""
     config = network.config

@@ -15,7 +15,7 @@ from dydit.baselines.importance import CRITERIA, Calibration
 from dydit.baselines.merging import MergingBlocks
 from dydit.baselines.method import EveryBlock, Method, Walk
 from dydit.baselines.pruning import prune
-from dydit.baselines.registry import METHODS, apply_method, change_network, is_change
+from dydit.baselines.registry import METHODS, apply_method, change_network, is_change, parse_method
 
 __all__ = [
     "CRITERIA",
@@ -31,6 +31,7 @@ __all__ = [
     "apply_method",
     "change_network",
     "is_change",
+    "parse_method",
     "prune",
     "remove_layers",
 ]

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dydit.checkpoint.files import PUBLISHED
     from dydit.checkpoint.layouts import Checkpoint, read
-    from dydit.checkpoint.network import load_into, load_model, network_of
+    from dydit.checkpoint.network import Network, load_into, load_model, network_of
     from dydit.checkpoint.writing import write, write_diffusers, write_tensors
 
 _WHERE = {
     "PUBLISHED": "files",
     "Checkpoint": "layouts",
     "read": "layouts",
+    "Network": "network",
     "load_into": "network",
     "network_of": "network",
     "load_model": "network",
@@ -29,6 +30,7 @@ _WHERE = {
 __all__ = [
     "PUBLISHED",
     "Checkpoint",
+    "Network",
     "load_into",
     "load_model",
     "network_of",

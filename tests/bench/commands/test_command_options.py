@@ -21,6 +21,10 @@ OPTIONS = {
         --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
         --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps --model --weights
     """,
+    "generate": """
+        --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
+        --threads --vae --images --engine --dtype --tf32 --png --method
+    """,
     "quality": """
         --out --samples --reference --extractor --weights --weights-sha256 --metrics --data-root --batch
         --resamples --distances --paired --preset --strict
