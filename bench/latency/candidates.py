@@ -15,7 +15,8 @@ import pandas as pd
 import torch
 
 from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, sampler_of
-from bench.machine import DTYPES, Budget, Timed, in_turns, speedup, status
+from bench.latency.tables import raw_samples, speed_columns
+from bench.machine import DTYPES, Budget, Timed, in_turns, status
 from bench.models import Candidate, SamplingModel, load_candidate
 from bench.records import environment_record, write_run, write_table
 from dydit import Diffusion, InputError, generate
@@ -73,10 +74,7 @@ def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
         calls = {each.name: functools.partial(_sample, each, models[each.name], runs, batch) for each in found}
         times = in_turns(calls, runs.budget, torch.device(runs.device), f"batch {batch}")
         rows += [_row(runs, batch, candidate.name, times, counts) for candidate in found]
-        samples += [
-            {"batch": batch, "case": name, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms}
-            for name, timed in times.items()
-        ]
+        samples += raw_samples(batch, times)
         write_table(pd.DataFrame(rows), directory, "latency")
         write_run(facts | {"samples": samples}, directory)
     return pd.DataFrame(rows)
@@ -115,8 +113,6 @@ def _row(
     runs: CandidateRuns, batch: int, name: str, times: Mapping[str, Timed], counts: Mapping[str, RunMacs]
 ) -> dict[str, Any]:
     timed, base = times[name], runs.models[0]
-    ratio, low, high = speedup(times[base], timed)
-    q25, q75 = timed.quartiles
     executed = counts[name].executed / counts[base].executed
     claims = counts[name].claimed, counts[base].claimed
     return {
@@ -128,16 +124,7 @@ def _row(
         "engine": "own",
         "profile": "",
         "steps": runs.steps,
-        "ms_median": timed.median,
-        "ms_q25": q25,
-        "ms_q75": q75,
-        "images_per_s": batch / timed.median * 1e3,
-        "speedup": ratio,
-        "speedup_low": low,
-        "speedup_high": high,
-        "flops_ratio": executed,
-        "macs_ratio": 1.0 / executed,
-        "efficiency": ratio * executed,
+        **speed_columns(batch, timed, times[base], executed),
         "claimed_ratio": claims[0] / claims[1] if claims[0] is not None and claims[1] else None,
         "gap": counts[name].gap,
         "rounds": len(timed.rounds_ms),

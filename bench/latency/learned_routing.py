@@ -16,7 +16,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.machine import DTYPES, Budget, Timed, in_turns, speedup, status
+from bench.latency.tables import raw_samples, speed_columns
+from bench.machine import DTYPES, Budget, Timed, in_turns, status
 from bench.records import environment_record, file_sha256, portable, write_run, write_table
 from dydit import (
     Diffusion,
@@ -100,10 +101,7 @@ def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
         calls = {name: functools.partial(_sample, engine, network, run, batch) for name, engine in engines.items()}
         times = in_turns(calls, run.budget, torch.device(run.device), f"batch {batch}")
         rows += [_row(run, record, batch, name, times, ratios[name]) for name in engines]
-        samples += [
-            {"batch": batch, "case": name, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms}
-            for name, timed in times.items()
-        ]
+        samples += raw_samples(batch, times)
         write_table(pd.DataFrame(rows), directory, "latency")
         write_run(facts | {"samples": samples}, directory)
     return pd.DataFrame(rows)
@@ -154,9 +152,6 @@ def _row(
     run: LearnedRun, record: Mapping[str, str], batch: int, engine: str, times: Mapping[str, Timed], executed: float
 ) -> dict[str, Any]:
     timed = times[engine]
-    ratio, low, high = speedup(times["static"], timed)
-    over_plain, over_plain_low, over_plain_high = speedup(times["plain"], timed)
-    q25, q75 = timed.quartiles
     return {
         "model": Path(run.checkpoint).stem,
         "lambda": json.loads(record.get("recipe", "{}")).get("target"),
@@ -166,19 +161,7 @@ def _row(
         "engine": engine,
         "profile": "learned" if engine in ("masked", "realised") else "",
         "steps": run.steps,
-        "ms_median": timed.median,
-        "ms_q25": q25,
-        "ms_q75": q75,
-        "images_per_s": batch / timed.median * 1e3,
-        "speedup": ratio,
-        "speedup_low": low,
-        "speedup_high": high,
-        "over_plain": over_plain,
-        "over_plain_low": over_plain_low,
-        "over_plain_high": over_plain_high,
-        "flops_ratio": executed,
-        "macs_ratio": 1.0 / executed,
-        "efficiency": ratio * executed,
+        **speed_columns(batch, timed, times["static"], executed, times["plain"]),
         "rounds": len(timed.rounds_ms),
     }
 

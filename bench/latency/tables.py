@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,36 @@ def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
     return frame
 
 
+def speed_columns(
+    batch: int, timed: Timed, static: Timed, executed: float, plain: Timed | None = None
+) -> dict[str, float]:
+    """The columns that every table of latencies has: milliseconds, images per second, speed-ups and executed work.
+
+    Args:
+        batch: images of a call.
+        timed: the engine of the row.
+        static: what its `speedup` is over; the interval is that of `bench.machine.speedup`.
+        executed: multiply-adds that it executes over those that `static` executes.
+        plain: what its `over_plain` is over; None leaves these columns out.
+    """
+    ratio, low, high = speedup(static, timed)
+    q25, q75 = timed.quartiles
+    columns = {"ms_median": timed.median, "ms_q25": q25, "ms_q75": q75}
+    columns |= {"images_per_s": batch / timed.median * 1e3}
+    columns |= {"speedup": ratio, "speedup_low": low, "speedup_high": high}
+    if plain is not None:
+        columns |= zip(("over_plain", "over_plain_low", "over_plain_high"), speedup(plain, timed), strict=True)
+    return columns | {"flops_ratio": executed, "macs_ratio": 1.0 / executed, "efficiency": ratio * executed}
+
+
+def raw_samples(batch: int, times: Mapping[str, Timed]) -> list[dict[str, Any]]:
+    """Every round of every engine, as run.json keeps them (milliseconds)."""
+    return [
+        {"batch": batch, "case": name, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms}
+        for name, timed in times.items()
+    ]
+
+
 def _table_row(
     name: str,
     case: Case,
@@ -102,9 +132,6 @@ def _table_row(
     `macs_ratio` is the multiply-adds of the static model over those that the engine executes, and `efficiency` the
     speed-up over that. It is no bound: norms and activations, which are not counted, are saved, too.
     """
-    ratio, low, high = speedup(static, timed)
-    over_plain, over_plain_low, over_plain_high = speedup(plain, timed)
-    q25, q75 = timed.quartiles
     seconds = sampled.rounds_ms[0] / 1e3 / options.run_steps * STEPS / batch
     row = case.row
     graphed = options.graphs and case.engine in ("static", "realised")
@@ -117,19 +144,7 @@ def _table_row(
         "dtype": options.dtype,
         "engine": case.engine,
         "profile": case.profile,
-        "ms_median": timed.median,
-        "ms_q25": q25,
-        "ms_q75": q75,
-        "images_per_s": batch / timed.median * 1e3,
-        "speedup": ratio,
-        "speedup_low": low,
-        "speedup_high": high,
-        "over_plain": over_plain,
-        "over_plain_low": over_plain_low,
-        "over_plain_high": over_plain_high,
-        "flops_ratio": case.executed_ratio,
-        "macs_ratio": 1.0 / case.executed_ratio,
-        "efficiency": ratio * case.executed_ratio,
+        **speed_columns(batch, timed, static, case.executed_ratio, plain),
         "published_speedup": row.speedup if row else None,
         "published_s_per_image": row.s_per_image if row else None,
         "s_per_image": seconds,

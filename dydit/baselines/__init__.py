@@ -13,7 +13,7 @@ from dydit.baselines.caching import BranchCache, ReusedBlocks
 from dydit.baselines.depth import SkippedBlocks, remove_layers
 from dydit.baselines.importance import CRITERIA, Calibration
 from dydit.baselines.merging import MergingBlocks
-from dydit.baselines.method import EveryBlock, Method, Walk
+from dydit.baselines.method import Method, Walk
 from dydit.baselines.pruning import prune
 from dydit.baselines.registry import METHODS, apply_method, change_network, is_change, parse_method
 
@@ -22,7 +22,6 @@ __all__ = [
     "METHODS",
     "BranchCache",
     "Calibration",
-    "EveryBlock",
     "MergingBlocks",
     "Method",
     "ReusedBlocks",

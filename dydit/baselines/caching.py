@@ -30,6 +30,8 @@ from dydit.inference.weight_slices import AttentionWeights, MlpWeights
 class ReusedBlocks(Walk):
     """The first `shallow` blocks at every step, the update of the others from every `interval`-th."""
 
+    stateful = True
+
     def __init__(self, interval: int, shallow: int = 1) -> None:
         self.interval, self.shallow = check_interval(interval), shallow
         self._update: Tensor | None = None

@@ -62,6 +62,8 @@ def removed_layers(config: DiTConfig, layers: Sequence[int]) -> set[int]:
 class SkippedBlocks(Walk):
     """Blocks that are skipped: at step k of a run those of `schedule[k mod its length]`, which may be none."""
 
+    stateful = True
+
     def __init__(self, schedule: Sequence[Sequence[int]]) -> None:
         if not schedule:
             raise InputError("skipping layers: the schedule is empty; give the layers of at least one step, or none")

@@ -62,9 +62,12 @@ class StepBlocks(TorchBlocks):
 
 
 class Walk:
-    """Which blocks run at a step; `EveryBlock` runs all."""
+    """Which blocks run at a step: all of them, unless a method says otherwise.
 
-    stateful = True
+    `stateful` where what runs at a step depends on the steps before it.
+    """
+
+    stateful = False
 
     def check(self, config: DiTConfig) -> None:
         """Raise InputError where the walk does not fit a network of this configuration."""
@@ -74,23 +77,11 @@ class Walk:
 
     def __call__(self, position: int, depth: int, hidden: Tensor, run_block: RunBlock) -> None:
         """Update the tokens (N, T, C) in place at a step of the run, counted from 0."""
-        raise NotImplementedError
-
-    def blocks_run(self, config: DiTConfig, steps: int) -> float:
-        """How many blocks run at a step, mean over the steps of a run."""
-        raise NotImplementedError
-
-
-class EveryBlock(Walk):
-    """All blocks at every step."""
-
-    stateful = False
-
-    def __call__(self, position: int, depth: int, hidden: Tensor, run_block: RunBlock) -> None:
         for index in range(depth):
             run_block(index)
 
     def blocks_run(self, config: DiTConfig, steps: int) -> float:
+        """How many blocks run at a step, mean over the steps of a run."""
         return config.depth
 
 
@@ -110,7 +101,7 @@ class Method(nn.Module):
     def __init__(self, network: DiT, walk: Walk | None = None, blocks: StepBlocks | None = None) -> None:
         super().__init__()
         self.network = network.eval()
-        self.walk, self.blocks = walk or EveryBlock(), blocks or StepBlocks()
+        self.walk, self.blocks = walk or Walk(), blocks or StepBlocks()
         self._check()
         config = network.config
         self.in_channels, self.input_size, self.num_classes = config.in_channels, config.input_size, config.num_classes
