@@ -7,15 +7,14 @@ from pathlib import Path
 import pandas as pd
 
 from bench.comparison.entries import STATIC
-from dydit.checkpoint.atomic import atomic_path
 
 DPI = 130
 ON, OFF = "#00478f", "#b5651d"
 """Colours of the front and of the rest, which differ in lightness, too; the shape of the marker says the same."""
 
 
-def write_figure(frame: pd.DataFrame, directory: Path) -> Path:
-    """Write `methods.png` without a date or a version in it."""
+def write_figure(frame: pd.DataFrame, path: Path) -> None:
+    """Write the figure as PNG without a date or a version in it."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 5), layout="constrained")
@@ -42,7 +41,4 @@ def write_figure(frame: pd.DataFrame, directory: Path) -> Path:
     right.set(xlabel="executed multiply-adds / static", ylabel="time / static", xlim=(0, None), ylim=(0, None))
     right.legend(fontsize=8)
     right.set_title("Time against executed multiply-adds", fontsize=10)
-    path = directory / "methods.png"
-    with atomic_path(path) as partial:
-        figure.savefig(partial, dpi=DPI, metadata={"Software": None})
-    return path
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,9 @@ from bench.comparison.entries import DEFAULTS, Entry, parse_entries
 from bench.comparison.sampled import build
 from bench.comparison.stages import NETWORK, methods_study, take_shipped
 from bench.options import OutputOptions, option
-from bench.records import environment_record, prepare_output
+from bench.records import Results, environment_record
 from bench.studies.catalogue import SEEDS, Study
-from bench.studies.run import default_processes
+from bench.studies.run import default_processes, take_study
 from bench.studies.train import train_all
 from dydit import InputError
 
@@ -62,28 +63,30 @@ class Comparison:
 
     entries: Sequence[Entry]
     study: Study
-    out: Path
+    results: Results
     models: Path
     processes: int
     trained: int
     record: dict[str, Any]
 
 
-def prepare_comparison(options: ComparisonOptions) -> Comparison:
-    """Check everything, and train what is missing.
+@contextlib.contextmanager
+def prepared_comparison(options: ComparisonOptions) -> Iterator[Comparison]:
+    """Check everything, take the directories, and train what is missing.
 
     Raises:
-        InputError: a method or network that does not fit, before any training; a directory that cannot be written.
+        InputError: a method or network that does not fit, before any training; a directory that cannot be written, or
+            that another run has taken.
     """
     entries = parse_entries(options.methods, options.model, NETWORK, options.steps)
-    out = prepare_output(options.out)
-    models = prepare_output(options.models or out / "models")
-    record = environment_record(methods=[entry.name for entry in entries], seeds=list(options.seeds))
-    study = methods_study(entries, options.seeds).shortened(options.shorten)
-    processes = options.processes or default_processes("cpu")
-    take_shipped(study, models)
-    for entry in entries:
-        if entry.own:
-            build(entry, 0, models)  # refuses what does not fit
-    trained = train_all(study, models, processes=processes)
-    return Comparison(entries, study, out, models, processes, trained, record)
+    models = options.models or options.out / "models"
+    with take_study(options.out, models) as results:
+        record = environment_record(methods=[entry.name for entry in entries], seeds=list(options.seeds))
+        study = methods_study(entries, options.seeds).shortened(options.shorten)
+        processes = options.processes or default_processes("cpu")
+        take_shipped(study, models)
+        for entry in entries:
+            if entry.own:
+                build(entry, 0, models)  # refuses what does not fit
+        trained = train_all(study, models, processes=processes)
+        yield Comparison(entries, study, results, models, processes, trained, record)

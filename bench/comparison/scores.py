@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, tensors_sha256, whole_file, write_json
+from bench.records import file_sha256, read_json, read_kept, tensors_sha256, whole_file, write_json
 from bench.studies.catalogue import Study
 
 METRICS = ("FID", "IS", "precision", "recall")
@@ -62,18 +61,20 @@ def score_entries(scoring: Scoring, entries: Sequence[Entry], processes: int) ->
         Task(entry.name, functools.partial(_score, scoring, entry, static), needs[entry.name]) for entry in entries
     ]
     run_tasks(tasks, processes, "scoring methods")
-    rows = [row for entry in entries for row in json.loads(_file(scoring, entry).read_text(encoding="utf-8"))["rows"]]
-    return pd.DataFrame(rows)
+    kept = (read_json(_file(scoring, entry), "repeat the run, which scores it again") for entry in entries)
+    return pd.DataFrame([row for record in kept for row in record["rows"]])
 
 
 def _score(scoring: Scoring, entry: Entry, static: Entry) -> str:
     with arithmetic(THREADS, tf32=False):
         identity = _identity(scoring, entry, static)
         path = _file(scoring, entry)
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
+        drawn = [_images_file(scoring, seed) for seed in scoring.seeds] if entry.name == STATIC else []
+        if read_kept(path, identity, [file.name for file in drawn]) is not None:
             return ""
         rows = [_row(scoring, entry, static, seed) for seed in scoring.seeds]
-    write_json({"identity": identity, "rows": rows}, path)
+    sums = {file.name: file_sha256(file) for file in drawn}
+    write_json({"identity": identity, "rows": rows, "files": sums}, path)
     return f"{entry.name}: FID {sum(row['FID'] for row in rows) / len(rows):.2f}"
 
 

@@ -22,7 +22,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import check_same_run, whole_file, write_json
+from bench.records import ALL_FILES, check_same_run, read_json, whole_file, write_json
 from dydit import InputError, first_line
 from dydit.checkpoint.json_objects import read_object
 from dydit.sampling import Track
@@ -31,7 +31,7 @@ MANIFEST = "manifest.json"
 _LARGEST = 2**33  # bytes of one array in a file: a claim above it is a damaged file
 SCHEMA_VERSION = 1
 """Version of the manifest and the unit files; to be raised when a field changes its meaning."""
-FILES = (MANIFEST, "units/*.npz", "samples.npz", "preview.png", "png/*.png")
+FILES = (*ALL_FILES, "units/*.*", "png/*.*")
 """All files of a run, as patterns."""
 
 Images = NDArray[np.uint8]
@@ -116,7 +116,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        content = read_object(path, "generate into another directory")
+        content = read_json(path, "restore it, or generate again into another directory")
         version = content["schema_version"]
         if isinstance(version, int) and version > SCHEMA_VERSION:
             raise InputError(

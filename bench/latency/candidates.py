@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,7 +17,7 @@ from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, samp
 from bench.latency.tables import raw_samples, speed_columns
 from bench.machine import DTYPES, Budget, Timed, in_turns, status
 from bench.models import Candidate, SamplingModel, load_candidate
-from bench.records import environment_record, write_run, write_table
+from bench.records import Results, environment_record
 from dydit import Diffusion, InputError, generate
 
 
@@ -49,7 +48,7 @@ SHOWN = [
 """The columns that people are shown."""
 
 
-def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
+def measure_candidates(runs: CandidateRuns, results: Results) -> pd.DataFrame:
     """Time the runs, and write latency.csv and run.json.
 
     `speedup` is over the first network, `flops_ratio` the multiply-adds executed over those that the first executed,
@@ -75,8 +74,8 @@ def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
         times = in_turns(calls, runs.budget, torch.device(runs.device), f"batch {batch}")
         rows += [_row(runs, batch, candidate.name, times, counts) for candidate in found]
         samples += raw_samples(batch, times)
-        write_table(pd.DataFrame(rows), directory, "latency")
-        write_run(facts | {"samples": samples}, directory)
+        results.write_table(pd.DataFrame(rows), "latency")
+        results.write_record(facts | {"samples": samples})
     return pd.DataFrame(rows)
 
 

@@ -18,7 +18,7 @@ import torch
 
 from bench.latency.tables import raw_samples, speed_columns
 from bench.machine import DTYPES, Budget, Timed, in_turns, status
-from bench.records import environment_record, file_sha256, portable, write_run, write_table
+from bench.records import Results, environment_record, file_sha256, portable
 from dydit import (
     Diffusion,
     DiT,
@@ -62,7 +62,7 @@ class LearnedRun:
         return Diffusion.linear().respaced(self.steps)
 
 
-def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
+def measure_learned(run: LearnedRun, results: Results) -> pd.DataFrame:
     """Time static, plain, masked and realised runs in turns, and write latency.csv and run.json.
 
     `flops_ratio` is what an engine executes, matrix products and convolutions, over what `static` executes: for
@@ -102,8 +102,8 @@ def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
         times = in_turns(calls, run.budget, torch.device(run.device), f"batch {batch}")
         rows += [_row(run, record, batch, name, times, ratios[name]) for name in engines]
         samples += raw_samples(batch, times)
-        write_table(pd.DataFrame(rows), directory, "latency")
-        write_run(facts | {"samples": samples}, directory)
+        results.write_table(pd.DataFrame(rows), "latency")
+        results.write_record(facts | {"samples": samples})
     return pd.DataFrame(rows)
 
 

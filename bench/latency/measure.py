@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -33,12 +32,12 @@ from bench.latency.cases import (
 )
 from bench.latency.tables import _record, _table_row, _write
 from bench.machine import DTYPES, Budget, check_fits, cpu_threads, in_turns, measure_footprint, status
-from bench.records import write_run, write_table
+from bench.records import Results
 from dydit import Diffusion, model_config
 from dydit.sampling import computing_in, denoise
 
 
-def measure_latency(plans: Sequence[LatencyOptions], directory: Path) -> pd.DataFrame:
+def measure_latency(plans: Sequence[LatencyOptions], results: Results) -> pd.DataFrame:
     """Time everything and write latency.csv, latency_best.csv, their markdown twins, and run.json with raw samples."""
     record = _record(plans)
     rows: list[dict[str, Any]] = []
@@ -49,11 +48,11 @@ def measure_latency(plans: Sequence[LatencyOptions], directory: Path) -> pd.Data
                 for found, samples in _time_model(name, options):
                     rows += found
                     raw += samples
-                    _write(rows, raw, record, directory)
+                    _write(rows, raw, record, results)
     return pd.DataFrame(rows)
 
 
-def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
+def measure_breakdown(options: LatencyOptions, results: Results) -> pd.DataFrame:
     """Break one forward of every engine into its parts, at the first batch size, and write latency_profile.csv."""
     record = _record([options])
     tables = []
@@ -83,8 +82,8 @@ def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
             ratios = {key: case.executed_ratio for key, case in engines.items()}
             tables.append(breakdown.table(parts, labels, ratios))
     frame = pd.concat(tables, ignore_index=True)
-    write_table(frame, directory, "latency_profile")
-    write_run(record, directory)
+    results.write_table(frame, "latency_profile")
+    results.write_record(record)
     return frame
 
 

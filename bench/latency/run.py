@@ -16,7 +16,7 @@ from bench.latency.tables import SHOWN, write_growth
 from bench.machine import DTYPES, Budget, check_device, cpu_threads
 from bench.models import is_factory
 from bench.options import OutputOptions, option, shared_values
-from bench.records import prepare_output
+from bench.records import Results, take_results
 from dydit import InputError
 
 
@@ -50,21 +50,21 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
     Raises:
         InputError: anything that the machine, the paper's tables or a finished run lacks, before any long work.
     """
-    if options.checkpoint is not None:
-        return _measure_learned(options)[learned_routing.SHOWN]
-    if options.model is not None:
-        return _measure_candidates(options, options.model)[candidates.SHOWN]
-    if options.growth:
-        return write_growth(options.growth, prepare_output(options.out))
-    shared = shared_values(options, TimingOptions)
-    plans = [
-        LatencyOptions(**shared, resolution=resolution, budget=Budget(seconds=options.seconds))
-        for resolution in options.resolution
-    ]
-    directory = prepare_output(options.out)
-    if options.profile:
-        return measure_breakdown(plans[0], directory)
-    return measure_latency(plans, directory)[SHOWN]
+    with take_results(options.out) as results:
+        if options.checkpoint is not None:
+            return _measure_learned(options, results)[learned_routing.SHOWN]
+        if options.model is not None:
+            return _measure_candidates(options, options.model, results)[candidates.SHOWN]
+        if options.growth:
+            return write_growth(options.growth, results)
+        shared = shared_values(options, TimingOptions)
+        plans = [
+            LatencyOptions(**shared, resolution=resolution, budget=Budget(seconds=options.seconds))
+            for resolution in options.resolution
+        ]
+        if options.profile:
+            return measure_breakdown(plans[0], results)
+        return measure_latency(plans, results)[SHOWN]
 
 
 def _check_runs(options: LatencyRunOptions) -> None:
@@ -75,7 +75,7 @@ def _check_runs(options: LatencyRunOptions) -> None:
         raise InputError(f"batch {list(options.batch)}, steps {options.steps}: whole numbers from 1, steps up to 1000")
 
 
-def _measure_candidates(options: LatencyRunOptions, models: Sequence[str]) -> pd.DataFrame:
+def _measure_candidates(options: LatencyRunOptions, models: Sequence[str], results: Results) -> pd.DataFrame:
     _check_runs(options)
     runs = candidates.CandidateRuns(
         models,
@@ -87,10 +87,10 @@ def _measure_candidates(options: LatencyRunOptions, models: Sequence[str]) -> pd
         Budget(seconds=options.seconds),
     )
     with cpu_threads(options.threads or torch.get_num_threads()):
-        return candidates.measure_candidates(runs, prepare_output(options.out))
+        return candidates.measure_candidates(runs, results)
 
 
-def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
+def _measure_learned(options: LatencyRunOptions, results: Results) -> pd.DataFrame:
     _check_runs(options)
     names, resolution = options.model or (), options.resolution[0]
     if len(names) > 1 or any(is_factory(name) for name in names):
@@ -113,4 +113,4 @@ def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
         Budget(seconds=options.seconds),
     )
     with cpu_threads(options.threads or torch.get_num_threads()):
-        return learned_routing.measure_learned(run, prepare_output(options.out))
+        return learned_routing.measure_learned(run, results)

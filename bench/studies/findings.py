@@ -22,7 +22,7 @@ from bench.claims import (
     published_fid_ratio,
     write_findings,
 )
-from bench.records import environment_record, read_run, read_table, write_run, write_table
+from bench.records import Results, environment_record, read_run, read_table, take_directory
 from bench.studies.answers import questions
 from bench.studies.catalogue import (
     ABLATION_LAMBDA,
@@ -59,13 +59,13 @@ def on_target(target: float) -> Rule:
     return Rule.within(target, CONVERGED, "a tenth of the step from one printed lambda to the next")
 
 
-def judge_study(study: Study, frame: pd.DataFrame, directory: Path) -> list[Finding]:
+def judge_study(study: Study, frame: pd.DataFrame, results: Results) -> list[Finding]:
     """Write what only the whole study can say, from the table of `scores.score_all`: means, questions and findings."""
-    write_table(means(frame, fid_name(study)), directory, "means")
+    results.write_table(means(frame, fid_name(study)), "means")
     if study.name == DIGITS.name:
-        write_table(questions(frame), directory, "questions")
+        results.write_table(questions(frame), "questions")
     findings = study_findings(study, frame)
-    write_findings(findings, directory)
+    write_findings(findings, results)
     return findings
 
 
@@ -75,11 +75,16 @@ def judge_again(directory: Path) -> list[Finding]:
     Raises:
         InputError: the directory has no `runs.csv` or `run.json`, or not every model of a study.
     """
-    frame, record = read_table(directory, "runs"), read_run(directory)
-    study = _study_of(frame, directory)
-    findings = judge_study(study, frame, directory)
-    judged = environment_record()
-    write_run(record | {"judged": {key: judged[key] for key in ("command", "started", "commit", "dirty")}}, directory)
+    record = read_run(directory)
+    with take_directory(directory):
+        frame = read_table(directory, "runs")
+        study = _study_of(frame, directory)
+        record.pop("judged", None)
+        results = Results(directory, record)
+        findings = judge_study(study, frame, results)
+        judging = environment_record()
+        judged = {key: judging[key] for key in ("command", "started", "commit", "dirty")}
+        results.write_record(record | {"judged": judged})
     return findings
 
 

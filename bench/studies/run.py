@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bench.claims import Finding
 from bench.options import DataOptions, DeviceOptions, OutputOptions, option
-from bench.records import environment_record, prepare_output, write_run, write_table
+from bench.records import ALL_FILES, Results, environment_record, take_directory, take_results
 from bench.studies.catalogue import DIGITS, Study, find_study
 from bench.studies.findings import judge_study
 from bench.studies.scores import IMAGES, quarters_table, score_all
@@ -40,11 +41,11 @@ class StudyOptions(DeviceOptions, DataOptions, OutputOptions):
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A study that may begin: `stages` of `study`, directories that can be written, and the record of the run."""
+    """A study that may begin: `stages` of `study`, directories that this run has taken, and the record of the run."""
 
     study: Study
     stages: Study
-    out: Path
+    results: Results
     models: Path
     processes: int
     data_root: Path | None
@@ -76,22 +77,39 @@ class Trained:
     seconds: float
 
 
-def prepare_study(options: StudyOptions) -> StudyJob:
-    """Find the study and its stages, and make the directories.
+@contextlib.contextmanager
+def prepared_study(options: StudyOptions) -> Iterator[StudyJob]:
+    """Find the study and its stages, and take the directories.
 
     Raises:
-        InputError: an unknown study or stage, a number below 1, or a directory that cannot be written.
+        InputError: an unknown study or stage, a number below 1, or a directory that cannot be written or that another
+            run has taken.
     """
     for name, value in (("shorten", options.shorten), ("processes", options.processes)):
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}; give a whole number from 1")
     study = find_study(options.dataset)
     chosen = study.only(options.stages) if options.stages else study
-    out = prepare_output(options.out)
-    models = prepare_output(options.models or out / "models")
+    models = options.models or options.out / "models"
     processes = options.processes or default_processes(options.device)
-    record = environment_record(processes=processes, stages=len(chosen.stages), images=IMAGES)
-    return StudyJob(study, chosen, out, models, processes, options.data_root, record)
+    with take_study(options.out, models) as results:
+        record = environment_record(processes=processes, stages=len(chosen.stages), images=IMAGES)
+        yield StudyJob(study, chosen, results, models, processes, options.data_root, record)
+
+
+@contextlib.contextmanager
+def take_study(out: Path, models: Path) -> Iterator[Results]:
+    """Take the directory of the results and that of the trained files, which may be one, with the scores in either.
+
+    Raises:
+        InputError: as `bench.records.take_directory`.
+    """
+    files = (*ALL_FILES, "scores/*.*")
+    with contextlib.ExitStack() as stack:
+        results = stack.enter_context(take_results(out, files))
+        if models.resolve() != out.resolve():
+            stack.enter_context(take_directory(models, files))
+        yield results
 
 
 def train_study(job: StudyJob, options: StudyOptions) -> Trained:
@@ -115,10 +133,10 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     began = time.monotonic()
     frame = score_all(job.stages, job.models, processes=job.processes, data_root=job.data_root)
     seconds = {"training": round(trained.seconds), "scoring": round(time.monotonic() - began)}
-    write_table(frame, job.out, "runs")
-    write_table(quarters_table(job.stages, job.models), job.out, "quarters")
-    findings = judge_study(job.study, frame, job.out) if job.stages is job.study else []
-    write_run(job.record | {"trained": trained.stages, "seconds": seconds}, job.out)
+    job.results.write_table(frame, "runs")
+    job.results.write_table(quarters_table(job.stages, job.models), "quarters")
+    findings = judge_study(job.study, frame, job.results) if job.stages is job.study else []
+    job.results.write_record(job.record | {"trained": trained.stages, "seconds": seconds})
     return findings
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, whole_file, write_json
+from bench.records import file_sha256, read_json, read_kept, whole_file, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
 from bench.studies.train import THREADS, Evaluated, classifier_accuracy, evaluated
@@ -61,8 +60,7 @@ def score_all(
         for stage in study.stages
     ]
     run_tasks(tasks, processes, f"scoring {study.name}")
-    rows = [row for stage in study.stages for row in json.loads((scores / f"{stage.name}.json").read_text())["rows"]]
-    return pd.DataFrame(rows)
+    return pd.DataFrame([row for stage in study.stages for row in _kept(stage, directory)["rows"]])
 
 
 def _compared_with(stage: Stage) -> tuple[str, ...]:
@@ -97,7 +95,9 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "steps": list(sampler_steps(stage)),
         "seeds": list(seeds),
     }
-    if path.is_file() and (kept := json.loads(path.read_text())).get("identity") == identity and "quarters" in kept:
+    drawn_files = [_images_file(directory, stage.name, seed) for seed in seeds] if stage.run == STATIC else []
+    kept = read_kept(path, identity, [file.name for file in drawn_files])
+    if kept is not None and "quarters" in kept:
         return ""
     data = study.load(data_root)
     real, truth = (data.images, data.labels) if study.reference is None else study.reference(data_root)
@@ -126,7 +126,8 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "seed": stage.recipe.seed,
     }
     quarters = [facts | quarter for quarter in _by_quarter(seen)]
-    write_json({"identity": identity, "rows": rows, "quarters": quarters}, path)
+    sums = {file.name: file_sha256(file) for file in drawn_files}
+    write_json({"identity": identity, "rows": rows, "quarters": quarters, "files": sums}, path)
     return f"{stage.name}: FID[{study.extractor}] {rows[0]['FID']:.2f}"
 
 
@@ -142,7 +143,11 @@ def _drift(
     weights = extractor(study.extractor).weights(directory / study.classifier.weights.name)
     drift = measure_drift(of_tensor(images, stage.name), started, study.extractor, weights)
     psnr = float(np.median(drift.psnr()))
-    return {"drift_mse": float(drift.errors.mean()), "drift_psnr": psnr, "drift_fid": drift.fid}
+    return {
+        "drift_mse": float(drift.errors.mean()),
+        "drift_psnr": psnr if np.isfinite(psnr) else None,  # equal images have no finite one, and JSON no infinity
+        "drift_fid": drift.fid,
+    }
 
 
 def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
@@ -152,8 +157,12 @@ def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
     `background` those of tokens that hold more than black background in the clean image, and of the others, and
     `between_images` the standard deviation of token decisions between images, mean over blocks and tokens.
     """
-    files = (directory / "scores" / f"{stage.name}.json" for stage in study.stages)
-    return pd.DataFrame([row for file in files for row in json.loads(file.read_text())["quarters"]])
+    return pd.DataFrame([row for stage in study.stages for row in _kept(stage, directory)["quarters"]])
+
+
+def _kept(stage: Stage, directory: Path) -> dict[str, Any]:
+    """What `_score` kept of a stage."""
+    return read_json(directory / "scores" / f"{stage.name}.json", "repeat the run, which scores it again")
 
 
 def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:

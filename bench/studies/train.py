@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.machine import Task, arithmetic, check_device, run_tasks, track
+from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
 from bench.quality.features import classifiers
 from bench.quality.features.classifiers import ClassifierKind
 from bench.records import file_sha256, provenance
@@ -273,9 +273,14 @@ def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str
 
 
 def _is_made(path: Path, identity: dict[str, str]) -> bool:
+    """Whether a file is the one of this identity, and whole; one that has changed is made again, which a line says."""
     if not path.is_file():
         return False
-    record = checkpoint.read(path).record
+    try:
+        record = checkpoint.read(path).record
+    except InputError as error:
+        status(f"made again: {error}")
+        return False
     recipes = (Recipe.completed(json.loads(each)) for each in (record.get("recipe", "{}"), identity["recipe"]))
     if next(recipes) != next(recipes):
         return False

@@ -36,19 +36,18 @@ from bench.records import (
     check_same_run,
     environment_record,
     file_sha256,
+    read_json,
     take_directory,
     tensors_sha256,
     whole_file,
     write_json,
 )
 from dydit import VAE_DOWNSAMPLING, InputError, first_line
-from dydit.checkpoint.json_objects import read_object
 
 MANIFEST = "latents.json"
+LABELS = "labels.npy"
 PROGRESS = "progress.json"
 """What a run that is broken off has made: its identity, and the SHA-256 of its files."""
-FILES = (MANIFEST, PROGRESS, "*.npy")
-"""All files of a set, as patterns."""
 SCHEMA_VERSION = 1
 BATCH = 8
 """Images that the autoencoder encodes at once."""
@@ -98,19 +97,23 @@ def unit_path(directory: Path, number: int) -> Path:
 
 
 def open_latents(directory: Path) -> Latents:
-    """The latents in a directory; sizes are checked, bytes are not read.
+    """The latents in a directory, every file compared with its checksum in the manifest.
 
     Raises:
-        InputError: no such directory, a broken manifest, or a file that is missing or cut short.
+        InputError: no such directory, a broken manifest, or a file that is missing, cut short or has changed.
     """
-    path = directory / MANIFEST
+    again = "run `python -m bench latents` again"
     try:
-        content = read_object(path, "run `python -m bench latents` again")
+        content = read_json(directory / MANIFEST, again)
         count, unit, shape = int(content["count"]), int(content["unit"]), tuple(int(side) for side in content["shape"])
         sums = {str(name): str(value) for name, value in content["sha256"].items()}
         if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
             raise ValueError(f"shape {shape}, schema version {content['schema_version']}")
-        labels = np.load(directory / "labels.npy", allow_pickle=False)
+        checked = [LABELS, *(unit_path(directory, number).name for number in range(-(-count // unit)))]
+        for name in track(checked, f"checking {directory}"):
+            if file_sha256(directory / name) != sums[name]:
+                raise ValueError(f"{name} has changed since it was written")
+        labels = np.load(directory / LABELS, allow_pickle=False)
         files: list[NDArray[Any]] = []
         for number, rows in enumerate(unit_ranges(count, unit)):
             file = np.load(unit_path(directory, number), mmap_mode="r", allow_pickle=False)
@@ -121,10 +124,10 @@ def open_latents(directory: Path) -> Latents:
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels.npy holds {labels.dtype} {labels.shape}")
         recorded = read_class_table(content.get("classes", []))
+    except InputError:
+        raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
-        raise InputError(
-            f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
-        ) from None
+        raise InputError(f"{directory}: no whole set of latents ({first_line(error)}); {again}") from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     names = {row["label"]: row["name"] for row in recorded if row["name"] is not None}
     of_labels = torch.from_numpy(labels)
@@ -145,7 +148,7 @@ def encode_latents(options: LatentsOptions) -> Latents:
         if number < 1:
             raise InputError(f"{name} = {number}; it must be at least 1")
     check_device(options.device, torch.float32)
-    with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
+    with take_directory(out), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
         classes = opened.classes
         status(f"data {options.data}: {describe_classes(classes)}")
@@ -174,8 +177,8 @@ def _write_files(
 ) -> dict[str, str]:
     """Write the labels and those units that an earlier run has not made; the checksums of all files."""
     sums = _earlier_sums(out, identity)
-    _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
-    sums["labels.npy"] = file_sha256(out / "labels.npy")
+    _write(out / LABELS, opened.labels.numpy().astype(np.int64))
+    sums[LABELS] = file_sha256(out / LABELS)
     units = unit_ranges(len(opened), identity["unit"])
     for number, rows in enumerate(track(units, f"encoding {identity['data']}")):
         path = unit_path(out, number)
@@ -193,7 +196,7 @@ def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     if not path.is_file():
         return {}
     remedy = "remove it: the latents are encoded again"
-    there = read_object(path, remedy)
+    there = read_json(path, remedy)
     if not all(isinstance(there.get(name), dict) for name in ("identity", "sha256")):
         raise InputError(f"{path}: no record of encoded units; {remedy}")
     check_same_run(out, there["identity"], identity)

@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+TOKEN = "[0-9a-f]" * 8
+"""Pattern of the tokens in the names of files that are being written."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:

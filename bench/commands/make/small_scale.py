@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.claims import findings_overview
 from bench.studies.findings import judge_again
-from bench.studies.run import StudyOptions, prepare_study, score_study, train_study
+from bench.studies.run import StudyOptions, prepared_study, score_study, train_study
 
 OPTIONS = StudyOptions
 
@@ -14,11 +14,11 @@ def run(options: StudyOptions) -> None:
     if options.judge is not None:
         print(findings_overview(judge_again(options.judge)))
         return
-    job = prepare_study(options)
-    trained = train_study(job, options)
-    print(f"trained files in {job.models}; {job.next_command}")
-    if job.scored:
-        findings = score_study(job, trained)
-        if findings:
-            print(findings_overview(findings))
-        print(f"tables in {job.out}")
+    with prepared_study(options) as job:
+        trained = train_study(job, options)
+        print(f"trained files in {job.models}; {job.next_command}")
+        if job.scored:
+            findings = score_study(job, trained)
+            if findings:
+                print(findings_overview(findings))
+            print(f"tables in {options.out}")

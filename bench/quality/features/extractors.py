@@ -18,7 +18,7 @@ from torch import nn
 from bench.quality.features import classifiers, inception
 from bench.quality.features.classifiers import ClassifierKind
 from bench.quality.features.layers import LOGITS, SPATIAL, SPATIAL_CHANNELS
-from bench.records import file_sha256
+from bench.records import check_listed, file_sha256
 from dydit import InputError
 
 
@@ -100,7 +100,7 @@ class ExtractorSpec:
             )
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
             raise InputError(f"{self.name}: {sha256!r} is no SHA-256; give all 64 hexadecimal digits")
-        expected, own = (sha256 or self.sha256 or "").lower(), file_sha256(path)
+        expected, own = (sha256 or self.sha256 or "").lower(), file_sha256(path) if sha256 else check_listed(path)
         if expected and own != expected:
             raise InputError(
                 f"{self.name}: {path} has SHA-256 {own}, expected {expected}; {self.remedy}; "

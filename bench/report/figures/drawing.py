@@ -107,12 +107,13 @@ def to_svg(drawing: Drawing, cache: Path | None = None) -> str:
     """
     path = None if cache is None else cache / f"{drawing.name}-{_content(drawing)}.svg"
     if path is not None and path.is_file():
-        return path.read_text(encoding="utf-8")
+        head, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        if head == _checksum(text):
+            return text
     text = _inline(svg_file(drawing), drawing)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(f"{_checksum(text)}\n{text}", encoding="utf-8")
     return text
 
 
@@ -138,6 +139,11 @@ def _inline(text: str, drawing: Drawing) -> str:
         rest = rest.replace(colour, role)
     head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-label="{escape(drawing.alt)}">'
     return head + re.sub(r"\n\s*", "\n", rest)
+
+
+def _checksum(text: str) -> str:
+    """The first line of a figure that is kept, without which it is drawn again."""
+    return f"<!-- SHA-256 {hashlib.sha256(text.encode()).hexdigest()} -->"
 
 
 def _content(drawing: Drawing) -> str:

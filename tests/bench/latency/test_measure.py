@@ -16,7 +16,7 @@ from bench.latency.measure import _sampling, measure_breakdown, measure_latency
 from bench.latency.tables import write_growth
 from bench.machine import devices
 from bench.machine.timing import Budget
-from bench.records import run_directory, run_record
+from bench.records import Results, run_record
 from bench.records.tables import read_table
 from dydit import InputError
 from dydit.inference.spans import span
@@ -35,7 +35,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = LatencyOptions(
         models=["DyDiT-S/2"], lambdas=[0.5, 0.3], batch=[1, 2], profiles=["even"], run_steps=1, budget=QUICK
     )
-    measure_latency([options], directory)
+    measure_latency([options], Results(directory))
     return directory
 
 
@@ -127,7 +127,7 @@ def test_the_parts_of_a_forward_on_a_gpu_are_timed_by_events(monkeypatch: pytest
 def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breakdown, "REPEATS", 1)
     options = LatencyOptions(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
-    table = measure_breakdown(options, tmp_path)
+    table = measure_breakdown(options, Results(tmp_path))
     for engine in ("static", "realised"):
         rows = table[table["engine"] == engine].set_index("part")
         assert rows["share"].sum() == pytest.approx(1.0)
@@ -185,11 +185,11 @@ cli.main(sys.argv[1:])
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "latency.csv").is_file()
-    joined = write_growth([tmp_path, tmp_path], run_directory.prepare_output(tmp_path / "growth"))
+    joined = write_growth([tmp_path, tmp_path], Results(tmp_path / "growth"))
     assert list(joined["tokens"]) == [256, 256] and joined["efficiency"].notna().all()
     assert (tmp_path / "growth" / "latency_growth.md").is_file()
 
 
 def test_growth_of_a_directory_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"latency\.csv"):
-        write_growth([tmp_path], tmp_path)
+        write_growth([tmp_path], Results(tmp_path))

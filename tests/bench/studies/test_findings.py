@@ -14,7 +14,8 @@ import torch
 from scipy import stats
 
 from bench.claims import RELEASED_LAMBDAS, published_fid_ratio, read_findings
-from bench.records import environment_record, read_run, read_table, write_run, write_table
+from bench.records import environment_record, read_run, read_table, write_table
+from bench.records.run_record import write_run
 from bench.report.readme import committed_run
 from bench.studies import answers, scores
 from bench.studies.catalogue import DIGITS, FASHION, MIDDLE, SEEDS, STATIC, Study

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from bench.quality.references import manifest, pins
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference, read_reference, write_reference
 from bench.quality.references.resolve import resolve_reference
-from bench.records import checksums
+from bench.records import checksums, read_json, write_json
 from dydit.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,7 +148,7 @@ def test_a_reference_comes_back_exactly(tmp_path: Path) -> None:
         assert np.array_equal(one.mean, other.mean) and np.array_equal(one.covariance, other.covariance)
     assert back.rows is not None and built.rows is not None and np.array_equal(back.rows, built.rows)
     assert (back.name, back.extractor, back.size, back.images) == ("built", "digits-cnn", (8, 8), None)
-    sidecar = json.loads(path.with_suffix(".json").read_text())
+    sidecar = read_json(path.with_suffix(".json"), "")
     assert sidecar == back.record and sidecar["sha256"] == checksums.file_sha256(path)
     assert (sidecar["count"], sidecar["rows"], sidecar["resolution"]) == (60, 60, [8, 8])
     assert sidecar["dtype"]["mu"] == "float64" and sidecar["dtype"]["features"] == "float32"
@@ -258,8 +257,10 @@ def test_an_unusable_sidecar_is_refused(
 ) -> None:
     path = tmp_path / "a.npz"
     sidecar = write_reference(path, made_up(10))
-    text = change if isinstance(change, str) else json.dumps(json.loads(sidecar.read_text()) | change)
-    sidecar.write_text(text)
+    if isinstance(change, str):
+        sidecar.write_text(change)
+    else:
+        write_json(read_json(sidecar, "") | change, sidecar)
     with pytest.raises(InputError, match=message):
         read_reference(path)
 

@@ -11,7 +11,7 @@ import pytest
 
 from bench.claims import Tolerance, find_published, write_summary
 from bench.claims.verdict import SummaryRow
-from bench.records import read_table, write_table
+from bench.records import Results, read_table, write_table
 from bench.report.figures.catalogue import KINDS, draw_all
 from bench.report.figures.learned import methods, training, widths
 from bench.report.figures.pictures import pictures
@@ -53,7 +53,7 @@ def test_a_measured_fid_joins_the_front(tmp_path: Path) -> None:
     published = find_published("dydit_iclr2025", table="Table 8", row="DyDiT-XL lambda=0.5", metric=FID)
     row = SummaryRow.judged(published, 2.11, Tolerance.symmetric(0.1, "other images"), "full", "quality.csv")
     (tmp_path / "run").mkdir()
-    write_summary([row], tmp_path / "run")
+    write_summary([row], Results(tmp_path / "run"))
     drawing = flops_front(load_runs([tmp_path / "run"], tmp_path))
     assert drawing is not None
     here = drawing.data[drawing.data["series"] == HERE]
