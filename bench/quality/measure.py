@@ -135,7 +135,7 @@ def measure_quality(
 def evaluate(
     samples: Tensor, reference: Tensor | Reference, *, extractor: str = "digits-cnn", weights: Path | None = None
 ) -> Quality:
-    """FID, Inception Score, precision and recall of images in memory, without intervals; see `measure_quality`.
+    """FID, Inception Score, precision, recall and KID of images in memory, without intervals; see `measure_quality`.
 
     Args:
         samples: uint8 (N, C, H, W) with C = 1 or 3, in the order in which they were generated.
@@ -151,7 +151,7 @@ def evaluate(
         image_set.of_tensor(reference, "reference") if isinstance(reference, Tensor) else reference,
         extractor=extractor,
         weights=weights,
-        metrics=("FID", "IS", "precision", "recall"),
+        metrics=("FID", "IS", "precision", "recall", "KID"),
         resamples=0,
     )
 
