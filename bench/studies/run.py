@@ -15,7 +15,7 @@ from bench.records import environment_record, prepare_output, write_run, write_t
 from bench.studies.catalogue import DIGITS, Study, find_study
 from bench.studies.findings import judge_study
 from bench.studies.scores import IMAGES, quarters_table, score_all
-from bench.studies.train import train_all
+from bench.studies.train import curves_table, train_all
 from dydit import InputError
 
 
@@ -107,7 +107,7 @@ def train_study(job: StudyJob, options: StudyOptions) -> Trained:
 
 
 def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
-    """Score the trained stages and write runs.csv and run.json.
+    """Score the trained stages; write runs, quarters and curves, as far as files keep them, and run.json.
 
     Returns:
         The findings, see `judge_study`; none where stages were left out.
@@ -117,6 +117,9 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     seconds = {"training": round(trained.seconds), "scoring": round(time.monotonic() - began)}
     write_table(frame, job.out, "runs")
     write_table(quarters_table(job.stages, job.models), job.out, "quarters")
+    curves = curves_table(job.stages, job.models)
+    if not curves.empty:
+        write_table(curves, job.out, "curves")
     findings = judge_study(job.study, frame, job.out) if job.stages is job.study else []
     write_run(job.record | {"trained": trained.stages, "seconds": seconds}, job.out)
     return findings

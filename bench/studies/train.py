@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -36,6 +37,8 @@ BACKGROUND = -0.9
 """Pixels up to this value, a twentieth of the way from black to white, belong to the background."""
 CALIBRATION = 64
 """Images, the first of the training set, on which a pruning by gradients takes them."""
+CURVE_POINTS = 40
+"""Of the course of a training that its file keeps: means over as many equal stretches of steps."""
 SAVE_EVERY = 500
 """Steps between two saved states of a stage, from which a broken-off training goes on to the same bits."""
 
@@ -103,10 +106,38 @@ def _make(
         "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
         "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
         "skipped_steps": str(sum(entry.skipped for entry in log)),
+        "curve": json.dumps(_curve(log)),
     }
     checkpoint.write(path, model, identity | made_by | outcome, dtype=dtype)
     (directory / f".{stage.name}.partial.pt").unlink(missing_ok=True)
     return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
+
+
+def _curve(log: list[StepOutcome]) -> list[tuple[int, float, float]]:
+    """Last step, mean loss and mean FLOPs ratio of `CURVE_POINTS` stretches of a training, or of every step of it."""
+    ends = [len(log) * (point + 1) // CURVE_POINTS for point in range(CURVE_POINTS)]
+    stretches = [(end, log[start:end]) for start, end in zip([0, *ends], ends, strict=False) if end > start]
+    return [
+        (end, *(round(sum(entry[column] for entry in part) / len(part), 5) for column in (0, 1)))
+        for end, part in stretches
+    ]
+
+
+def curves_table(study: Study, directory: Path) -> pd.DataFrame:
+    """The course of trainings whose files in `directory` keep it: stage, size, run, lambda, seed, step, loss, ratio.
+
+    Loss and ratio are means over the steps since the row before; the ratio is that of training's noisy gates.
+    """
+    rows = []
+    for stage in study.stages:
+        record = checkpoint.read(directory / f"{stage.name}.safetensors").record
+        facts = {"stage": stage.name, "size": stage.size, "run": stage.run}
+        facts |= {"lambda": stage.recipe.target, "seed": stage.recipe.seed}
+        rows += [
+            facts | dict(zip(("step", "loss", "ratio"), point, strict=True))
+            for point in json.loads(record.get("curve", "[]"))
+        ]
+    return pd.DataFrame(rows)
 
 
 @functools.lru_cache(maxsize=1)

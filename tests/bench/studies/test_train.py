@@ -34,7 +34,7 @@ from bench.studies.catalogue import (
     stage_stem,
 )
 from bench.studies.samples import DIRECTORY, Sampling, Variant, compared_variants, draw_samples, load_stage
-from bench.studies.train import evaluated, train_all
+from bench.studies.train import CURVE_POINTS, StepOutcome, _curve, curves_table, evaluated, train_all
 from dydit import DiTConfig, DyDiT, InputError, checkpoint
 from dydit.ablations.networks import RandomRouting
 from dydit.training import Recipe
@@ -52,6 +52,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("study")
     assert train_all(TRIAL, directory) == len(TRIAL.stages) == 5
     return directory
+
+
+def test_files_keep_the_course_of_their_training(trained: Path) -> None:
+    curves = curves_table(TRIAL, trained).set_index("stage")
+    control, random = curves.loc["dit-m-control-s1"], curves.loc["dydit-m-random-0.5-s1"]
+    assert control["step"].tolist() == random["step"].tolist() == [1, 2, 3]  # 1000 // 300 steps, each of them a point
+    assert (curves["loss"] > 0.05).all() and (control["ratio"] == 1).all() and random["ratio"].between(0.2, 1).all()
+    long = [StepOutcome(float(step), 1.0, False) for step in range(81)]
+    points = _curve(long)
+    assert len(points) == CURVE_POINTS and points[0] == (2, 0.5, 1.0) and points[-1] == (81, 79.0, 1.0)
 
 
 def test_two_processes_train_the_same_bytes_as_one(trained: Path, tmp_path: Path) -> None:

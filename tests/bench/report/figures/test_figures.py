@@ -111,6 +111,19 @@ def test_methods_are_shown_at_the_usual_number_of_steps(load: Load) -> None:
     assert drawing.data[["run", "ratio", "FID"]].to_numpy().tolist() == [["control", 1.0, 40.0], ["DyDiT", 0.5, 43.0]]
 
 
+def test_training_curves_of_a_study_are_those_of_its_largest_dydit(load: Load) -> None:
+    rows = [
+        {"size": size, "run": run, "lambda": target, "seed": seed, "step": step, "loss": 10 * seed / step, "ratio": 0.5}
+        for size, run, target in (("s", "both", 0.5), ("l", "both", 0.5), ("l", "control", None), ("m", "random", 0.5))
+        for seed in (1, 3)
+        for step in (25, 50)
+    ]
+    drawing = training(load(curves=pd.DataFrame(rows)))
+    assert drawing is not None
+    assert drawing.data["run"].tolist() == ["run: DyDiT lambda 0.5"] * 2 + ["run: control"] * 2
+    assert drawing.data["loss"].tolist() == [0.8, 0.4] * 2
+
+
 def test_training_curves_are_thinned(load: Load) -> None:
     steps = range(2000)
     drawing = training(load(log=pd.DataFrame({"step": steps, "loss": [1.0 / (1 + step) for step in steps]})))
