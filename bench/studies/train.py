@@ -117,10 +117,8 @@ def _curve(log: list[StepOutcome]) -> list[tuple[int, float, float]]:
     """Last step, mean loss and mean FLOPs ratio of `CURVE_POINTS` stretches of a training, or of every step of it."""
     ends = [len(log) * (point + 1) // CURVE_POINTS for point in range(CURVE_POINTS)]
     stretches = [(end, log[start:end]) for start, end in zip([0, *ends], ends, strict=False) if end > start]
-    return [
-        (end, *(round(sum(entry[column] for entry in part) / len(part), 5) for column in (0, 1)))
-        for end, part in stretches
-    ]
+    means = [[sum(entry[column] for entry in part) / len(part) for column in (0, 1)] for _, part in stretches]
+    return [(end, round(loss, 5), round(ratio, 5)) for (end, _), (loss, ratio) in zip(stretches, means, strict=True)]
 
 
 def curves_table(study: Study, directory: Path) -> pd.DataFrame:
@@ -131,7 +129,7 @@ def curves_table(study: Study, directory: Path) -> pd.DataFrame:
     rows = []
     for stage in study.stages:
         record = checkpoint.read(directory / f"{stage.name}.safetensors").record
-        facts = {"stage": stage.name, "size": stage.size, "run": stage.run}
+        facts: dict[str, Any] = {"stage": stage.name, "size": stage.size, "run": stage.run}
         facts |= {"lambda": stage.recipe.target, "seed": stage.recipe.seed}
         rows += [
             facts | dict(zip(("step", "loss", "ratio"), point, strict=True))
@@ -176,9 +174,7 @@ class StepOutcome(NamedTuple):
 def _train_stage(
     stage: Stage, directory: Path, x: Tensor, labels: Tensor, identity: dict[str, str]
 ) -> tuple[DiT, list[StepOutcome]]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.recipe.seed)
-        model = _built(stage)
+    model = untrained(stage)
     if stage.parent is not None and is_change(stage.run):
         parent = checkpoint.load_model(directory / f"{stage.parent}.safetensors")[0]
         model = change_network(parent, stage.run, Calibration(x[:CALIBRATION].cpu(), labels[:CALIBRATION].cpu()))
@@ -232,13 +228,20 @@ def _partly_trained(partial: Path, identity: dict[str, str]) -> dict[str, Any] |
     return content if content["identity"] == identity else None
 
 
-def _built(stage: Stage) -> DiT:
-    if stage.kind == STATIC:
-        return DiT(**stage.network.kwargs())
-    ablation = find_ablation(stage.kind)
-    if stage.recipe.target is not None:
-        ablation.check_target(stage.network, stage.recipe.target)
-    return ablation.build(stage.network)
+def untrained(stage: Stage) -> DiT:
+    """The network of a stage with the random weights of its seed.
+
+    Raises:
+        InputError: the recipe aims at a FLOPs ratio that the network cannot reach.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.recipe.seed)
+        if stage.kind == STATIC:
+            return DiT(**stage.network.kwargs())
+        ablation = find_ablation(stage.kind)
+        if stage.recipe.target is not None:
+            ablation.check_target(stage.network, stage.recipe.target)
+        return ablation.build(stage.network)
 
 
 class Evaluated(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
@@ -156,8 +156,8 @@ def _of_study(run: Run, table: pd.DataFrame) -> pd.DataFrame:
     chosen = table[table["run"].isin(("both", "control")) & (table["size"] == largest)]
     target = chosen["lambda"].map(lambda value: "" if pd.isna(value) else f" lambda {value}")
     name = run.place.rpartition("/")[2] + ": " + chosen["run"].replace({"both": "DyDiT"}) + target
-    means = chosen.assign(run=name).groupby(["run", "step"], sort=False)[["loss", "ratio"]].mean()
-    return means.reset_index()
+    groups = chosen.assign(run=name).groupby(["run", "step"], sort=False, as_index=False)
+    return cast(pd.DataFrame, groups[["loss", "ratio"]].mean())
 
 
 def _draw_training(data: pd.DataFrame) -> Figure:

@@ -47,7 +47,7 @@ OPTIONS = {
     "compare-methods": """
         --out --methods --model --steps --images --seeds --batch --seconds --models --shorten --processes
     """,
-    "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
+    "small-scale": "--out --plan --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
         --threads --vae --images
