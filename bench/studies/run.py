@@ -135,7 +135,9 @@ def estimate_study(study: Study, *, processes: int, device: str, data_root: Path
     """
     data = study.load(data_root)
     images = InMemory(data.x.to(device), data.labels.to(device))
-    kinds = {_kind(stage): stage for stage in study.stages}
+    kinds: dict[tuple[str, str], Stage] = {}
+    for stage in study.stages:
+        kinds.setdefault(_kind(stage), stage)
     seconds: dict[tuple[str, str], tuple[float, float]] = {}
     with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
         for kind, stage in track(list(kinds.items()), f"timing steps of {study.name}"):
