@@ -265,7 +265,9 @@ def test_a_reference_by_another_extractor_is_refused(real: Reference) -> None:
         measure_quality(named(MADE), other)
     assert "inception-v3-compat" in str(caught.value) and "digits-cnn" in str(caught.value)
     short = dataclasses.replace(real, extractor=None, pool=moments.of_features(np.eye(5)))
-    with pytest.raises(InputError, match="another extractor than digits-cnn: it has 5 features where that has 64"):
+    with pytest.raises(
+        InputError, match="another extractor than digits-cnn: it has 5 features where digits-cnn has 64"
+    ):
         measure_quality(named(MADE), short)
     with pytest.raises(
         InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{classifiers.DIGITS.weights}"
