@@ -16,7 +16,7 @@ import torch
 
 from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, sampler_of
 from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, in_turns, status
+from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
 from bench.models import Candidate, SamplingModel, load_candidate
 from bench.records import environment_record, write_run, write_table
 from dydit import Diffusion, InputError, generate
@@ -31,6 +31,7 @@ class CandidateRuns:
     steps: int
     device: str
     dtype: str
+    tf32: bool
     seed: int
     budget: Budget
 
@@ -120,7 +121,7 @@ def _row(
         "lambda": None,
         "batch": batch,
         "device": runs.device,
-        "dtype": runs.dtype,
+        "dtype": arithmetic_name(runs.dtype, runs.tf32),
         "engine": "own",
         "profile": "",
         "steps": runs.steps,

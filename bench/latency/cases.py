@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import synthetic_routing
-from bench.machine import DTYPES, Budget, check_device
-from bench.options import DeviceOptions, DtypeOptions, option
+from bench.machine import DTYPES, Budget, check_arithmetic
+from bench.options import DeviceOptions, DtypeOptions, Tf32Options, option
 from dydit import DiT, DyDiT, InputError, Routing, check_lambda, macs, model_config
 from dydit.dit import sincos_table
 from dydit.flops import MATMUL
-from dydit.inference import Engine, GraphedForward, WidthPlan
+from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
 
 STEPS = 250
 TIMESTEP = 500
@@ -23,7 +23,7 @@ Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimingOptions(DtypeOptions, DeviceOptions):
+class TimingOptions(DtypeOptions, Tf32Options, DeviceOptions):
     """What to time; nothing is checked."""
 
     models: Sequence[str] = option(("DiT-S/2", "DiT-B/2"), metavar="NAME", help="such as DiT-B/2")
@@ -62,7 +62,7 @@ class LatencyOptions(TimingOptions):
             raise InputError(f"run steps {self.run_steps}: give 1 to {STEPS}")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
-        check_device(self.device, DTYPES[self.dtype])
+        check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
         if self.graphs and torch.device(self.device).type != "cuda":
             raise InputError("graphs: CUDA graphs need --device cuda; leave --graphs out")
 
@@ -76,6 +76,18 @@ class Case:
     profile: str
     model: Forward
     executed_ratio: float
+
+    @property
+    def own(self) -> Engine | None:
+        """This project's engine, where it is one that computes the forward."""
+        inner = self.model.engine if isinstance(self.model, GraphedForward) else self.model
+        return inner if isinstance(inner, Engine) else None
+
+    def ran_in(self, options: LatencyOptions) -> dict[str, str]:
+        """By what, and in which arithmetic, the parts of the forward compute; see `Engine.ran_in`."""
+        if self.own is not None:
+            return self.own.ran_in()
+        return {"products": f"torch, {arithmetic_of(DTYPES[options.dtype], torch.device(options.device))}"}
 
 
 def _to(routing: Routing, device: torch.device) -> Routing:
@@ -122,24 +134,18 @@ def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Late
     return found
 
 
-def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Let all engines choose their fastest kernels for these inputs; before anything is timed or captured."""
-    for engine in _own(engines):
-        engine.tune(*given)
+def tune(engines: Mapping[str, Case], rows: int) -> None:
+    """Let all engines choose their fastest kernels for a batch of `rows`; before anything is timed or captured."""
+    for case in engines.values():
+        if case.own is not None:
+            case.own.tune(rows)
 
 
 def release(engines: Mapping[str, Case]) -> None:
     """Let all engines give back what they keep for the intermediates of a forward; before memory is measured."""
-    for engine in _own(engines):
-        engine.backend.scratch.release()
-
-
-def _own(engines: Mapping[str, Case]) -> Iterator[Engine]:
-    """This project's engines among the cases."""
     for case in engines.values():
-        engine = case.model.engine if isinstance(case.model, GraphedForward) else case.model
-        if isinstance(engine, Engine):
-            yield engine
+        if case.own is not None:
+            case.own.backend.scratch.release()
 
 
 def _engine(

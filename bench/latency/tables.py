@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from bench.latency.cases import STEPS, Case, LatencyOptions
-from bench.machine import Footprint, Timed, speedup
+from bench.machine import Footprint, Timed, arithmetic_name, speedup
 from bench.records import environment_record, portable, read_table, write_run, write_table
 from dydit import model_config
+from dydit.inference import tuned_products
 
 SHOWN = [
     "model",
@@ -45,7 +46,7 @@ def _write(rows: list[dict[str, Any]], raw: list[dict[str, Any]], record: dict[s
     frame = pd.DataFrame(rows)
     write_table(frame, directory, "latency")
     write_table(best_batches(frame), directory, "latency_best")
-    write_run(record | {"samples": raw}, directory)
+    write_run(record | {"tuned": tuned_products(), "samples": raw}, directory)
 
 
 def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +142,7 @@ def _table_row(
         "resolution": options.resolution,
         "batch": batch,
         "device": options.device,
-        "dtype": options.dtype,
+        "dtype": arithmetic_name(options.dtype, options.tf32),
         "engine": case.engine,
         "profile": case.profile,
         **speed_columns(batch, timed, static, case.executed_ratio, plain),

@@ -41,13 +41,16 @@ class GraphedForward:
         limit: number of graphs to keep; the least recently used is dropped.
 
     Raises:
-        InputError: the model is not on a CUDA device, or the slices of one step exceed the engine's cache.
+        InputError: the model is not on a CUDA device, its blocks wait for the device, or the slices of one step exceed
+            the engine's cache.
     """
 
     def __init__(self, engine: Engine, limit: int = MAX_GRAPHS) -> None:
         device = engine.model.pos_embed.device
         if device.type != "cuda":
             raise InputError(f"graphs: the model is on {device}, graphs need a CUDA device; call the engine itself")
+        if engine.plan is not None and engine.backend.waits:
+            raise InputError("graphs: without Triton the host asks for the number of tokens; install triton")
         if limit < 1:
             raise InputError(f"graphs: limit {limit} keeps no graph; give at least 1")
         self.engine = engine

@@ -18,7 +18,7 @@ OPTIONS = {
     """,
     "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
-        --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
+        --out --models --lambdas --batch --profiles --device --dtype --tf32 --resolution --threads --seconds
         --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps --model --weights
     """,
     "generate": """
