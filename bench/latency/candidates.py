@@ -17,7 +17,7 @@ import torch
 from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, sampler_of
 from bench.latency.tables import raw_samples, speed_columns
 from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
-from bench.models import Candidate, SamplingModel, load_candidate
+from bench.models import Candidate, SamplingModel, check_same_images, load_candidate
 from bench.records import environment_record, write_run, write_table
 from dydit import Diffusion, InputError, generate
 
@@ -79,20 +79,6 @@ def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
         write_table(pd.DataFrame(rows), directory, "latency")
         write_run(facts | {"samples": samples}, directory)
     return pd.DataFrame(rows)
-
-
-def check_same_images(candidates: Sequence[Candidate]) -> None:
-    """Refuse to compare networks that draw different images.
-
-    Raises:
-        InputError: two differ in channels, size or classes; both values are shown.
-    """
-    first = candidates[0]
-    for other in candidates[1:]:
-        for name in ("in_channels", "input_size", "num_classes"):
-            mine, theirs = getattr(first.config, name), getattr(other.config, name)
-            if mine != theirs:
-                raise InputError(f"{first.name} has {name} = {mine}, {other.name} has {theirs}; compare like with like")
 
 
 def _sample(candidate: Candidate, model: Any, runs: CandidateRuns, batch: int) -> None:

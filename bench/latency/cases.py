@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import synthetic_routing
 from bench.machine import DTYPES, Budget, check_arithmetic
 from bench.options import DeviceOptions, DtypeOptions, Tf32Options, option
-from dydit import DiT, DyDiT, InputError, Routing, check_lambda, macs, model_config
+from dydit import DiT, DiTConfig, DyDiT, InputError, Routing, check_lambda, is_router_key, macs, model_config
 from dydit.dit import sincos_table
 from dydit.flops import MATMUL
 from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
@@ -20,6 +21,7 @@ from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
 STEPS = 250
 TIMESTEP = 500
 Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = TypeVar("Network", DiT, DyDiT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,20 +96,42 @@ def _to(routing: Routing, device: torch.device) -> Routing:
     return Routing(routing.heads.to(device), routing.channels.to(device), routing.tokens.to(device))
 
 
-def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
-    """A DyDiT with random weights (gates not zero) and the static DiT that shares every weight but the routers."""
-    config = model_config(name, options.resolution)
-    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+def random_network(
+    kind: type[Network], config: DiTConfig, device: torch.device, dtype: torch.dtype, seed: int
+) -> Network:
+    """A network with random weights (gates not zero), in evaluation mode and without gradients."""
     with torch.device("meta"):
-        dynamic, static = DyDiT(**config.kwargs()), DiT(**config.kwargs())
-    dynamic = dynamic.to_empty(device=device).to(dtype).eval().requires_grad_(False)
-    generator = torch.Generator(device).manual_seed(options.seed)
-    for parameter in dynamic.parameters():
+        network = kind(**config.kwargs())
+    network = network.to_empty(device=device).to(dtype).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter in network.parameters():
         parameter.normal_(std=0.02, generator=generator)
-    dynamic.pos_embed.copy_(sincos_table(config.hidden_size, config.grid_size))
-    shared = {key: value for key, value in dynamic.state_dict().items() if key in static.state_dict()}
+    network.pos_embed.copy_(sincos_table(config.hidden_size, config.grid_size))
+    return network
+
+
+def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
+    """A DyDiT with random weights and the static DiT that shares every weight but the routers."""
+    config = model_config(name, options.resolution)
+    dynamic = random_network(DyDiT, config, torch.device(options.device), DTYPES[options.dtype], options.seed)
+    return static_twin(dynamic), dynamic
+
+
+def static_twin(dynamic: DyDiT) -> DiT:
+    """The static DiT that shares every weight of a DyDiT but the routers."""
+    with torch.device("meta"):
+        static = DiT(**dynamic.config.kwargs())
+    shared = {key: value for key, value in dynamic.state_dict().items() if not is_router_key(key)}
     static.load_state_dict(shared, assign=True)
-    return static.eval().requires_grad_(False), dynamic
+    return static.eval().requires_grad_(False)
+
+
+def synthetic_masks(
+    name: str, config: DiTConfig, target: float, profile: str, rows: int, seed: int
+) -> tuple[PublishedSpeed, Routing]:
+    """Masks of `rows` rows that leave what Table 8 prints at a lambda, or lambda itself, and its printed row."""
+    (row,) = published_speeds(name, config, [target])
+    return row, synthetic_routing.draw_routing(config, row.block_ratio, profile, rows, seed)
 
 
 def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: LatencyOptions) -> dict[str, Case]:

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from bench.latency.cases import static_twin
 from bench.latency.tables import raw_samples, speed_columns
 from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
 from bench.records import environment_record, file_sha256, portable, write_run, write_table
@@ -29,7 +30,6 @@ from dydit import (
     ObservedSampling,
     generate,
     guidance_branches,
-    is_router_key,
     macs,
 )
 from dydit.flops import MATMUL
@@ -119,11 +119,7 @@ def _engines(network: DyDiT, run: LearnedRun) -> dict[str, Model]:
     """The same weights in four engines, the static ones without the routers."""
     device, dtype = torch.device(run.device), DTYPES[run.dtype]
     dynamic = network.to(device, dtype).eval().requires_grad_(False)
-    with torch.device("meta"):
-        static = DiT(**network.config.kwargs())
-    shared = {key: value for key, value in dynamic.state_dict().items() if not is_router_key(key)}
-    static.load_state_dict(shared, assign=True)
-    static = static.eval().requires_grad_(False)
+    static = static_twin(dynamic)
     plan = WidthPlan.from_routers(dynamic, run.diffusion().timestep_map.tolist())
     return {"static": Engine(static), "plain": static, "masked": dynamic, "realised": Engine(dynamic, plan)}
 

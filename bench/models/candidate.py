@@ -114,6 +114,20 @@ class Candidate:
             return None
 
 
+def check_same_images(candidates: Sequence[Candidate]) -> None:
+    """Refuse to compare networks that draw different images.
+
+    Raises:
+        InputError: two differ in channels, size or classes; both values are shown.
+    """
+    first = candidates[0]
+    for other in candidates[1:]:
+        for name in ("in_channels", "input_size", "num_classes"):
+            mine, theirs = getattr(first.config, name), getattr(other.config, name)
+            if mine != theirs:
+                raise InputError(f"{first.name} has {name} = {mine}, {other.name} has {theirs}; compare like with like")
+
+
 class SamplingModel:
     """A network that computes in a dtype behind float32 inputs and outputs, and hears where a run begins."""
 

@@ -24,6 +24,7 @@ from dydit.flops import attention_macs, macs, mlp_macs
 from dydit.inference import Engine, WidthPlan, span
 from dydit.inference.torch_blocks import Modulation, TorchBlocks
 from dydit.inference.weight_slices import AttentionWeights
+from dydit.routing import Routing
 
 RunBlock = Callable[[int], None]
 
@@ -93,14 +94,22 @@ class Method(nn.Module):
             several methods may share it.
         walk: which blocks run at a step; all by default.
         blocks: what a block computes; the plain one by default.
+        routing: masks that a DyDiT runs by instead of its routers' own, at every step, for batches of as many images
+            as they are for; the routers of tokens run all the same.
 
     Raises:
         InputError: a method that does not fit the network, or two that keep what the other would change.
     """
 
-    def __init__(self, network: DiT, walk: Walk | None = None, blocks: StepBlocks | None = None) -> None:
+    def __init__(
+        self,
+        network: DiT,
+        walk: Walk | None = None,
+        blocks: StepBlocks | None = None,
+        routing: Routing | None = None,
+    ) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network, self.routing = network.eval(), routing
         self.walk, self.blocks = walk or Walk(), blocks or StepBlocks()
         self._check()
         config = network.config
@@ -136,13 +145,15 @@ class Method(nn.Module):
     def claimed_macs(self) -> float | None:
         """MACs of one image and branch by the method's formula, mean over the steps of the last run begun.
 
-        None for a DyDiT, whose work depends on its masks. Matrix products and convolutions are counted.
+        None for a DyDiT, whose work depends on its masks, unless these are given and nothing else is left out. Matrix
+        products and convolutions are counted.
 
         Raises:
             InputError: a method with state of which no run was begun.
         """
         if isinstance(self.network, DyDiT):
-            return None
+            alone = type(self.walk) is Walk and type(self.blocks) is StepBlocks
+            return macs(self.network.config, self.routing).total() if alone and self.routing is not None else None
         if self.stateful and not self._timesteps:
             raise InputError("claimed MACs: they depend on the steps; call begin_run(timesteps) first")
         config, steps = self.network.config, max(len(self._timesteps), 1)
@@ -154,6 +165,8 @@ class Method(nn.Module):
 
     def _check(self) -> None:
         config = self.network.config
+        if self.routing is not None and not isinstance(self.network, DyDiT):
+            raise InputError(f"a {type(self.network).__name__} takes no masks; give a DyDiT, or leave the routing out")
         if isinstance(self.network, DyDiT):
             if not self.network.realised:
                 raise InputError(
@@ -188,18 +201,23 @@ class Method(nn.Module):
         table = self.network.pos_embed
         engine = self._engine
         if engine is None or (engine.device, engine.dtype) != (table.device, table.dtype):
-            plan = None
-            if isinstance(self.network, DyDiT):
-                plan = WidthPlan.from_routers(self.network, range(len(Diffusion.linear())))
-            self._engine = engine = _WalkingEngine(self.network, plan, self.walk, self.blocks)
+            plan, tokens, timesteps = None, None, range(len(Diffusion.linear()))
+            if self.routing is not None:
+                plan = WidthPlan.constant(self.routing, timesteps)
+                tokens = self.routing.tokens.bool().to(table.device)
+            elif isinstance(self.network, DyDiT):
+                plan = WidthPlan.from_routers(self.network, timesteps)
+            self._engine = engine = _WalkingEngine(self.network, plan, tokens, self.walk, self.blocks)
         return engine
 
 
 class _WalkingEngine(Engine):
     """An engine whose blocks run by a walk."""
 
-    def __init__(self, model: DiT, plan: WidthPlan | None, walk: Walk, blocks: StepBlocks) -> None:
-        super().__init__(model, plan, backend=blocks)
+    def __init__(
+        self, model: DiT, plan: WidthPlan | None, tokens: Tensor | None, walk: Walk, blocks: StepBlocks
+    ) -> None:
+        super().__init__(model, plan, tokens, backend=blocks)
         self.device, self.dtype = model.pos_embed.device, model.pos_embed.dtype
         self.walk, self.blocks, self.position = walk, blocks, 0
 

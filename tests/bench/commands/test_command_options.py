@@ -45,7 +45,8 @@ OPTIONS = {
         --tensorboard --keep
     """,
     "compare-methods": """
-        --out --methods --model --steps --images --seeds --batch --seconds --models --shorten --processes
+        --device --dtype --out --methods --network --resolution --threads --model --steps --images --seeds --batch
+        --seconds --models --shorten --processes
     """,
     "small-scale": "--out --plan --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
