@@ -75,7 +75,7 @@ def _call(entry: Entry, candidate: Candidate, model: Any, timings: Timings) -> C
     return functools.partial(sample, model, solver, candidate, range(timings.batch), timings.seed, timings.device)
 
 
-def _zeros(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+def _zeros(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
     return x.new_zeros(len(x), 2 * x.shape[1], *x.shape[2:])
 
 

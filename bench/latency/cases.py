@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -13,14 +13,13 @@ from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import synthetic_routing
 from bench.machine import DTYPES, Budget, check_arithmetic
 from bench.options import DeviceOptions, DtypeOptions, Tf32Options, option
-from dydit import DiT, DiTConfig, DyDiT, InputError, Routing, check_lambda, is_router_key, macs, model_config
-from dydit.dit import sincos_table
+from dydit import DiT, DiTConfig, DyDiT, InputError, Model, Routing, check_lambda, is_router_key, macs, model_config
+from dydit.dit import sincos_table, timestep_rows
 from dydit.flops import MATMUL
 from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
 
 STEPS = 250
 TIMESTEP = 500
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
 Network = TypeVar("Network", DiT, DyDiT)
 
 
@@ -76,7 +75,7 @@ class Case:
     engine: str
     row: PublishedSpeed | None
     profile: str
-    model: Forward
+    model: Model
     executed_ratio: float
 
     @property
@@ -172,15 +171,13 @@ def release(engines: Mapping[str, Case]) -> None:
             case.own.backend.scratch.release()
 
 
-def _engine(
-    options: LatencyOptions, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None
-) -> Forward:
+def _engine(options: LatencyOptions, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None) -> Model:
     """The engine, static and dynamic with the same graph setting."""
     engine = Engine(model, plan, tokens)
     return GraphedForward(engine) if options.graphs else engine
 
 
-def _diffusers(static: DiT) -> Forward:
+def _diffusers(static: DiT) -> Model:
     """The static model as diffusers runs it, with the same weights."""
     from bench.latency.diffusers_twin import to_diffusers
 
@@ -188,27 +185,27 @@ def _diffusers(static: DiT) -> Forward:
     twin = torch.nn.Module.to(to_diffusers(static), static.pos_embed.device, static.pos_embed.dtype)
 
     @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output: Tensor = twin(x, timestep=t, class_labels=y).sample
+    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
+        output: Tensor = twin(x, timestep=timestep_rows(t, x), class_labels=y).sample
         return output
 
     return forward
 
 
-def _plain(model: DiT) -> Forward:
+def _plain(model: DiT) -> Model:
     """The static model through its own modules, without an engine: what `masked` is to be compared with."""
 
     @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         output: Tensor = model(x, t, y)
         return output
 
     return forward
 
 
-def _masked(model: DyDiT, routing: Routing) -> Forward:
+def _masked(model: DyDiT, routing: Routing) -> Model:
     @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         return model.route(x, t, y, routing)[0]
 
     return forward

@@ -131,7 +131,7 @@ class Method(nn.Module):
         self.blocks.begin()
         self._own_engine()  # here, so that the plan of a DyDiT's widths is no part of a step
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """As `DiT.forward`; all images are at one timestep, the next one of the run.
 
         Raises:
@@ -183,15 +183,16 @@ class Method(nn.Module):
         self.walk.check(config)
         self.blocks.check(config)
 
-    def _advance(self, t: Tensor) -> int:
+    def _advance(self, t: Tensor | int) -> int:
         if self._next is None:
             raise InputError("a method with state over steps: call begin_run(timesteps) before the first step of a run")
         if self._next == len(self._timesteps):
             raise InputError(f"the run of {self._next} steps has ended; call begin_run(timesteps) before another one")
         position = self._next
-        if not bool((t == self._timesteps[position]).all()):
+        called = set(t.tolist()) if isinstance(t, Tensor) else {t}
+        if called != {self._timesteps[position]}:
             raise InputError(
-                f"step {position} of the run is timestep {self._timesteps[position]}, the call is at {int(t[0])}; "
+                f"step {position} of the run is timestep {self._timesteps[position]}, the call is at {min(called)}; "
                 "call begin_run(timesteps) with those of the sampler before every run"
             )
         self._next = position + 1

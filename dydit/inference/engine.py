@@ -72,16 +72,19 @@ class Engine:
         self.cache = SliceCache(int(memory_share * own))
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """As `DiT.forward`; a batch that mixes timesteps runs once per distinct timestep.
+
+        With a plan, timesteps that lie on a GPU are fetched first; a number is known without waiting for the device.
 
         Raises:
             InputError: as `DiT.check_inputs`; the plan lacks a timestep, or the token masks have another shape.
         """
         self.model.check_inputs(x, t, y)
-        steps = sorted(set(t.tolist())) if self.plan is not None else [0]
+        steps = self.steps(t)
         if len(steps) == 1:
             return self.run(x, t, y, steps[0], self.tokens)
+        assert isinstance(t, Tensor)
         output: Tensor | None = None
         for step in steps:
             rows = (t == step).nonzero().squeeze(1)
@@ -90,6 +93,12 @@ class Engine:
             output[rows] = part
         assert output is not None
         return output
+
+    def steps(self, t: Tensor | int) -> list[int]:
+        """The distinct timesteps of a call whose widths must be known, ascending; [0] where nothing depends on them."""
+        if not isinstance(t, Tensor):
+            return [t]
+        return sorted(set(t.tolist())) if self.plan is not None else [0]
 
     @torch.inference_mode()
     def tune(self, rows: int) -> None:
@@ -105,14 +114,14 @@ class Engine:
         y = torch.zeros(rows, dtype=torch.int64, device=table.device)
         with self.backend.tuning():
             for step in self.plan.with_every_width():
-                self.run(x, torch.full_like(y, step), y, step, self.tokens)
+                self.run(x, step, y, step, self.tokens)
 
     def ran_in(self) -> dict[str, str]:
         """By what, and in which arithmetic, the parts of a forward compute as torch's settings are now."""
         parts = self.backend.ran_in(self.model.pos_embed.dtype, self.model.pos_embed.device)
         return parts if self.plan is not None else {name: by for name, by in parts.items() if name != SELECTED}
 
-    def run(self, x: Tensor, t: Tensor, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
+    def run(self, x: Tensor, t: Tensor | int, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
         """One forward in which every image is at timestep `step`; with Triton it never waits for a CUDA device."""
         model, config = self.model, self.model.config
         if tokens is not None and tuple(tokens.shape) != (len(x), config.depth, config.tokens):

@@ -57,7 +57,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[int]:
     original = make_unit
 
     def counting(job: Any, model: Any, manifest: Any, unit: int, *rest: Any) -> Any:
-        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        def network(x: Tensor, t: int, y: Tensor) -> Tensor:
             counted[unit] += 1
             assert len(x) == 2 * manifest.unit  # every batch is a whole unit, guided
             return model(x, t, y)

@@ -187,7 +187,7 @@ def test_distances_of_the_adm_evaluator_are_a_choice_that_is_recorded(real: Refe
 def test_one_class_is_precise_but_covers_little() -> None:
     zeros, others = DIGITS.images[DIGITS.labels == 0], DIGITS.images[DIGITS.labels != 8]
     measured = evaluate(zeros, others)
-    assert list(values(measured)) == ["FID", "IS", "IS_std", "IS_all", "precision", "recall"]
+    assert list(values(measured)) == ["FID", "IS", "IS_std", "IS_all", "precision", "recall", "KID", "KID_std"]
     assert measured["precision"].value > 0.95 and measured["recall"].value < 0.3 and measured["IS"].value < 3.0
 
 

@@ -11,16 +11,16 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dydit import DiT, DyDiT, inference
+from dydit import DiT, inference
 from dydit.inference import engine as engine_module
 from dydit.inference import products, triton_blocks
 from dydit.inference.cuda_graphs import GraphedForward
@@ -28,7 +28,6 @@ from dydit.inference.engine import Engine, default_blocks
 from dydit.inference.torch_blocks import Modulation, TorchBlocks
 from dydit.inference.triton_blocks import SelectedTokens, TritonBlocks
 from dydit.inference.weight_slices import MlpWeights
-from dydit.inference.width_plan import WidthPlan
 
 Refusal = Callable[..., AbstractContextManager[None]]
 ROOT = Path(__file__).parents[3]
@@ -122,51 +121,6 @@ def test_fused_products_take_tf32_where_torchs_own_do(
         torch.set_float32_matmul_precision(before)
     assert [flags["PRECISION"] for flags in launches if "PRECISION" in flags] == [precision] * 2
     assert said["products"] == f"torch, {name}" and said["MLP of selected tokens"].startswith(f"Triton, {name}")
-
-
-class Launches:
-    """In place of the device code: every kernel may be launched with anything and does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return collections.defaultdict(lambda: lambda *_, **__: None)
-
-
-@pytest.fixture
-def bfloat16() -> Iterator[None]:
-    """Modules are made in it: fake ones cannot change their dtype."""
-    torch.set_default_dtype(torch.bfloat16)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
-@pytest.mark.usefixtures("bfloat16")
-@pytest.mark.parametrize("chosen", [products.TILES["bfloat16"][0], products.LIBRARY], ids=["triton", "library"])
-@pytest.mark.parametrize("override", [False, True], ids=["routed", "override"])
-@pytest.mark.parametrize("kind", [DiT, DyDiT])
-def test_a_forward_on_cuda_asks_the_host_for_nothing(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: type[DiT], override: bool, chosen: Any
-) -> None:
-    """Fake tensors have devices and shapes and no values: a forward that reads one, or mixes devices, raises."""
-    monkeypatch.setattr(triton_blocks, "_device_code", Launches)
-    monkeypatch.setattr(triton_blocks, "default_products", lambda _: chosen)
-    plan = WidthPlan.from_routers(build(), [500]) if kind is DyDiT else None
-    with FakeTensorMode(), torch.no_grad():
-        with torch.device("cuda"):
-            model = kind(**build().config.kwargs()).eval()
-            model.pos_embed = model.pos_embed.bfloat16()
-            x, t, y = torch.randn(3, 4, 8, 8), torch.full((3,), 500), torch.zeros(3).long()
-            tokens = torch.ones(3, 2, 16, dtype=torch.bool) if override and kind is DyDiT else None
-        output = Engine(model, plan).run(x, t, y, 500, tokens)
-        assert (output.shape, output.device.type, output.dtype) == ((3, 8, 8, 8), "cuda", torch.bfloat16)
-
-
-def test_a_fake_forward_that_gathers_does_ask(build: Callable[..., Any]) -> None:
-    plan = WidthPlan.from_routers(build(), [500])
-    with FakeTensorMode(), torch.no_grad(), pytest.raises(DynamicOutputShapeException):
-        model = build(seed=1)
-        Engine(model, plan, backend=TorchBlocks()).run(
-            torch.randn(1, 4, 8, 8), torch.zeros(1).long(), torch.zeros(1).long(), 500, None
-        )
 
 
 def test_graphs_want_a_gpu(build: Callable[..., Any], refusal: Refusal) -> None:
