@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dydit.config import DiTConfig
-from dydit.diffusion import Diffusion
+from dydit.config import TIMESTEPS, DiTConfig
 from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.errors import InputError
@@ -202,7 +201,7 @@ class Method(nn.Module):
         table = self.network.pos_embed
         engine = self._engine
         if engine is None or (engine.device, engine.dtype) != (table.device, table.dtype):
-            plan, tokens, timesteps = None, None, range(len(Diffusion.linear()))
+            plan, tokens, timesteps = None, None, range(TIMESTEPS)
             if self.routing is not None:
                 plan = WidthPlan.constant(self.routing, timesteps)
                 tokens = self.routing.tokens.bool().to(table.device)
