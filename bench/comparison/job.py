@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,29 +12,42 @@ from typing import Any
 from bench.comparison.entries import DEFAULTS, Entry, parse_entries
 from bench.comparison.sampled import build
 from bench.comparison.stages import NETWORK, methods_study, take_shipped
-from bench.options import OutputOptions, option
+from bench.machine import DTYPES, check_device
+from bench.options import DeviceOptions, DtypeOptions, OutputOptions, option
 from bench.records import Results, environment_record
 from bench.studies.catalogue import SEEDS, Study
 from bench.studies.run import default_processes, take_study
 from bench.studies.train import train_all
 from dydit import InputError
 
+_OF_DIGITS = ("images", "models", "shorten", "processes")
+_OF_NETWORKS = ("resolution", "device", "dtype", "threads")
+"""Options that are of no use in the other case."""
 LEAST_IMAGES = 10
 """Parts of the samples that the Inception Score is a mean over."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class ComparisonOptions(OutputOptions):
-    """What to compare on the digits, and how long.
+class ComparisonOptions(DtypeOptions, DeviceOptions, OutputOptions):
+    """What to compare, on the digits or at the size of a named network, and how long.
 
     Raises:
-        InputError: a number below 1.
+        InputError: a number below 1, or an option of the digits with a network, or the other way round.
     """
 
     out: Path = Path("results/local/methods")
-    methods: Sequence[str] = option(
-        DEFAULTS, metavar="NETWORK,METHOD@SAMPLER:STEPS", help="what to compare; `static` is always there"
+    methods: Sequence[str] | None = option(
+        None,
+        metavar="NETWORK,METHOD@SAMPLER:STEPS",
+        help="what to compare; `static` is always there (default: one of each family)",
     )
+    network: str | None = option(
+        None,
+        metavar="NAME",
+        help="such as DiT-XL/2, with random weights: work and time alone, nothing is trained or scored",
+    )
+    resolution: int = option(256, metavar="PIXELS", help="of the network's images")
+    threads: int | None = option(None, metavar="N", help="CPU threads of the network (default: all; digits take 1)")
     model: Sequence[str] = option(
         (), metavar="NAME", repeated=True, help="package.module:factory, a network of your own that draws digits, too"
     )
@@ -47,7 +61,7 @@ class ComparisonOptions(OutputOptions):
     processes: int | None = option(None, metavar="N", help="methods trained and scored at once (default: one per core)")
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "shorten", "processes"):
+        for name in ("steps", "batch", "shorten", "processes", "threads"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name} {value}; give a whole number from 1")
@@ -55,6 +69,15 @@ class ComparisonOptions(OutputOptions):
             raise InputError(f"--images {self.images}; the Inception Score takes {LEAST_IMAGES} parts, give as many")
         if not self.seeds or not set(self.seeds) <= set(SEEDS) or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give some of {' '.join(map(str, SEEDS))}")
+        foreign, belongs = _OF_DIGITS, f"is for the digits, not for --network {self.network}"
+        if self.network is None:
+            foreign, belongs = _OF_NETWORKS, "needs --network NAME"
+        for field in dataclasses.fields(self):
+            if field.name in foreign and getattr(self, field.name) != field.default:
+                raise InputError(f"--{field.name} {getattr(self, field.name)}: it {belongs}; leave it out")
+        if self.dtype not in DTYPES:
+            raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
+        check_device(self.device, DTYPES[self.dtype])
 
 
 @dataclass(frozen=True)
@@ -78,7 +101,7 @@ def prepared_comparison(options: ComparisonOptions) -> Iterator[Comparison]:
         InputError: a method or network that does not fit, before any training; a directory that cannot be written, or
             that another run has taken.
     """
-    entries = parse_entries(options.methods, options.model, NETWORK, options.steps)
+    entries = parse_entries(options.methods or DEFAULTS, options.model, NETWORK, options.steps)
     models = options.models or options.out / "models"
     with take_study(options.out, models) as results:
         record = environment_record(methods=[entry.name for entry in entries], seeds=list(options.seeds))

@@ -16,8 +16,7 @@ from bench.records import check_listed, whole_file
 from bench.studies.catalogue import CONTROL as CONTROL_RUN
 from bench.studies.catalogue import DIGITS, MIDDLE, SEEDS, SIZES, Stage, Study, stage_stem
 from bench.studies.samples import DIRECTORY
-from dydit.baselines import is_change
-from dydit.baselines.registry import changed_config
+from dydit.baselines import changed_config, is_change
 
 NETWORK = SIZES[MIDDLE]
 """The static network of the comparison: the study's middle one, whose weights are shipped."""

@@ -25,11 +25,13 @@ from bench.generation.job import (
     images_per_unit,
     prepare_generation,
     sampling_model,
+    tuned_kernels,
 )
 from bench.generation.samplers import guided_samples
 from bench.machine import ProcessGroup, arithmetic, status, track
 from bench.records import check_disk, environment_record, job_facts, portable, take_directory
 from dydit import InputError, Model
+from dydit.inference import adopt_products
 from dydit.sampling import Track
 
 
@@ -56,6 +58,7 @@ def generate_images(options: GenerationOptions) -> Path | None:
         manifest, missing = begun
         world.agree(lambda: _check_shared(options.out, manifest))
         if missing:
+            adopt_products(manifest.identity.get("products", ()))
             model = world.agree(lambda: sampling_model(job, manifest.unit))
             start = time.perf_counter()
             _make_units(job, model, manifest, missing[world.rank :: world.size], world)
@@ -118,6 +121,8 @@ def _begin(
     identity = dict(identity)
     if earlier is not None and "classes" not in earlier.identity and not job.labels.asked:
         identity.pop("classes", None)  # it began with all classes, by a version that knew no others, and goes on so
+    if earlier is not None and "products" in earlier.identity:
+        identity["products"] = earlier.identity["products"]
     drawn = identity.get("classes", range(job.labels.num_classes))
     for line in job.labels.remarks(options.checkpoint, drawn=drawn):
         status(line)
@@ -126,6 +131,8 @@ def _begin(
         manifest.check_continues(earlier, directory)
     missing = shards.missing_units(directory, manifest, read=True, track=lambda units: track(units, "checking units"))
     check_disk(directory, shards.bytes_to_write(manifest, missing, png=options.png))
+    if earlier is None:  # after all that could refuse the run
+        manifest = dataclasses.replace(manifest, identity=identity | tuned_kernels(job, unit))
     if earlier is None or earlier.count != manifest.count:
         discard_assembled(directory)
         shards.write_manifest(directory, dataclasses.replace(manifest, record=_record(options, processes)))

@@ -15,8 +15,8 @@ import torch
 
 from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, sampler_of
 from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, in_turns, status
-from bench.models import Candidate, SamplingModel, load_candidate
+from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
+from bench.models import Candidate, SamplingModel, check_same_images, load_candidate
 from bench.records import Results, environment_record
 from dydit import Diffusion, InputError, generate
 
@@ -30,6 +30,7 @@ class CandidateRuns:
     steps: int
     device: str
     dtype: str
+    tf32: bool
     seed: int
     budget: Budget
 
@@ -79,20 +80,6 @@ def measure_candidates(runs: CandidateRuns, results: Results) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def check_same_images(candidates: Sequence[Candidate]) -> None:
-    """Refuse to compare networks that draw different images.
-
-    Raises:
-        InputError: two differ in channels, size or classes; both values are shown.
-    """
-    first = candidates[0]
-    for other in candidates[1:]:
-        for name in ("in_channels", "input_size", "num_classes"):
-            mine, theirs = getattr(first.config, name), getattr(other.config, name)
-            if mine != theirs:
-                raise InputError(f"{first.name} has {name} = {mine}, {other.name} has {theirs}; compare like with like")
-
-
 def _sample(candidate: Candidate, model: Any, runs: CandidateRuns, batch: int) -> None:
     shape, sampler = candidate.config, sampler_of(candidate.config)
     diffusion = Diffusion.linear().respaced(runs.steps, sampler)
@@ -119,7 +106,7 @@ def _row(
         "lambda": None,
         "batch": batch,
         "device": runs.device,
-        "dtype": runs.dtype,
+        "dtype": arithmetic_name(runs.dtype, runs.tf32),
         "engine": "own",
         "profile": "",
         "steps": runs.steps,

@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from bench.latency import candidates, learned_routing
 from bench.latency.cases import LatencyOptions, TimingOptions
-from bench.latency.measure import measure_breakdown, measure_latency
+from bench.latency.measure import measure_breakdown, measure_latency, options_arithmetic
 from bench.latency.tables import SHOWN, write_growth
-from bench.machine import DTYPES, Budget, check_device, cpu_threads
+from bench.machine import DTYPES, Budget, check_arithmetic
 from bench.models import is_factory
 from bench.options import OutputOptions, option, shared_values
 from bench.records import Results, take_results
@@ -70,7 +69,7 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
 def _check_runs(options: LatencyRunOptions) -> None:
     if options.dtype not in DTYPES:
         raise InputError(f"dtype {options.dtype!r}: choose one of {', '.join(DTYPES)}")
-    check_device(options.device, DTYPES[options.dtype])
+    check_arithmetic(options.device, DTYPES[options.dtype], options.tf32)
     if min(options.batch) < 1 or not 1 <= options.steps <= 1000:
         raise InputError(f"batch {list(options.batch)}, steps {options.steps}: whole numbers from 1, steps up to 1000")
 
@@ -83,10 +82,11 @@ def _measure_candidates(options: LatencyRunOptions, models: Sequence[str], resul
         options.steps,
         options.device,
         options.dtype,
+        options.tf32,
         options.seed,
         Budget(seconds=options.seconds),
     )
-    with cpu_threads(options.threads or torch.get_num_threads()):
+    with options_arithmetic(options):
         return candidates.measure_candidates(runs, results)
 
 
@@ -109,8 +109,9 @@ def _measure_learned(options: LatencyRunOptions, results: Results) -> pd.DataFra
         options.steps,
         options.device,
         options.dtype,
+        options.tf32,
         options.seed,
         Budget(seconds=options.seconds),
     )
-    with cpu_threads(options.threads or torch.get_num_threads()):
+    with options_arithmetic(options):
         return learned_routing.measure_learned(run, results)

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from bench.latency.cases import STEPS, Case, LatencyOptions
-from bench.machine import Footprint, Timed, speedup
+from bench.machine import Footprint, Timed, arithmetic_name, speedup
 from bench.records import Results, environment_record, portable, read_table
 from dydit import model_config
+from dydit.inference import tuned_products
 
 SHOWN = [
     "model",
@@ -45,7 +46,7 @@ def _write(rows: list[dict[str, Any]], raw: list[dict[str, Any]], record: dict[s
     frame = pd.DataFrame(rows)
     results.write_table(frame, "latency")
     results.write_table(best_batches(frame), "latency_best")
-    results.write_record(record | {"samples": raw})
+    results.write_record(record | {"tuned": tuned_products(), "samples": raw})
 
 
 def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -141,7 +142,7 @@ def _table_row(
         "resolution": options.resolution,
         "batch": batch,
         "device": options.device,
-        "dtype": options.dtype,
+        "dtype": arithmetic_name(options.dtype, options.tf32),
         "engine": case.engine,
         "profile": case.profile,
         **speed_columns(batch, timed, static, case.executed_ratio, plain),

@@ -11,12 +11,12 @@ import pandas as pd
 
 from bench.claims import SummaryRow, write_summary
 from bench.options import DataOptions, ExtractorOptions, OutputOptions, StrictOptions, option
-from bench.quality.features import BATCH_SIZE, extractor
+from bench.quality.features import BATCH_SIZE, EXTRACTORS, extractor
 from bench.quality.measure import Quality, measure_quality
 from bench.quality.metrics.distances import EXACT
 from bench.quality.opening import open_reference, open_samples, reference_record, samples_record
 from bench.quality.presets import Preset, find_preset
-from bench.quality.settings import METRICS
+from bench.quality.settings import METRICS, measurable
 from bench.records import environment_record, portable, take_results
 from dydit import InputError
 
@@ -38,8 +38,10 @@ class QualityOptions(ExtractorOptions, StrictOptions, DataOptions, OutputOptions
     reference: str | None = option(
         None, metavar="PATH|NAME", help="as --samples, or statistics: .npz with mu, or a name of `stats list`"
     )
-    extractor: str | None = option(None, metavar="NAME", help=f"{EXTRACTOR} (default) or inception-v3-compat")
-    metrics: Sequence[str] | None = option(None, metavar="NAME", help=f"of {' '.join(METRICS)}; all by default")
+    extractor: str | None = option(None, metavar="NAME", help=f"of {' '.join(EXTRACTORS)} ({EXTRACTOR} by default)")
+    metrics: Sequence[str] | None = option(
+        None, metavar="NAME", help=f"of {' '.join(METRICS)}; all that the extractor has"
+    )
     batch: int = option(BATCH_SIZE, metavar="N", help="images per forward pass")
     resamples: int | None = option(
         None, metavar="N", help="behind each interval, 0 for none; default 100 up to 128 features"
@@ -79,11 +81,12 @@ def plan_quality(options: QualityOptions) -> QualityJob:
     if options.preset is None:
         if options.samples is None or options.reference is None:
             raise InputError("quality: give --samples with --reference or --paired, or a --preset")
+        name = options.extractor or EXTRACTOR
         return QualityJob(
             samples=options.samples,
             reference=options.reference,
-            extractor=options.extractor or EXTRACTOR,
-            metrics=tuple(options.metrics or METRICS),
+            extractor=name,
+            metrics=tuple(options.metrics or measurable(extractor(name))),
             distances=options.distances or EXACT,
             data_root=options.data_root,
             preset=None,

@@ -23,7 +23,7 @@ from bench.records.run_directory import (
     take_directory,
     whole_file,
 )
-from bench.records.run_record import read_json, read_kept, read_run, write_json
+from bench.records.run_record import RUN, read_json, read_kept, read_run, write_json
 from bench.records.tables import read_table, to_markdown, write_table
 from bench.records.toml_tables import from_table, read_toml
 
@@ -31,6 +31,7 @@ __all__ = [
     "ALL_FILES",
     "PACKAGE",
     "ROOT",
+    "RUN",
     "Results",
     "check_disk",
     "check_listed",

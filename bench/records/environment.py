@@ -19,6 +19,7 @@ import torch
 
 from bench.records.places import PACKAGE, ROOT, installed
 from dydit import InputError
+from dydit.inference import takes_tf32
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -189,19 +190,11 @@ def _torch() -> dict[str, Any]:
 
 def tf32_flags() -> dict[str, bool]:
     """Whether float32 matrix products (`matmul`) and convolutions (`convolution`) on a GPU may take TF32 inputs."""
-    import torch
-
     backends = torch.backends
     return {
-        "matmul": _tf32(backends.cuda.matmul, backends.cuda.matmul),
-        "convolution": _tf32(getattr(backends.cudnn, "conv", None), backends.cudnn),
+        "matmul": takes_tf32(backends.cuda.matmul, backends.cuda.matmul),
+        "convolution": takes_tf32(getattr(backends.cudnn, "conv", None), backends.cudnn),
     }
-
-
-def _tf32(current: Any, legacy: Any) -> bool:
-    # `allow_tf32` raises once `fp32_precision`, its successor, was set anywhere; older versions have it alone.
-    precision = getattr(current, "fp32_precision", None)
-    return bool(legacy.allow_tf32) if precision is None else precision == "tf32"
 
 
 def _version(package: str) -> str | None:

@@ -62,8 +62,7 @@ def on_target(target: float) -> Rule:
 def judge_study(study: Study, frame: pd.DataFrame, results: Results) -> list[Finding]:
     """Write what only the whole study can say, from the table of `scores.score_all`: means, questions and findings."""
     results.write_table(means(frame, fid_name(study)), "means")
-    if study.name == DIGITS.name:
-        results.write_table(questions(frame), "questions")
+    results.write_table(questions(study, frame), "questions")
     findings = study_findings(study, frame)
     write_findings(findings, results)
     return findings
@@ -111,6 +110,7 @@ def study_findings(study: Study, frame: pd.DataFrame) -> list[Finding]:
             *_ablated(runs, scope, _FASHION_ABLATIONS),
             _drifts_more(runs, scope),
             *_follows_objects(runs, scope),
+            *_widens(runs, scope),
         ]
     scope = _Scope("study", fid_name(study), LARGEST, "The largest DyDiT", ", largest size")
     return [
@@ -345,6 +345,24 @@ def _follows_objects(runs: Runs, scope: _Scope) -> list[Finding]:
         ratios = [a / max(b, 1e-6) for a, b in zip(objects, background, strict=True)]
         note = f"shares {np.mean(objects):.3f} and {np.mean(background):.3f}, mean over seeds"
         rows.append(_judged(claim, ratios, runs.activity({"both": SDT}, target, scope.size), note))
+    return rows
+
+
+def _widens(runs: Runs, scope: _Scope) -> list[Finding]:
+    """Whether the width follows the noise: where there is much of it, small networks predict as well as large ones."""
+    rows = []
+    for target in FASHION_LAMBDAS:
+        claim = StatedClaim(
+            f"{scope.prefix}-width-{target}",
+            "Dynamic width grows over a run, as the noise falls",
+            "DyDiT, Section 1",
+            f"share of heads and channel groups open, lambda {target}: first / last quarter of the timesteps of a run",
+            SMALLER,
+        )
+        first, last = (runs.values("both", target, scope.size, name) for name in ("early_width", "late_width"))
+        ratios = [a / b for a, b in zip(first, last, strict=True)]
+        note = f"shares {np.mean(first):.3f} and {np.mean(last):.3f}, mean over seeds"
+        rows.append(_judged(claim, ratios, runs.activity({"both": TDW}, target, scope.size), note))
     return rows
 
 

@@ -50,12 +50,12 @@ def routed(model: DyDiT, kind: Kind, seed: int, rates: Rates | None) -> Route:
     """
     config, generator = model.config, torch.Generator().manual_seed(seed)
 
-    def at_random(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Routing]:
+    def at_random(x: Tensor, t: Tensor | int, y: Tensor) -> tuple[Tensor, Routing]:
         assert rates is not None, "random routing needs the learned run's rates"
         shape = (len(x), config.depth, config.num_heads, config.tokens)
         return model.route(x, t, y, Routing.random(shape, rates, generator))
 
-    def shuffled(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Routing]:
+    def shuffled(x: Tensor, t: Tensor | int, y: Tensor) -> tuple[Tensor, Routing]:
         _, learned = model.route(x, t, y)
         return model.route(x, t, y, learned.shuffled(generator))
 

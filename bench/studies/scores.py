@@ -31,7 +31,9 @@ SAMPLER_STEPS = (250, 50, 20, 10, 4)
 QUARTERS, TIMESTEPS = 4, 1000
 TOKENS = 4800
 """Of a batch: larger ones leave the caches of a core, and are slower."""
-METRICS = ("FID", "IS", "precision", "recall")
+ROUTED = ("ratio", "heads", "groups", "tokens", "objects", "background", "early_width", "late_width", "between_images")
+"""Columns that say what the routers of a model did over training's draws."""
+METRICS = ("FID", "IS", "precision", "recall", "KID")
 
 
 def score_all(
@@ -47,7 +49,10 @@ def score_all(
     `sampled_ratio` over the guided run; `loss` on fixed draws; `METRICS`; `accuracy`, the share of images that the
     classifier gives the label they were drawn for, beside `real_accuracy`, that of the real images; `objects` and
     `background`, shares of tokens that bypass the MLP among those that hold more than black background in the clean
-    image, and among the others; and the drift from the static model that it was made from, see `bench.quality.drift`:
+    image, and among the others; `early_width` and `late_width`, shares of heads and channel groups that are open in the
+    first and last quarter of a run, of which the first has the most noise; `between_images`, the standard deviation of
+    token decisions between images within a quarter, mean over blocks, tokens and quarters; and the drift from the
+    static model that it was made from, see `bench.quality.drift`:
     `drift_mse` (mean), `drift_psnr` (median, dB) and `drift_fid`.
 
     Raises:
@@ -94,15 +99,16 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "images": images,
         "steps": list(sampler_steps(stage)),
         "seeds": list(seeds),
+        "columns": [*ROUTED, *METRICS],
     }
     drawn_files = [_images_file(directory, stage.name, seed) for seed in seeds] if stage.run == STATIC else []
-    kept = read_kept(path, identity, [file.name for file in drawn_files])
-    if kept is not None and "quarters" in kept:
+    if read_kept(path, identity, [file.name for file in drawn_files]) is not None:
         return ""
     data = study.load(data_root)
     real, truth = (data.images, data.labels) if study.reference is None else study.reference(data_root)
     with arithmetic(THREADS, tf32=False):
         seen = evaluated(model, data.x, data.labels)
+        quarters = _by_quarter(seen)
         real_accuracy = classifier_accuracy(study, directory, real, truth)
         rows = []
         for seed, steps in itertools.product(seeds, sampler_steps(stage)):
@@ -111,7 +117,7 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
             measured = evaluate(drawn.images, real, extractor=study.extractor, weights=weights)
             row: dict[str, Any] = {"stage": stage.name, "size": stage.size, "run": stage.run}
             row |= {"lambda": stage.recipe.target, "seed": seed, "steps": steps, "images": images, "loss": seen.loss}
-            row |= _routed(seen, stage.network) | {"sampled_ratio": drawn.flops_ratio}
+            row |= _routed(seen, stage.network, quarters) | {"sampled_ratio": drawn.flops_ratio}
             row |= {metric: measured[metric].value for metric in METRICS}
             row["accuracy"] = classifier_accuracy(study, directory, drawn.images, drawn.labels)
             row["real_accuracy"] = real_accuracy
@@ -125,9 +131,8 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "lambda": stage.recipe.target,
         "seed": stage.recipe.seed,
     }
-    quarters = [facts | quarter for quarter in _by_quarter(seen)]
-    sums = {file.name: file_sha256(file) for file in drawn_files}
-    write_json({"identity": identity, "rows": rows, "quarters": quarters, "files": sums}, path)
+    record = {"identity": identity, "rows": rows, "quarters": [facts | quarter for quarter in quarters]}
+    write_json(record | {"files": {file.name: file_sha256(file) for file in drawn_files}}, path)
     return f"{stage.name}: FID[{study.extractor}] {rows[0]['FID']:.2f}"
 
 
@@ -186,12 +191,14 @@ def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:
     return rows
 
 
-def _routed(seen: Evaluated, config: DiTConfig) -> dict[str, float | None]:
+def _routed(seen: Evaluated, config: DiTConfig, quarters: list[dict[str, float]]) -> dict[str, float | None]:
     if seen.routing is None:
-        return dict.fromkeys(("ratio", "heads", "groups", "tokens", "objects", "background"))
+        return dict.fromkeys(ROUTED)
     heads, groups, tokens = seen.routing.rates
-    routed: dict[str, float | None] = {"ratio": flops_ratio(seen.routing, config).mean().item()}
+    routed = flops_ratio(seen.routing, config).mean().item()
     skipped = 1 - seen.routing.tokens.float().mean(dim=1)  # (N, T), over blocks
     objects, background = (skipped[chosen].mean().item() for chosen in (seen.objects, ~seen.objects))
-    shares = {"heads": heads, "groups": groups, "tokens": tokens, "objects": objects, "background": background}
-    return {**routed, **shares}
+    late, *_, early = ((quarter["heads"] + quarter["groups"]) / 2 for quarter in quarters)
+    between = float(np.mean([quarter["between_images"] for quarter in quarters]))
+    values = (routed, heads, groups, tokens, objects, background, early, late, between)
+    return dict(zip(ROUTED, values, strict=True))

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from bench.data.files import open_npz
 from bench.data.image_set import Images
 from bench.data.shards import read_member
+from bench.quality.features import ExtractorSpec
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
 from bench.quality.references.pins import ChecksumError
@@ -55,6 +56,17 @@ class Reference:
     rows: NDArray[np.float32] | None
     images: Images | None
     record: dict[str, Any]
+
+    def misfit(self, spec: ExtractorSpec) -> str:
+        """What an extractor cannot have made of the statistics, in words; empty where all of them fit."""
+        for layer, statistics in ((spec.features_layer, self.pool), (spec.spatial_layer, self.spatial)):
+            if statistics is not None and layer is None:
+                return f"it has spatial features, which {spec.name} has not"
+            if statistics is not None and layer is not None and statistics.dimensions != spec.dimensions[layer]:
+                return (
+                    f"it has {statistics.dimensions} features where {spec.name} has {spec.dimensions[layer]} ({layer})"
+                )
+        return ""
 
 
 def write_reference(

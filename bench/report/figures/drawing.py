@@ -93,6 +93,28 @@ def panels(count: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
     return drawn, axes[:count]
 
 
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of the series of that number: neighbours differ in both, and 49 series in one of them."""
+    return SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
+
+
+def one_legend(drawn: Figure, ncols: int) -> None:
+    """One legend for all panels, below them: every label once."""
+    handles = {label: each for ax in drawn.axes for each, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols)
+
+
+def plain_ticks(ax: Axes) -> None:
+    """Numbers as people write them on the logarithmic axes of a plot, at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
 def errors(rows: pd.DataFrame, middle: str, low: str, high: str) -> Any:
     """The distances from the middle to both ends of an interval, as `errorbar` takes them."""
     return [(rows[middle] - rows[low]).clip(lower=0), (rows[high] - rows[middle]).clip(lower=0)]

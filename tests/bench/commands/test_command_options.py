@@ -18,7 +18,7 @@ OPTIONS = {
     """,
     "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
-        --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
+        --out --models --lambdas --batch --profiles --device --dtype --tf32 --resolution --threads --seconds
         --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps --model --weights
     """,
     "generate": """
@@ -45,9 +45,10 @@ OPTIONS = {
         --tensorboard --keep
     """,
     "compare-methods": """
-        --out --methods --model --steps --images --seeds --batch --seconds --models --shorten --processes
+        --device --dtype --out --methods --network --resolution --threads --model --steps --images --seeds --batch
+        --seconds --models --shorten --processes
     """,
-    "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
+    "small-scale": "--out --plan --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
         --threads --vae --images

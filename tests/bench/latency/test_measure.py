@@ -67,6 +67,7 @@ def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
     samples = run_record.read_run(ran)["samples"]
     assert len(samples) == 2 * 6
     assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
+    assert {sample["ran_in"]["products"] for sample in samples} == {"torch, float32"}
     best = read_table(ran, "latency_best")
     assert len(best) == 5
     np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
@@ -144,7 +145,8 @@ def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: 
         ({"lambdas": [1.5]}, r"\(0, 1\]"),
         ({"batch": [0]}, "batch"),
         ({"dtype": "fp8"}, "fp32, bf16"),
-        ({"device": "tpu"}, "use cpu or cuda"),
+        ({"device": "tpu"}, "choose cpu or cuda"),
+        ({"tf32": True}, "a CPU has no TF32"),
         ({"profiles": ["odd"]}, "even, width-heavy"),
         ({"run_steps": 0}, "1 to 250"),
     ],

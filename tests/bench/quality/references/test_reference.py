@@ -322,7 +322,7 @@ def test_a_built_reference_is_found_by_name(root: Path) -> None:
         ({"split": "test"}, "split test, built in the manifest has all"),
         ({"extractor": "inception-v3-compat"}, "extractor inception-v3-compat, built in the manifest has digits-cnn"),
         ({"size": (16, 16)}, r"resolution \(16, 16\), built in the manifest has \(8, 8\)"),
-        ({"dimensions": 5}, "5 features, digits-cnn has 64"),
+        ({"dimensions": 5}, "5 features where digits-cnn has 64"),
     ],
 )
 def test_a_built_reference_of_something_else_is_refused(
@@ -347,7 +347,7 @@ def test_a_built_reference_of_something_else_is_refused(
         ({"mu_s": None, "sigma_s": None}, "array mu_s is missing"),
         ({"arr_0": None}, "array arr_0 is missing"),
         ({"arr_0": np.zeros((6, 16, 16, 3), np.uint8)}, r"\(16, 16\), made in the manifest has \(8, 8\)"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features, digits-cnn has 64"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features where digits-cnn has 64"),
     ],
 )
 def test_a_ready_made_file_of_something_else_is_refused(root: Path, change: dict[str, Any], message: str) -> None:
