@@ -22,8 +22,8 @@ from bench.quality.features import extractor
 from bench.quality.measure import evaluate
 from bench.records import file_sha256, read_json, read_kept, tensors_sha256, whole_file, write_json
 from bench.studies.catalogue import Study
+from bench.studies.scores import METRICS
 
-METRICS = ("FID", "IS", "precision", "recall")
 THREADS = 1
 
 

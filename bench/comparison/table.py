@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.comparison.entries import STATIC, Entry
-from bench.comparison.scores import METRICS
+from bench.studies.scores import METRICS
 
 LEAST_EFFICIENCY = 0.9
 """Of speed-up over FLOPs ratio; below it a note says what took the time."""

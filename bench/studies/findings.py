@@ -42,6 +42,8 @@ from bench.studies.scores import STEPS
 from bench.studies.spread import CONVERGED, METHOD, SDT, TDW, Runs, Spread, fid_name, means, rates_text, run_name
 from dydit import InputError
 
+JUDGED = (DIGITS, FASHION)
+"""Studies with three seeds of every run, which findings need."""
 EVIDENCE = "runs.csv"
 BETTER = Rule.below(
     1.0, "the claim is a lower FID, by however little: other networks and data say nothing about how much"
@@ -90,7 +92,7 @@ def judge_again(directory: Path) -> list[Finding]:
 def _study_of(frame: pd.DataFrame, directory: Path) -> Study:
     """The study that a table of scores is of: the one that has its stages."""
     there = set(frame["stage"])
-    study = next((study for study in (DIGITS, FASHION) if there <= {stage.name for stage in study.stages}), DIGITS)
+    study = next((study for study in JUDGED if there <= {stage.name for stage in study.stages}), DIGITS)
     if missing := {stage.name for stage in study.stages} - there:
         raise InputError(
             f"{directory}/runs.csv: {len(missing)} models of the study {study.name} are missing, such as {min(missing)}"
@@ -109,8 +111,7 @@ def study_findings(study: Study, frame: pd.DataFrame) -> list[Finding]:
             *_quality_kept(runs, scope),
             *_ablated(runs, scope, _FASHION_ABLATIONS),
             _drifts_more(runs, scope),
-            *_follows_objects(runs, scope),
-            *_widens(runs, scope),
+            *_ordered(runs, scope),
         ]
     scope = _Scope("study", fid_name(study), LARGEST, "The largest DyDiT", ", largest size")
     return [
@@ -330,39 +331,51 @@ def _drifts_more(runs: Runs, scope: _Scope) -> Finding:
     return _judged(claim, ratios, activity, f"{note}, the static model trained as long {control}")
 
 
-def _follows_objects(runs: Runs, scope: _Scope) -> list[Finding]:
-    """Whether tokens of the object bypass the MLP less often than those of the background."""
-    rows = []
-    for target in FASHION_LAMBDAS:
-        claim = StatedClaim(
-            f"{scope.prefix}-objects-{target}",
-            "Token routing follows the object: it spends its computation there and not on the background",
-            "DyDiT, Section 3.3",
-            f"share of tokens that bypass the MLP, lambda {target}: object / background of the clean image",
-            SMALLER,
-        )
-        objects, background = (runs.values("both", target, scope.size, name) for name in ("objects", "background"))
-        ratios = [a / max(b, 1e-6) for a, b in zip(objects, background, strict=True)]
-        note = f"shares {np.mean(objects):.3f} and {np.mean(background):.3f}, mean over seeds"
-        rows.append(_judged(claim, ratios, runs.activity({"both": SDT}, target, scope.size), note))
-    return rows
+@dataclass(frozen=True)
+class _Order:
+    """One share of decisions is smaller than another: columns of the scores, and the mechanisms that must act."""
+
+    name: str
+    claim: str
+    paper: str
+    quantity: str
+    shares: str
+    smaller: str
+    larger: str
+    needed: Sequence[str]
 
 
-def _widens(runs: Runs, scope: _Scope) -> list[Finding]:
-    """Whether the width follows the noise: where there is much of it, small networks predict as well as large ones."""
+_ORDERS = (
+    _Order(
+        "objects", "Token routing follows the object: it spends its computation there and not on the background",
+        "DyDiT, Section 3.3", "share of tokens that bypass the MLP", "object / background of the clean image",
+        "objects", "background", SDT,
+    ),
+    # Where there is much noise, small networks predict as well as large ones.
+    _Order(
+        "width", "Dynamic width grows over a run, as the noise falls",
+        "DyDiT, Section 1", "share of heads and channel groups open", "first / last quarter of the timesteps of a run",
+        "early_width", "late_width", TDW,
+    ),
+)  # fmt: skip
+
+
+def _ordered(runs: Runs, scope: _Scope) -> list[Finding]:
+    """What the routers of DyDiT do less often in one place than in another."""
     rows = []
-    for target in FASHION_LAMBDAS:
-        claim = StatedClaim(
-            f"{scope.prefix}-width-{target}",
-            "Dynamic width grows over a run, as the noise falls",
-            "DyDiT, Section 1",
-            f"share of heads and channel groups open, lambda {target}: first / last quarter of the timesteps of a run",
-            SMALLER,
-        )
-        first, last = (runs.values("both", target, scope.size, name) for name in ("early_width", "late_width"))
-        ratios = [a / b for a, b in zip(first, last, strict=True)]
-        note = f"shares {np.mean(first):.3f} and {np.mean(last):.3f}, mean over seeds"
-        rows.append(_judged(claim, ratios, runs.activity({"both": TDW}, target, scope.size), note))
+    for order in _ORDERS:
+        for target in FASHION_LAMBDAS:
+            claim = StatedClaim(
+                f"{scope.prefix}-{order.name}-{target}",
+                order.claim,
+                order.paper,
+                f"{order.quantity}, lambda {target}: {order.shares}",
+                SMALLER,
+            )
+            one, other = (runs.values("both", target, scope.size, column) for column in (order.smaller, order.larger))
+            ratios = [a / max(b, 1e-6) for a, b in zip(one, other, strict=True)]
+            note = f"shares {np.mean(one):.3f} and {np.mean(other):.3f}, mean over seeds"
+            rows.append(_judged(claim, ratios, runs.activity({"both": order.needed}, target, scope.size), note))
     return rows
 
 

@@ -18,15 +18,13 @@ from bench.claims import Finding
 from bench.machine import arithmetic, track
 from bench.options import DataOptions, DeviceOptions, OutputOptions, option
 from bench.records import ALL_FILES, RUN, Results, environment_record, read_run, take_directory, take_results
-from bench.studies.catalogue import DIGITS, FASHION, STUDIES, Stage, Study, find_study
-from bench.studies.findings import judge_study
+from bench.studies.catalogue import DIGITS, STUDIES, Stage, Study, find_study
+from bench.studies.findings import JUDGED, judge_study
 from bench.studies.scores import IMAGES, quarters_table, score_all
 from bench.studies.train import THREADS, curves_table, train_all, untrained
 from dydit import InputError
 from dydit.training import InMemory, Training
 
-FINDINGS = (DIGITS, FASHION)
-"""Studies with three seeds of every run, which findings need."""
 _WARM, _TIMED = 2, 5
 """Steps of a network before the clock starts, which are slower, and steps that are timed."""
 
@@ -53,7 +51,10 @@ class StudyOptions(DeviceOptions, DataOptions, OutputOptions):
 
 @dataclass(frozen=True)
 class StudyJob:
-    """A study that may begin: `stages` of `study`, directories that this run has taken, and the record of the run."""
+    """A study that may begin, with the directories that this run has taken, and its record.
+
+    `stages` are those of `study` that were asked for, shortened in a trial.
+    """
 
     study: Study
     stages: Study
@@ -105,7 +106,7 @@ def prepared_study(options: StudyOptions) -> Iterator[StudyJob]:
         if value is not None and value < 1:
             raise InputError(f"--{name} {value}; give a whole number from 1")
     study = find_study(options.dataset)
-    chosen = study.only(options.stages) if options.stages else study
+    chosen = (study.only(options.stages) if options.stages else study).shortened(options.shorten)
     models = options.models or options.out / "models"
     processes = options.processes or default_processes(options.device)
     with take_study(options.out, models) as results:
@@ -130,8 +131,7 @@ def take_study(out: Path, models: Path) -> Iterator[Results]:
 
 def plan_study(job: StudyJob, options: StudyOptions) -> pd.DataFrame:
     """Write plan.csv and its record, beside that of an earlier run, and return it; see `estimate_study`."""
-    study = job.stages.shortened(options.shorten)
-    table = estimate_study(study, processes=job.processes, device=options.device, data_root=job.data_root)
+    table = estimate_study(job.stages, processes=job.processes, device=options.device, data_root=job.data_root)
     out = job.results.directory
     earlier = read_run(out) if (out / RUN).exists() else None  # of the study itself, perhaps, which is not lost
     results = Results(out, earlier)
@@ -198,8 +198,9 @@ def train_study(job: StudyJob, options: StudyOptions) -> Trained:
         InputError: no such device or data, data that do not fit the network, or a training that diverged.
     """
     began = time.monotonic()
-    shortened = job.stages.shortened(options.shorten)
-    made = train_all(shortened, job.models, processes=job.processes, device=options.device, data_root=options.data_root)
+    made = train_all(
+        job.stages, job.models, processes=job.processes, device=options.device, data_root=options.data_root
+    )
     return Trained(made, time.monotonic() - began)
 
 
@@ -207,7 +208,7 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     """Score the trained stages; write runs, quarters and curves, as far as files keep them, and run.json.
 
     Returns:
-        The findings, see `judge_study`; none where stages were left out.
+        The findings, see `judge_study`; none where stages were left out or shortened.
     """
     began = time.monotonic()
     frame = score_all(job.stages, job.models, processes=job.processes, data_root=job.data_root)
@@ -217,7 +218,7 @@ def score_study(job: StudyJob, trained: Trained) -> list[Finding]:
     curves = curves_table(job.stages, job.models)
     if not curves.empty:
         job.results.write_table(curves, "curves")
-    findings = judge_study(job.study, frame, job.results) if job.stages in FINDINGS else []
+    findings = judge_study(job.study, frame, job.results) if job.stages in JUDGED else []
     job.results.write_record(job.record | {"trained": trained.stages, "seconds": seconds})
     return findings
 

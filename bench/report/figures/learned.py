@@ -140,8 +140,8 @@ def training(runs: Sequence[Run]) -> Drawing | None:
     ]
     alt = f"Loss by step of {data['run'].nunique()} trainings. Last of {'; '.join(ends)}."
     caption = (
-        f"Means over neighbouring steps, at most {_POINTS} points for each training; over seeds in a study, of which "
-        "the largest size is shown."
+        f"Means over neighbouring steps, at most {_POINTS} points for each training; of a study the largest size, over "
+        "the seeds whose files keep the course of their training."
     )
     sources = tuple(run.file(name) for name, found in (("log.csv", logs), ("curves.csv", studies)) for run, _ in found)
     command = (

@@ -56,7 +56,7 @@ OPTIONS = {
     "inspect": "FILE --model --resolution --weights",
     "compare": "FIRST SECOND --fail-on-regression --out",
     "history": "--out --machine",
-    "report": "--results --speed --study --check --page",
+    "report": "--results --speed --study --clothes --check --page",
 }
 """Options by command; arguments without dashes as `--help` calls them."""
 

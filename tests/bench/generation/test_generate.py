@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import contextlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -336,14 +336,10 @@ def test_a_published_layout_is_loaded_by_name(tmp_path: Path, monkeypatch: pytes
         generate_images(options(tmp_path / "refused", checkpoint=str(path), model="DyDiT-S/2"))
 
 
-def test_latents_are_decoded_end_to_end(tmp_path: Path) -> None:
+def test_latents_are_decoded_end_to_end(tmp_path: Path, save_vae: Callable[..., Path]) -> None:
     from diffusers import AutoencoderKL
 
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vae = AutoencoderKL(block_out_channels=(4, 8), norm_num_groups=2, **blocks)
-    vae.save_pretrained(tmp_path / "vae")
+    vae = AutoencoderKL.from_pretrained(save_vae(tmp_path / "vae"))
     source = tiny(tmp_path / "m.safetensors", DyDiT, in_channels=4)
     images, _ = run(options(tmp_path / "out", checkpoint=source, vae=str(tmp_path / "vae")))
     assert images.shape == (20, 8, 8, 3)

@@ -74,10 +74,10 @@ def test_the_bullets_say_what_the_numbers_say(runs: Runs, shown: Callable[[str],
 def test_findings_of_every_committed_run_are_told(make_run: Callable[..., Path], tmp_path: Path) -> None:
     results = tmp_path / "results"
     chosen = {name: make_run(results / "machine" / Path(where).parent.name) for name, where in RUNS.items()}
-    fashion = make_run(results / "machine" / "fashion")
+    other = make_run(results / "machine" / "other")
     make_run(results / "local" / "mine")
     found = other_findings(chosen, results)
-    assert found[:2] == [chosen["results"], chosen["study"]] and fashion in found
+    assert found[:3] == [chosen["results"], chosen["study"], chosen["clothes"]] and other in found
     assert results / "local" / "mine" not in found
 
 

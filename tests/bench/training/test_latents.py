@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,22 +26,9 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vae(tmp_path_factory: pytest.TempPathFactory, save_vae: Callable[..., Path]) -> Path:
     """A small random autoencoder that makes latents of an eighth of the side."""
-    from diffusers import AutoencoderKL
-
-    path: Path = tmp_path_factory.mktemp("vae")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        AutoencoderKL(
-            block_out_channels=(4, 4, 4, 8),
-            norm_num_groups=2,
-            layers_per_block=1,
-            latent_channels=4,
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-        ).save_pretrained(path)
-    return path
+    return save_vae(tmp_path_factory.mktemp("vae"), levels=4)
 
 
 @pytest.fixture(scope="module")
