@@ -89,6 +89,7 @@ _FRONT, _FULL = "README.md", "results/README.md"
 SECTIONS = {
     "measured": Section(_FRONT, "", lambda runs: words.measured(read_summary(runs["results"]))),
     "findings": Section(_FRONT, "", lambda runs: words.bullets(runs["results"], runs["speed"], other_findings(runs))),
+    "duration": Section(_FRONT, "", lambda runs: words.duration(runs["results"])),
     "scoreboard": Section(_FRONT, "", lambda runs: score_lines(read_summary(runs["results"]), _FULL)),
     "conventions": Section("docs/protocol.md", "", lambda runs: words.conventions(runs["results"])),
     "tables": Section(_FULL, "results", lambda runs: words.published_tables(read_summary(runs["results"]))),

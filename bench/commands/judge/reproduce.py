@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +39,12 @@ def run(options: ReproduceOptions) -> int:
         row = reproduce_claim(options.claim, options.out)
         print(_told(row))
         return int(options.strict and any_deviates([row]))
+    began = time.monotonic()
     with take_results(options.out) as results:
         made = reproduce(results, options.tier, options.checkpoints or DIRECTORY, options.data_root)
         results.write_table(score_frame(made.rows), "scoreboard")
         results.discard(PAGE)
-        results.write_record(made.record)
+        results.write_record(made.record | {"seconds": round(time.monotonic() - began)})
         page = write_page([options.out], options.out / PAGE)
     print(closing(made.rows))
     print(f"\n{findings_count(made.findings)}")
