@@ -15,11 +15,11 @@ import pandas as pd
 import torch
 
 from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, sampler_of
-from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
+from bench.latency.tables import PRODUCT, Beside, raw_samples, speed_columns
+from bench.machine import DTYPES, Budget, Call, Timed, arithmetic_name, dense_product, in_turns, status
 from bench.models import Candidate, SamplingModel, load_candidate
 from bench.records import environment_record, write_run, write_table
-from dydit import Diffusion, InputError, generate
+from dydit import Diffusion, InputError, generate, guidance_branches
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,13 @@ def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
         status(f"{len(found)} networks, batch {batch}, {runs.steps} steps, {runs.device} {runs.dtype}")
         counts = {candidate.name: _counted(candidate, runs, batch) for candidate in found}
         models = {each.name: SamplingModel(each.module, DTYPES[runs.dtype]) for each in found}
-        calls = {each.name: functools.partial(_sample, each, models[each.name], runs, batch) for each in found}
-        times = in_turns(calls, runs.budget, torch.device(runs.device), f"batch {batch}")
-        rows += [_row(runs, batch, candidate.name, times, counts) for candidate in found]
+        calls: dict[str, Call] = {
+            each.name: functools.partial(_sample, each, models[each.name], runs, batch) for each in found
+        }
+        product, product_macs = dense_product(torch.device(runs.device), DTYPES[runs.dtype])
+        times = in_turns(calls | {PRODUCT: product}, runs.budget, torch.device(runs.device), f"batch {batch}")
+        beside = Beside(runs.models[0], times[runs.models[0]], times[PRODUCT], product_macs)
+        rows += [_row(runs, batch, each.name, times[each.name], beside, counts) for each in found]
         samples += raw_samples(batch, times)
         write_table(pd.DataFrame(rows), directory, "latency")
         write_run(facts | {"samples": samples}, directory)
@@ -111,11 +115,11 @@ def _counted(candidate: Candidate, runs: CandidateRuns, batch: int) -> RunMacs:
 
 
 def _row(
-    runs: CandidateRuns, batch: int, name: str, times: Mapping[str, Timed], counts: Mapping[str, RunMacs]
+    runs: CandidateRuns, batch: int, name: str, timed: Timed, beside: Beside, counts: Mapping[str, RunMacs]
 ) -> dict[str, Any]:
-    timed, base = times[name], runs.models[0]
-    executed = counts[name].executed / counts[base].executed
-    claims = counts[name].claimed, counts[base].claimed
+    own, base = counts[name], counts[beside.base]
+    claims = own.claimed, base.claimed
+    work = own.executed * batch * guidance_branches(GUIDANCE) * runs.steps
     return {
         "model": name,
         "lambda": None,
@@ -125,8 +129,8 @@ def _row(
         "engine": "own",
         "profile": "",
         "steps": runs.steps,
-        **speed_columns(batch, timed, times[base], executed),
+        **speed_columns(batch, timed, beside, own.executed / base.executed, work),
         "claimed_ratio": claims[0] / claims[1] if claims[0] is not None and claims[1] else None,
-        "gap": counts[name].gap,
+        "gap": own.gap,
         "rounds": len(timed.rounds_ms),
     }

@@ -16,8 +16,8 @@ from typing import Any
 import pandas as pd
 import torch
 
-from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
+from bench.latency.tables import PRODUCT, Beside, fastest, raw_samples, speed_columns
+from bench.machine import DTYPES, Budget, Call, arithmetic_name, dense_product, in_turns, status
 from bench.records import environment_record, file_sha256, portable, write_run, write_table
 from dydit import (
     Diffusion,
@@ -102,12 +102,21 @@ def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
         for engine in engines.values():
             if isinstance(engine, Engine):
                 engine.tune(batch * guidance_branches(GUIDANCE))
-        calls = {
+        calls: dict[str, Call] = {
             name: functools.partial(_sample, computing_in(DTYPES[run.dtype], engine), network, run, batch)
             for name, engine in engines.items()
         }
-        times = in_turns(calls, run.budget, torch.device(run.device), f"batch {batch}")
-        rows += [_row(run, record, batch, name, times, ratios[name]) for name in engines]
+        product, product_macs = dense_product(torch.device(run.device), DTYPES[run.dtype])
+        times = in_turns(calls | {PRODUCT: product}, run.budget, torch.device(run.device), f"batch {batch}")
+        base = fastest(times, ("static", "plain"))
+        beside = Beside(base, times[base], times[PRODUCT], product_macs, times["plain"])
+        whole = macs(network.config).total(MATMUL) * batch * guidance_branches(GUIDANCE) * run.steps
+        rows += [
+            _place(run, record, batch, name)
+            | speed_columns(batch, times[name], beside, ratios[name], ratios[name] * whole)
+            | {"rounds": len(times[name].rounds_ms)}
+            for name in engines
+        ]
         samples += raw_samples(batch, times)
         write_table(pd.DataFrame(rows), directory, "latency")
         ran_in = {name: engine.ran_in() for name, engine in engines.items() if isinstance(engine, Engine)}
@@ -150,10 +159,8 @@ def _executed_ratios(network: DyDiT, run: LearnedRun, batch: int) -> dict[str, f
     return {"static": 1.0, "plain": 1.0, "masked": everything, "realised": sum(found) / len(found)}
 
 
-def _row(
-    run: LearnedRun, record: Mapping[str, str], batch: int, engine: str, times: Mapping[str, Timed], executed: float
-) -> dict[str, Any]:
-    timed = times[engine]
+def _place(run: LearnedRun, record: Mapping[str, str], batch: int, engine: str) -> dict[str, Any]:
+    """The columns that identify a row."""
     return {
         "model": Path(run.checkpoint).stem,
         "lambda": json.loads(record.get("recipe", "{}")).get("target"),
@@ -163,10 +170,11 @@ def _row(
         "engine": engine,
         "profile": "learned" if engine in ("masked", "realised") else "",
         "steps": run.steps,
-        **speed_columns(batch, timed, times["static"], executed, times["plain"]),
-        "rounds": len(timed.rounds_ms),
     }
 
 
-SHOWN = ["model", "lambda", "batch", "engine", "ms_median", "speedup", "over_plain", "macs_ratio", "efficiency"]
+SHOWN = [
+    *("model", "lambda", "batch", "engine", "ms_median", "speedup", "base", "over_plain", "macs_ratio", "efficiency"),
+    "matmul_share",
+]
 """The columns that people are shown."""
