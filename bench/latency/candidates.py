@@ -47,10 +47,10 @@ def measure_candidates(models: Sequence[str], runs: Runs, results: Results) -> p
 
     def describe(batch: int) -> dict[str, Ran]:
         counts = {name: _counted(each, runs, batch) for name, each in found.items()}
-        return {name: _ran(name, counts, models[0]) for name in models}
+        return {name: _ran(name, counts, models[0], runs.passes(batch)) for name in models}
 
     facts = environment_record(models=list(models), **runs.facts())
-    return time_runs(sampled, lambda name: found[name].config, runs, describe, results, facts)
+    return time_runs(sampled, lambda name: found[name].config, runs, describe, results, facts, models[:1])
 
 
 def _counted(candidate: Candidate, runs: Runs, batch: int) -> RunMacs:
@@ -59,8 +59,8 @@ def _counted(candidate: Candidate, runs: Runs, batch: int) -> RunMacs:
     return run_macs(counted, candidate.claimed_macs())
 
 
-def _ran(name: str, counts: Mapping[str, RunMacs], base: str) -> Ran:
-    claims = counts[name].claimed, counts[base].claimed
+def _ran(name: str, counts: Mapping[str, RunMacs], base: str, passes: int) -> Ran:
+    own, claims = counts[name], (counts[name].claimed, counts[base].claimed)
     ratio = claims[0] / claims[1] if claims[0] is not None and claims[1] else None
-    others = {"claimed_ratio": ratio, "gap": counts[name].gap}
-    return Ran(name, "own", counts[name].executed / counts[base].executed, others=others)
+    others = {"claimed_ratio": ratio, "gap": own.gap}
+    return Ran(name, "own", own.executed / counts[base].executed, own.executed * passes, others=others)

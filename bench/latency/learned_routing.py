@@ -24,6 +24,9 @@ from dydit.flops import MATMUL
 from dydit.inference import Engine, WidthPlan
 from dydit.sampling import computing_in
 
+STATICS = ("static", "plain")
+"""The engines that compute the static model; speed-ups are over the faster one."""
+
 
 @dataclass(frozen=True)
 class LearnedCheckpoint:
@@ -81,11 +84,10 @@ def measure_learned(trained: LearnedCheckpoint, runs: Runs, results: Results) ->
     target = json.loads(found.record.get("recipe", "{}")).get("target")
 
     def describe(batch: int) -> dict[str, Ran]:
-        ratios = _executed_ratios(network, runs, batch)
+        ratios, whole = _executed_ratios(network, runs, batch), macs(network.config).total(MATMUL) * runs.passes(batch)
+        name, profile = Path(trained.file).stem, {"masked": "learned", "realised": "learned"}
         return {
-            engine: Ran(
-                Path(trained.file).stem, engine, ratio, target, "learned" if engine in ("masked", "realised") else ""
-            )
+            engine: Ran(name, engine, ratio, ratio * whole, target, profile.get(engine, ""))
             for engine, ratio in ratios.items()
         }
 
@@ -97,7 +99,7 @@ def measure_learned(trained: LearnedCheckpoint, runs: Runs, results: Results) ->
     networks = _engines(network, runs)
     engines = {name: model for name, model in networks.items() if isinstance(model, Engine)}
     models = {name: computing_in(DTYPES[runs.dtype], model) for name, model in networks.items()}
-    return time_runs(models, lambda _: network.config, runs, describe, results, facts, "plain", engines)
+    return time_runs(models, lambda _: network.config, runs, describe, results, facts, STATICS, "plain", engines)
 
 
 def _engines(network: DyDiT, runs: Runs) -> dict[str, Model]:
@@ -124,5 +126,8 @@ def _executed_ratios(network: DyDiT, runs: Runs, batch: int) -> dict[str, float]
     return {"static": 1.0, "plain": 1.0, "masked": everything, "realised": sum(found) / len(found)}
 
 
-SHOWN = ["model", "lambda", "batch", "engine", "ms_median", "speedup", "over_plain", "macs_ratio", "efficiency"]
+SHOWN = [
+    *("model", "lambda", "batch", "engine", "ms_median", "speedup", "base", "over_plain", "macs_ratio", "efficiency"),
+    "matmul_share",
+]
 """The columns that people are shown."""

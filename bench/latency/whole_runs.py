@@ -12,8 +12,8 @@ import pandas as pd
 import torch
 
 from bench.flops.executed import GUIDANCE, sampler_of
-from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, arithmetic_name, check_arithmetic, in_turns, status
+from bench.latency.tables import PRODUCT, Beside, fastest, raw_samples, speed_columns
+from bench.machine import DTYPES, Budget, Call, arithmetic_name, check_arithmetic, dense_product, in_turns, status
 from bench.models import ImageShape, begin_run
 from bench.records import Results
 from dydit import Diffusion, InputError, generate, guidance_branches
@@ -48,6 +48,10 @@ class Runs:
         """Network passes of an image at a step."""
         return guidance_branches(GUIDANCE)
 
+    def passes(self, batch: int) -> int:
+        """Network passes of a run of that many images: of an image, as many as steps and branches of guidance."""
+        return batch * self.branches * self.steps
+
     @property
     def arithmetic(self) -> str:
         """What tables call the dtype of these runs."""
@@ -60,11 +64,22 @@ class Runs:
 
 @dataclass(frozen=True)
 class Ran:
-    """What is known of a network's runs beside their time: the columns of its row, and its work over the first's."""
+    """What is known of a network's runs beside their time: its row's columns, and the multiply-adds executed.
+
+    Args:
+        model: what the row calls it.
+        engine: what computes it.
+        executed: its multiply-adds over those of the static, or first, network.
+        work: its multiply-adds in one run.
+        target: lambda, where it has one.
+        profile: where its masks are from.
+        others: further columns.
+    """
 
     model: str
     engine: str
     executed: float
+    work: float
     target: float | None = None
     profile: str = ""
     others: Mapping[str, Any] = field(default_factory=dict)
@@ -87,10 +102,11 @@ def time_runs(
     describe: Callable[[int], Mapping[str, Ran]],
     results: Results,
     facts: Mapping[str, Any],
+    statics: Sequence[str],
     plain: str | None = None,
     engines: Mapping[str, Engine] = MappingProxyType({}),
 ) -> pd.DataFrame:
-    """Time every network's runs, the first being what the others are held against; writes latency.csv and run.json.
+    """Time every network's runs, and beside them a large dense product; writes latency.csv and run.json.
 
     Args:
         models: sampling models by name, on their device.
@@ -99,22 +115,27 @@ def time_runs(
         describe: for a batch size, what is known of each network's runs.
         results: where the tables and the record go, after every batch size.
         facts: for the record.
+        statics: the names of networks whose fastest one speed-ups are over.
         plain: name of the network that `over_plain` is over, where there is one.
         engines: those of the suite among the networks, whose kernels are tuned for a batch before it is timed.
     """
     rows: list[dict[str, Any]] = []
     samples: list[dict[str, Any]] = []
-    base = next(iter(models))
+    device = torch.device(runs.device)
+    product, product_macs = dense_product(device, DTYPES[runs.dtype])
     for batch in runs.batch:
         status(f"{len(models)} networks, batch {batch}, {runs.steps} steps, {runs.device} {runs.arithmetic}")
         known = describe(batch)
         for engine in engines.values():
             engine.tune(batch * runs.branches)
-        calls = {name: functools.partial(sample_run, model, shape(name), runs, batch) for name, model in models.items()}
-        times = in_turns(calls, runs.budget, torch.device(runs.device), f"batch {batch}")
-        over = times[plain] if plain else None
+        calls: dict[str, Call] = {
+            name: functools.partial(sample_run, model, shape(name), runs, batch) for name, model in models.items()
+        }
+        times = in_turns(calls | {PRODUCT: product}, runs.budget, device, f"batch {batch}")
+        base = fastest(times, statics)
+        beside = Beside(base, times[base], times[PRODUCT], product_macs, times[plain] if plain else None)
         for name, ran in known.items():
-            speeds = speed_columns(batch, times[name], times[base], ran.executed, over)
+            speeds = speed_columns(batch, times[name], beside, ran.executed, ran.work)
             rows.append(_columns(ran, runs, batch) | speeds | dict(ran.others) | {"rounds": len(times[name].rounds_ms)})
         samples += raw_samples(batch, times)
         results.write_table(pd.DataFrame(rows), "latency")

@@ -37,8 +37,8 @@ class TorchBlocks:
 
     The selected tokens are gathered by their number, for which the host asks the device once per block. An object
     serves one forward at a time, whose intermediates lie in two buffers of `scratch`: "narrow" holds rows of C (the
-    normalised tokens, then their update), "wide" what is computed between these two (queries, keys and values, or the
-    MLP's hidden channels).
+    normalised tokens, then their update), "wide" what is computed between these two: queries, keys and values, and the
+    MLP's hidden channels where no kernel makes them together with GELU.
     """
 
     waits = True
@@ -130,12 +130,14 @@ class TorchBlocks:
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
         """The MLP of tokens (..., C), same shape, in "narrow"; x may lie there, too."""
+        flat = x.reshape(-1, x.shape[-1])
+        # The first two products apply GELU in its tanh form, which saves a pass over the hidden channels.
         if x.is_cuda:
-            # On CUDA this product applies GELU in its tanh form, which saves a pass over the hidden channels.
-            flat = x.reshape(-1, x.shape[-1])
             hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
+        elif x.device.type == "cpu" and x.dtype in _ONEDNN:
+            hidden = torch.ops.mkldnn._linear_pointwise(flat, weights.fc1, weights.fc1_bias, "gelu", [], "tanh")
         else:
-            hidden = torch.ops.aten.gelu_(self.product("wide", x, weights.fc1, weights.fc1_bias), approximate="tanh")
+            hidden = torch.ops.aten.gelu_(self.product("wide", flat, weights.fc1, weights.fc1_bias), approximate="tanh")
         return self.product("narrow", hidden, weights.fc2, weights.fc2_bias).view_as(x)
 
     def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:
@@ -150,6 +152,17 @@ class TorchBlocks:
     def tuning(self) -> contextlib.AbstractContextManager[object]:
         """Inside this context a forward finds the fastest form of each part, where there are several."""
         return contextlib.nullcontext()
+
+
+def _onednn_dtypes() -> frozenset[torch.dtype]:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return frozenset()
+    half = {torch.bfloat16} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else set()
+    return frozenset({torch.float32} | half)
+
+
+_ONEDNN = _onednn_dtypes()
+"""In what oneDNN computes linear layers on this CPU, with an activation in the same pass."""
 
 
 def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:

@@ -36,7 +36,10 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
     table = read_table(tmp_path, "latency").set_index("engine")
     assert list(table.index) == ["static", "plain", "masked", "realised"]
     assert (table["lambda"] == 0.5).all() and (table["steps"] == STEPS).all()
-    assert table.loc["static", "speedup"] == table.loc["plain", "over_plain"] == 1
+    base = table["base"].iloc[0]
+    assert base == table["ms_median"][["static", "plain"]].idxmin() and (table["base"] == base).all()
+    assert table.loc[base, "speedup"] == table.loc["plain", "over_plain"] == 1
+    assert (table["matmul_share"] > 0).all()
     config = checkpoint.load_model(FILE)[0].config
     counted = measure_checkpoint(FILE, steps=STEPS, images=3, batch_size=3)
     expected = counted.macs.total(MATMUL) / macs(config).total(MATMUL)
@@ -44,7 +47,7 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
     assert (table["efficiency"] * table["macs_ratio"]).to_numpy() == pytest.approx(table["speedup"].to_numpy())
     record = read_run(tmp_path)
     assert record["ran_in"]["realised"]["products"] == "torch, float32"
-    assert record["routing"] == "learned" and len(record["samples"]) == 4 and len(record["checkpoint"]["sha256"]) == 64
+    assert record["routing"] == "learned" and len(record["samples"]) == 5 and len(record["checkpoint"]["sha256"]) == 64
 
 
 def test_engines_draw_the_same_images() -> None:
