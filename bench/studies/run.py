@@ -10,13 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.claims import Finding
-from bench.options import DataOptions, DeviceOptions, OutputOptions, option
+from bench.options import STEPS, THREADS, DataOptions, DeviceOptions, OutputOptions, option
 from bench.records import environment_record, prepare_output, write_run, write_table
 from bench.studies.catalogue import DIGITS, Study, find_study
 from bench.studies.findings import judge_study
 from bench.studies.scores import IMAGES, quarters_table, score_all
 from bench.studies.train import train_all
-from dydit import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +28,12 @@ class StudyOptions(DeviceOptions, DataOptions, OutputOptions):
     stages: Sequence[str] | None = option(
         None, metavar="NAME", help="only these and what they start from, such as dydit-m-0.5-s1"
     )
-    shorten: int = option(1, metavar="N", help="divide every step count, for a trial")
+    shorten: int = option(1, metavar="N", help="divide every step count, for a trial", within=STEPS)
     judge: Path | None = option(
         None, metavar="DIR", help="train nothing; judge the finished run in DIR again, from its runs.csv"
     )
     processes: int | None = option(
-        None, metavar="N", help="stages trained at once (default: one per core, one on a GPU)"
+        None, metavar="N", help="stages trained at once (default: one per core, one on a GPU)", within=THREADS
     )
 
 
@@ -80,11 +79,8 @@ def prepare_study(options: StudyOptions) -> StudyJob:
     """Find the study and its stages, and make the directories.
 
     Raises:
-        InputError: an unknown study or stage, a number below 1, or a directory that cannot be written.
+        InputError: an unknown study or stage, or a directory that cannot be written.
     """
-    for name, value in (("shorten", options.shorten), ("processes", options.processes)):
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value}; give a whole number from 1")
     study = find_study(options.dataset)
     chosen = study.only(options.stages) if options.stages else study
     out = prepare_output(options.out)

@@ -31,7 +31,7 @@ from bench.data.sources import open_labelled
 from bench.generation import decoding
 from bench.generation.decoding import LATENT_CHANNELS, LATENT_SCALE
 from bench.machine import arithmetic, check_device, status, track
-from bench.options import AutoencoderOptions, DataOptions, OutputOptions, ProcessOptions, option
+from bench.options import BATCH, PIXELS, AutoencoderOptions, DataOptions, OutputOptions, ProcessOptions, option
 from bench.records import (
     check_same_run,
     environment_record,
@@ -50,7 +50,7 @@ PROGRESS = "progress.json"
 FILES = (MANIFEST, PROGRESS, "*.npy")
 """All files of a set, as patterns."""
 SCHEMA_VERSION = 1
-BATCH = 8
+ENCODED = 8
 """Images that the autoencoder encodes at once."""
 
 
@@ -61,8 +61,8 @@ class LatentsOptions(AutoencoderOptions, ProcessOptions, DataOptions, OutputOpti
     out: Path = Path("results/local/latents")
     data: str = option(metavar="NAME|PATH", help="data set, or folder with one folder per class")
     split: str | None = option(None, metavar="NAME", help="of a data set (default: its first, for training)")
-    resolution: int = option(256, metavar="PIXELS", help="of the images")
-    unit: int = option(1024, metavar="N", help="images per file")
+    resolution: int = option(256, metavar="PIXELS", help="of the images", within=PIXELS)
+    unit: int = option(1024, metavar="N", help="images per file", within=BATCH)
 
 
 @dataclass(frozen=True)
@@ -141,9 +141,6 @@ def encode_latents(options: LatentsOptions) -> Latents:
     out, resolution = options.out, options.resolution
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
-    for name, number in (("unit", options.unit), ("threads", options.threads)):
-        if number < 1:
-            raise InputError(f"{name} = {number}; it must be at least 1")
     check_device(options.device, torch.float32)
     with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
@@ -207,7 +204,7 @@ def _moments(module: Any, opened: Images, rows: range, device: torch.device) -> 
     # One process decodes pictures more slowly than a GPU encodes them.
     workers = min(os.cpu_count() or 1, 8) if device.type == "cuda" else 0
     parts = []
-    for batch in torch.utils.data.DataLoader(chosen, BATCH, num_workers=workers):
+    for batch in torch.utils.data.DataLoader(chosen, ENCODED, num_workers=workers):
         x = preprocessing.to_model(batch).to(device)
         latents = [module.encode(images).latent_dist for images in (x, x.flip(-1))]
         parts.append(torch.stack([moment for each in latents for moment in (each.mean, each.std)], 1).float().cpu())
