@@ -36,6 +36,16 @@ class Range(NamedTuple):
         assert isinstance(number, int | float)
         return self.least <= number <= self.most and not (self.above and number == self.least)
 
+    def whole(self, value: Any, name: str) -> int:
+        """A whole number that a file holds, unchanged.
+
+        Raises:
+            ValueError: it is none, or none of these; the message calls it `name`.
+        """
+        if type(value) is not int or value not in self:
+            raise ValueError(f"{name} is {str(value)[:20]!r}; it must be {self.words(whole=True)}")
+        return value
+
     def words(self, whole: bool) -> str:
         """What it admits, for a message."""
         if whole:
@@ -55,6 +65,8 @@ SEED = Range(0, 2**63 - 1)
 """What every generator takes, and no two of which draw the same numbers."""
 PIXELS = Range(1, 16_384)
 """Side of an image."""
+CHANNELS = Range(1, 4)
+"""Of an image, or of a latent."""
 THREADS = Range(1, 1024)
 """Or processes; more than any machine has cores, and a system may refuse to start them."""
 SECONDS = Range(0, 1_000_000)

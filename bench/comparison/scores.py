@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, tensors_sha256, whole_file, write_json
+from bench.records import file_sha256, read_arrays, read_object, tensors_sha256, whole_file, write_json
 from bench.studies.catalogue import Study
 
 METRICS = ("FID", "IS", "precision", "recall")
@@ -62,7 +61,7 @@ def score_entries(scoring: Scoring, entries: Sequence[Entry], processes: int) ->
         Task(entry.name, functools.partial(_score, scoring, entry, static), needs[entry.name]) for entry in entries
     ]
     run_tasks(tasks, processes, "scoring methods")
-    rows = [row for entry in entries for row in json.loads(_file(scoring, entry).read_text(encoding="utf-8"))["rows"]]
+    rows = [row for entry in entries for row in _kept(_file(scoring, entry))["rows"]]
     return pd.DataFrame(rows)
 
 
@@ -70,11 +69,15 @@ def _score(scoring: Scoring, entry: Entry, static: Entry) -> str:
     with arithmetic(THREADS, tf32=False):
         identity = _identity(scoring, entry, static)
         path = _file(scoring, entry)
-        if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["identity"] == identity:
+        if path.is_file() and _kept(path)["identity"] == identity:
             return ""
         rows = [_row(scoring, entry, static, seed) for seed in scoring.seeds]
     write_json({"identity": identity, "rows": rows}, path)
     return f"{entry.name}: FID {sum(row['FID'] for row in rows) / len(rows):.2f}"
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    return read_object(path, "remove it: the method is scored again", "identity", "rows")
 
 
 def _row(scoring: Scoring, entry: Entry, static: Entry, seed: int) -> dict[str, Any]:
@@ -85,8 +88,8 @@ def _row(scoring: Scoring, entry: Entry, static: Entry, seed: int) -> dict[str, 
         images, _ = draw_images(entry, build(entry, seed, scoring.models), scoring.images, seed)  # the control
     real = scoring.study.load(None).images
     measured = evaluate(images, real, extractor=scoring.study.extractor, weights=scoring.weights)
-    with np.load(_images_file(scoring, seed)) as kept:
-        base = of_tensor(torch.from_numpy(kept["images"]), STATIC)
+    (kept,) = read_arrays(_images_file(scoring, seed), "images", remedy="remove it and score again")
+    base = of_tensor(torch.from_numpy(kept), STATIC)
     weights = extractor(scoring.study.extractor).weights(scoring.weights)
     drift = measure_drift(of_tensor(images, entry.name), base, scoring.study.extractor, weights)
     psnr = float(np.median(drift.psnr()))

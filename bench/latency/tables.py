@@ -11,7 +11,7 @@ import pandas as pd
 
 from bench.latency.cases import STEPS, Case, LatencyOptions
 from bench.machine import Footprint, Timed, speedup
-from bench.records import environment_record, portable, read_table, write_run, write_table
+from bench.records import clear_content_errors, environment_record, portable, read_table, write_run, write_table
 from dydit import model_config
 
 SHOWN = [
@@ -78,9 +78,11 @@ def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
     """Join `latency.csv` of finished runs into latency_growth.csv, with a run.json that names them.
 
     Raises:
-        InputError: a directory without such a table.
+        InputError: a directory without such a table, or one with other columns.
     """
-    frame = growth(pd.concat([read_table(run, "latency") for run in directories], ignore_index=True))
+    tables = [read_table(run, "latency") for run in directories]
+    with clear_content_errors(directories[0] / "latency.csv"):
+        frame = growth(pd.concat(tables, ignore_index=True))
     write_table(frame, directory, "latency_growth")
     write_run(environment_record(sources=[portable(str(run)) for run in directories]), directory)
     return frame

@@ -29,23 +29,41 @@ def write_run(record: Mapping[str, Any], directory: Path) -> Path:
     return write_json(version | dict(record) | version, directory / "run.json")
 
 
-def read_run(directory: Path) -> dict[str, Any]:
+def read_run(directory: Path, *needed: str) -> dict[str, Any]:
     """The record in `run.json`.
 
+    Args:
+        directory: of the run.
+        needed: keys that the caller reads.
+
     Raises:
-        InputError: no such file, not a run record, or one of a newer schema than this code knows.
+        InputError: no such file, not a run record, one of a newer schema than this code knows, or without a key.
     """
     path = directory / "run.json"
     try:
-        record = read_object(path, "run the measurement again")
+        record = read_object(path, "run the measurement again", *needed)
     except FileNotFoundError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
+    check_schema(record, SCHEMA_VERSION, path)
+    return record
+
+
+def check_schema(record: Mapping[str, Any], newest: int, path: Path) -> None:
+    """Refuse a record of another schema than those that this code reads.
+
+    Args:
+        record: with its `schema_version`.
+        newest: version that is read.
+        path: of the file, for the message.
+
+    Raises:
+        InputError: the version is no whole number from 1, or newer.
+    """
     version = record.get("schema_version")
-    if not isinstance(version, int) or version < 1:
-        raise InputError(f"{path}: schema_version is {version!r}; it must be a whole number from 1")
-    if version > SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path}: schema_version is {str(version)[:20]!r}; it must be a whole number from 1")
+    if version > newest:
         raise InputError(
-            f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version reads; "
+            f"{path}: schema_version {str(version)[:20]} is newer than {newest}, the newest that this version reads; "
             "update the project"
         )
-    return record

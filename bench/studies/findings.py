@@ -22,7 +22,7 @@ from bench.claims import (
     published_fid_ratio,
     write_findings,
 )
-from bench.records import environment_record, read_run, read_table, write_run, write_table
+from bench.records import clear_content_errors, environment_record, read_run, read_table, write_run, write_table
 from bench.studies.answers import questions
 from bench.studies.catalogue import (
     ABLATION_LAMBDA,
@@ -76,8 +76,9 @@ def judge_again(directory: Path) -> list[Finding]:
         InputError: the directory has no `runs.csv` or `run.json`, or not every model of a study.
     """
     frame, record = read_table(directory, "runs"), read_run(directory)
-    study = _study_of(frame, directory)
-    findings = judge_study(study, frame, directory)
+    with clear_content_errors(directory / "runs.csv"):
+        study = _study_of(frame, directory)
+        findings = judge_study(study, frame, directory)
     judged = environment_record()
     write_run(record | {"judged": {key: judged[key] for key in ("command", "started", "commit", "dirty")}}, directory)
     return findings

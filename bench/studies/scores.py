@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import json
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, whole_file, write_json
+from bench.records import file_sha256, read_arrays, read_object, whole_file, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
 from bench.studies.train import THREADS, Evaluated, classifier_accuracy, evaluated
@@ -61,8 +60,12 @@ def score_all(
         for stage in study.stages
     ]
     run_tasks(tasks, processes, f"scoring {study.name}")
-    rows = [row for stage in study.stages for row in json.loads((scores / f"{stage.name}.json").read_text())["rows"]]
+    rows = [row for stage in study.stages for row in _kept(scores / f"{stage.name}.json")["rows"]]
     return pd.DataFrame(rows)
+
+
+def _kept(path: Path) -> dict[str, Any]:
+    return read_object(path, "remove it: the stage is scored again", "identity", "rows")
 
 
 def _compared_with(stage: Stage) -> tuple[str, ...]:
@@ -97,7 +100,7 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "steps": list(sampler_steps(stage)),
         "seeds": list(seeds),
     }
-    if path.is_file() and (kept := json.loads(path.read_text())).get("identity") == identity and "quarters" in kept:
+    if path.is_file() and _kept(path)["identity"] == identity and "quarters" in _kept(path):
         return ""
     data = study.load(data_root)
     real, truth = (data.images, data.labels) if study.reference is None else study.reference(data_root)
@@ -137,8 +140,9 @@ def _drift(
     assert study.classifier is not None
     if stage.parent is None or steps != STEPS:
         return dict.fromkeys(("drift_mse", "drift_psnr", "drift_fid"))
-    with np.load(_images_file(directory, stage.parent, seed)) as file:
-        started = of_tensor(torch.from_numpy(file["images"]), stage.parent)
+    path = _images_file(directory, stage.parent, seed)
+    (images_before,) = read_arrays(path, "images", remedy="remove it and score again")
+    started = of_tensor(torch.from_numpy(images_before), stage.parent)
     weights = extractor(study.extractor).weights(directory / study.classifier.weights.name)
     drift = measure_drift(of_tensor(images, stage.name), started, study.extractor, weights)
     psnr = float(np.median(drift.psnr()))
@@ -153,7 +157,7 @@ def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
     `between_images` the standard deviation of token decisions between images, mean over blocks and tokens.
     """
     files = (directory / "scores" / f"{stage.name}.json" for stage in study.stages)
-    return pd.DataFrame([row for file in files for row in json.loads(file.read_text())["quarters"]])
+    return pd.DataFrame([row for file in files for row in _kept(file)["quarters"]])
 
 
 def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:

@@ -31,18 +31,30 @@ from bench.data.sources import open_labelled
 from bench.generation import decoding
 from bench.generation.decoding import LATENT_CHANNELS, LATENT_SCALE
 from bench.machine import arithmetic, check_device, status, track
-from bench.options import BATCH, PIXELS, AutoencoderOptions, DataOptions, OutputOptions, ProcessOptions, option
+from bench.options import (
+    BATCH,
+    CHANNELS,
+    PIXELS,
+    AutoencoderOptions,
+    DataOptions,
+    OutputOptions,
+    ProcessOptions,
+    Range,
+    option,
+)
 from bench.records import (
     check_same_run,
+    check_schema,
     environment_record,
     file_sha256,
+    read_array,
+    read_object,
     take_directory,
     tensors_sha256,
     whole_file,
     write_json,
 )
 from dydit import VAE_DOWNSAMPLING, InputError, first_line
-from dydit.checkpoint.json_objects import read_object
 
 MANIFEST = "latents.json"
 PROGRESS = "progress.json"
@@ -50,6 +62,8 @@ PROGRESS = "progress.json"
 FILES = (MANIFEST, PROGRESS, "*.npy")
 """All files of a set, as patterns."""
 SCHEMA_VERSION = 1
+COUNT = Range(1, 1_000_000_000)
+"""Images of a set."""
 ENCODED = 8
 """Images that the autoencoder encodes at once."""
 
@@ -106,11 +120,12 @@ def open_latents(directory: Path) -> Latents:
     path = directory / MANIFEST
     try:
         content = read_object(path, "run `python -m bench latents` again")
-        count, unit, shape = int(content["count"]), int(content["unit"]), tuple(int(side) for side in content["shape"])
+        check_schema(content, SCHEMA_VERSION, path)
+        count, unit = COUNT.whole(content["count"], "count"), BATCH.whole(content["unit"], "unit")
+        channels, height, width = content["shape"]
+        shape = CHANNELS.whole(channels, "channels"), PIXELS.whole(height, "height"), PIXELS.whole(width, "width")
         sums = {str(name): str(value) for name, value in content["sha256"].items()}
-        if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
-            raise ValueError(f"shape {shape}, schema version {content['schema_version']}")
-        labels = np.load(directory / "labels.npy", allow_pickle=False)
+        labels = read_array(directory / "labels.npy")
         files: list[NDArray[Any]] = []
         for number, rows in enumerate(unit_ranges(count, unit)):
             file = np.load(unit_path(directory, number), mmap_mode="r", allow_pickle=False)
@@ -121,7 +136,9 @@ def open_latents(directory: Path) -> Latents:
         if labels.shape != (count,) or labels.dtype != np.int64:
             raise ValueError(f"labels.npy holds {labels.dtype} {labels.shape}")
         recorded = read_class_table(content.get("classes", []))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except InputError:
+        raise
+    except Exception as error:  # damaged bytes raise many kinds
         raise InputError(
             f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
         ) from None
@@ -129,7 +146,7 @@ def open_latents(directory: Path) -> Latents:
     names = {row["label"]: row["name"] for row in recorded if row["name"] is not None}
     of_labels = torch.from_numpy(labels)
     classes = class_table(of_labels, names)
-    return Latents(tuple(files), (shape[0], shape[1], shape[2]), unit, of_labels, digest, classes)
+    return Latents(tuple(files), shape, unit, of_labels, digest, classes)
 
 
 def encode_latents(options: LatentsOptions) -> Latents:
@@ -173,7 +190,7 @@ def _write_files(
     sums = _earlier_sums(out, identity)
     _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
     sums["labels.npy"] = file_sha256(out / "labels.npy")
-    units = unit_ranges(len(opened), identity["unit"])
+    units = list(unit_ranges(len(opened), identity["unit"]))
     for number, rows in enumerate(track(units, f"encoding {identity['data']}")):
         path = unit_path(out, number)
         if path.is_file() and sums.get(path.name) == file_sha256(path):
@@ -190,8 +207,8 @@ def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     if not path.is_file():
         return {}
     remedy = "remove it: the latents are encoded again"
-    there = read_object(path, remedy)
-    if not all(isinstance(there.get(name), dict) for name in ("identity", "sha256")):
+    there = read_object(path, remedy, "identity", "sha256")
+    if not all(isinstance(there[name], dict) for name in ("identity", "sha256")):
         raise InputError(f"{path}: no record of encoded units; {remedy}")
     check_same_run(out, there["identity"], identity)
     return dict(there["sha256"])

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from bench.records import clear_write_errors
+from dydit import InputError, first_line
 from dydit.checkpoint.atomic import atomic_path
 from dydit.training import Recipe, StepLog
 
@@ -84,21 +85,36 @@ def _cut_back(path: Path, columns: tuple[str, ...], step: int) -> IO[str]:
 def _before(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.reader(file))[1:]
+    rows = _rows(path)[1:]
     whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
     return [row for row in whole if int(row[0]) < step]
 
 
+def _rows(path: Path) -> list[list[str]]:
+    """The rows of a log, its header first.
+
+    Raises:
+        InputError: the file is no CSV in UTF-8, or cannot be read.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return list(csv.reader(file))
+    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a log of a training ({first_line(error)}); take it away") from None
+
+
 def training_outcome(out: Path, recipe: Recipe) -> dict[str, str]:
     """What the log says of a finished training: means over the last tenth of its steps, and how many were skipped."""
-    with (out / "log.csv").open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
+    header, *lines = _rows(out / "log.csv") or [[]]
+    rows = [dict(zip(header, line, strict=False)) for line in lines]
     tail = rows[-max(recipe.steps // 10, 1) :]
+    try:
+        means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
+        skipped = sum(row["skipped"] == "True" for row in rows)
+    except (KeyError, ValueError, ZeroDivisionError):
+        rows = []
     if len(rows) < recipe.steps:  # somebody has edited the file
         return dict.fromkeys(("final_loss", "final_ratio", "skipped_steps"), "unknown, the log has gaps")
-    means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
-    skipped = sum(row["skipped"] == "True" for row in rows)
     return {
         "final_loss": f"{means['loss']:.5f}",
         "final_ratio": f"{means['ratio']:.4f}",

@@ -191,7 +191,9 @@ class Training:
                 n: shard_like(dict.fromkeys(each, parameters[n]), each) for n, each in optimizer["state"].items()
             }
             self.optimizer.load_state_dict({**optimizer, "state": moments})
-            self.step = int(state["step"])
+            if type(state["step"]) is not int or state["step"] < 0:
+                raise ValueError(f"step {str(state['step'])[:20]}")
+            self.step = state["step"]
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
             kind = self.kind.__name__
             raise InputError(f"training state: not one of this {kind} ({first_line(error)})") from None

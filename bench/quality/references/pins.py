@@ -10,9 +10,8 @@ from pathlib import Path
 from bench.machine import status
 from bench.quality.references import manifest
 from bench.quality.references.manifest import SCHEMA_VERSION, Entry
-from bench.records import file_sha256, write_json
+from bench.records import check_schema, file_sha256, read_object, write_json
 from dydit import InputError
-from dydit.checkpoint.json_objects import read_object
 
 _LARGE = 2**29
 
@@ -100,8 +99,7 @@ def _pins_in(root: Path) -> dict[str, Pin]:
     path = root / "pins.json"
     try:
         record = read_object(path, "restore it from the repository")
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {record['schema_version']}")
+        check_schema(record, SCHEMA_VERSION, path)
         return {name: Pin(**fields) for name, fields in record["pins"].items()}
     except FileNotFoundError:
         return {}
