@@ -32,6 +32,8 @@ def open_archive(path: Path) -> Iterator[zipfile.ZipFile]:
         ValueError: two members have one name, of which one would hide the other.
         zipfile.BadZipFile: no archive.
     """
+    if path.exists() and not path.is_file():
+        raise ValueError("a folder, a device or a pipe, and not a file")
     with zipfile.ZipFile(path) as archive:
         if twice := [name for name, count in Counter(archive.namelist()).items() if count > 1]:
             raise ValueError(f"two members are called {twice[0][:60]}")
