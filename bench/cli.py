@@ -78,7 +78,8 @@ def _refused_by_system(error: OSError) -> str:
     """What an error of the operating system is about, what it is, and what to do about it."""
     path = error.filename2 or error.filename  # of a file that could not take its final name, the final name
     about = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
-    return f"{about}{error.strerror or error}; {_REMEDIES.get(error.errno or 0, 'mend that and repeat the run')}"
+    reason = error.strerror or next((str(each) for each in error.args if each), type(error).__name__)
+    return f"{about}{reason}; {_REMEDIES.get(error.errno or 0, 'mend that and repeat the run')}"
 
 
 def _out_of_memory(error: BaseException) -> bool:

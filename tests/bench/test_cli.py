@@ -93,6 +93,12 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path: Path)
     assert list(tmp_path.iterdir()) == []
 
 
+def named(error: OSError, path: str) -> OSError:
+    """As the error of a library whose file `atomic_path` has named."""
+    error.filename = path
+    return error
+
+
 def raising(error: BaseException) -> Callable[[Any], None]:
     def run(_: Any) -> None:
         raise error
@@ -108,6 +114,7 @@ def raising(error: BaseException) -> Callable[[Any], None]:
         (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "x: File name too long; give a shorter path"),
         (OSError(errno.EIO, "Input/output error", b"x\xff"), 2, r"x\udcff: Input/output error; mend that"),
         (OSError("cannot be told"), 2, "cannot be told; mend that and repeat the run"),
+        (named(OSError("No space"), "x"), 2, "x: No space; mend that and repeat the run"),
         (KeyboardInterrupt(), 130, "interrupted"),
         (MemoryError("14 PiB"), 2, "out of memory (14 PiB)"),
         (RuntimeError("std::bad_alloc"), 2, "out of memory (std::bad_alloc)"),
