@@ -170,10 +170,10 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
     """The network on its device behind its engine: (x, t, y) in float32 -> output in float32.
 
     Raises:
-        InputError: a guided batch of `unit` images does not fit the GPU.
+        InputError: a guided batch of `unit` images does not fit the device's free memory.
     """
     dtype, network = DTYPES[job.options.dtype], job.network
-    if job.device.type == "cuda" and not isinstance(network, Candidate):
+    if not isinstance(network, Candidate):
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
     return behind_engine(network, job.engine, job.options.method, job.solver.timesteps, dtype)
