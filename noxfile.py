@@ -67,6 +67,13 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session(venv_backend="none", requires=["environment"])
+def faults(session: nox.Session) -> None:
+    """Kill, damage and starve every command, and write docs/reliability.md of what became of it."""
+    session.env["DYDIT_FAULTS"] = "whole"
+    python(session, "-m", "pytest", "tests/faults", *session.posargs)
+
+
+@nox.session(venv_backend="none", requires=["environment"])
 def bench(session: nox.Session) -> None:
     """Run the timed benchmarks."""
     # pytest-benchmark refuses the two together; without timing, each benchmark runs once as a plain test.

@@ -19,8 +19,12 @@ from dydit.config import TIMESTEPS
 from dydit.errors import InputError, check_indices
 
 Sampler = Literal["ddpm", "ddim"]
-Model = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(x, original timesteps, labels) -> noise and variance interpolation, channels doubled."""
+Model = Callable[[Tensor, Tensor | int, Tensor], Tensor]
+"""(x, original timesteps, labels) -> noise and variance interpolation, channels doubled.
+
+A sampler gives the timestep of a step as a number, which lies on no device: a model that chooses by it, such as which
+heads are open, need not wait for the GPU until it knows.
+"""
 
 
 @dataclass(frozen=True)
@@ -218,7 +222,7 @@ class Diffusion:
         """Coefficient `name` at steps t as float32 (N, 1, 1, 1) on the device of `like`."""
         key = (name, like.device)
         if key not in self._coefficients:
-            self._coefficients[key] = self._table(name).float().to(like.device)
+            self._coefficients[key] = to_device(self._table(name).float(), like.device)
         return self._coefficients[key][t][:, None, None, None]
 
     def _table(self, name: str) -> Tensor:
@@ -232,6 +236,11 @@ class Diffusion:
         }
         table: Tensor = tables[name]() if name in tables else getattr(self, name)
         return table
+
+
+def to_device(values: Tensor, device: torch.device) -> Tensor:
+    """CPU values on a device; a GPU fetches them from page-locked memory by itself, and the host does not wait."""
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def _halves(output: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -43,6 +43,11 @@ def timestep_features(t: Tensor, width: int = 256, max_period: float = 10000.0) 
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
+def timestep_rows(t: Tensor | int, x: Tensor) -> Tensor:
+    """Timesteps (N,) of images x (N, ...), on their device; a number is the timestep of all."""
+    return t if isinstance(t, Tensor) else torch.full((len(x),), t, device=x.device)
+
+
 def modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """x (N, T, C) scaled and shifted per image by (N, C) vectors."""
     return x * (1 + scale[:, None]) + shift[:, None]
@@ -183,12 +188,12 @@ class DiT(nn.Module):
         self.final_layer = FinalLayer(self.config)
         self._initialise()
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """Predict noise and variance.
 
         Args:
             x: noisy latents (N, in_channels, S, S).
-            t: original timesteps in [0, 1000), int64 (N,).
+            t: original timesteps in [0, 1000), int64 (N,), or one number for all images.
             y: labels, int64 (N,); `num_classes` is the null label, where the network was built with label dropout.
 
         Returns:
@@ -208,22 +213,22 @@ class DiT(nn.Module):
             return checkpoint(call, *inputs, use_reentrant=False)
         return call(*inputs)
 
-    def embed(self, x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def embed(self, x: Tensor, t: Tensor | int, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Tokens (N, T, C), timestep embedding (N, C) and conditioning c = t_emb + y_emb (N, C).
 
         Raises:
             InputError: as `check_inputs`.
         """
         self.check_inputs(x, t, y)
-        t_emb = self.t_embedder(t)
+        t_emb = self.t_embedder(timestep_rows(t, x))
         return self.x_embedder(x) + self.pos_embed, t_emb, t_emb + self.y_embedder(y)
 
-    def check_inputs(self, x: Tensor, t: Tensor, y: Tensor) -> None:
-        """Refuse what would be read as something else: other patches, one timestep for all, fractions, no class.
+    def check_inputs(self, x: Tensor, t: Tensor | int, y: Tensor) -> None:
+        """Refuse what would be read as something else: other patches, a tensor of one timestep, fractions, no class.
 
         Raises:
             InputError: images of another shape than (N, in_channels, input_size, input_size), or of whole numbers;
-                timesteps or labels that are not N whole numbers, or out of range (seen on the CPU alone).
+                timesteps or labels that are not N whole numbers, or out of range (of tensors seen on the CPU alone).
         """
         config = self.config
         wanted = (config.in_channels, config.input_size, config.input_size)
@@ -233,7 +238,11 @@ class DiT(nn.Module):
             )
         if not x.is_floating_point():
             raise InputError(f"input of {x.dtype}; the network takes floating-point numbers, pixels in [-1, 1]")
-        check_indices("timesteps", t, len(x), TIMESTEPS, f"original timesteps 0 to {TIMESTEPS - 1}")
+        known = f"original timesteps 0 to {TIMESTEPS - 1}"
+        if isinstance(t, Tensor):
+            check_indices("timesteps", t, len(x), TIMESTEPS, known)
+        elif type(t) is not int or not 0 <= t < TIMESTEPS:
+            raise InputError(f"timestep {t!r}; give whole numbers, {known}")
         null = "no null label" if config.null_label is None else f"the null label {config.null_label}"
         check_indices("labels", y, len(x), config.label_rows, f"classes 0 to {config.num_classes - 1}, {null}")
 

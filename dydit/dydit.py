@@ -64,20 +64,20 @@ class DyDiT(DiT):
     realised: ClassVar[bool] = True
     """Whether `Engine`, which skips heads, channel groups and tokens of the MLP, computes this class's function."""
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """As `DiT.forward`, with every block routed."""
         return self.route(x, t, y)[0]
 
-    def complete(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def complete(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """The complete model: routers ignored, nothing masked (the warm-up term of the paper's training)."""
         return super().forward(x, t, y)
 
-    def route(self, x: Tensor, t: Tensor, y: Tensor, routing: Routing | None = None) -> tuple[Tensor, Routing]:
+    def route(self, x: Tensor, t: Tensor | int, y: Tensor, routing: Routing | None = None) -> tuple[Tensor, Routing]:
         """Output (N, out_channels, S, S) and the routing that made it.
 
         Args:
             x: noisy latents (N, in_channels, S, S).
-            t: original timesteps, int64 (N,).
+            t: original timesteps, int64 (N,), or one number for all images.
             y: labels, int64 (N,).
             routing: masks to use instead of the routers' own.
         """

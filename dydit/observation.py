@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from dydit.routing import Routing
 
-Route = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Routing]]
+Route = Callable[[Tensor, Tensor | int, Tensor], tuple[Tensor, Routing]]
 """(x, t, y) -> the network's output and the routing that made it, as `DyDiT.route`."""
 
 
@@ -49,8 +49,8 @@ class ObservedSampling:
         self._step = 0
         self._first = 0
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Output of the network on x (N, C, S, S), timesteps t (N,) and labels y (N,)."""
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
+        """Output of the network on x (N, C, S, S), timesteps t, (N,) or one for all, and labels y (N,)."""
         output, routing = self.route(x, t, y)
         indices = range(self._first, self._first + len(x) // self.branches)
         observation = Observation(indices, self._step, routing)

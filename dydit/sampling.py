@@ -12,20 +12,20 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dydit.diffusion import Diffusion, Model, Sampler, check_sampler
+from dydit.diffusion import Diffusion, Model, Sampler, check_sampler, to_device
 from dydit.errors import InputError, check_indices
 
 Track = Callable[[Iterable[int]], Iterable[int]]
 """Wraps an iterable to show progress."""
 
 
-def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tensor:
+def guided(model: Model, x: Tensor, t: Tensor | int, y: Tensor, scale: float) -> Tensor:
     """Classifier-free guidance on a doubled batch, as DiT publishes it.
 
     Args:
         model: the network.
         x: (2N, C, S, S); only the first half is used, and the second half sees the same images.
-        t: (2N,) timesteps.
+        t: timesteps, (2N,) or one for all.
         y: (2N,) labels, then null labels.
         scale: guidance scale; 1 is no guidance, and 0 the unconditional noise.
 
@@ -35,9 +35,10 @@ def guided(model: Model, x: Tensor, t: Tensor, y: Tensor, scale: float) -> Tenso
     Raises:
         InputError: an odd number of rows, or another number of timesteps or labels.
     """
-    if len(x) % 2 or not len(x) == len(t) == len(y):
+    timesteps = len(t) if isinstance(t, Tensor) else len(x)
+    if len(x) % 2 or not len(x) == timesteps == len(y):
         raise InputError(
-            f"guidance: {len(x)} images, {len(t)} timesteps and {len(y)} labels; give as many of each, every image "
+            f"guidance: {len(x)} images, {timesteps} timesteps and {len(y)} labels; give as many of each, every image "
             "twice: with its label, and with the null label"
         )
     half = x[: len(x) // 2]
@@ -77,7 +78,7 @@ def predict(model: Model, x: Tensor, timestep: int, y: Tensor, scale: float, nul
     Args:
         model: the network.
         x: (N, C, S, S).
-        timestep: the original timestep, as the network sees it.
+        timestep: the original timestep, which the network takes as this number.
         y: labels (N,).
         scale: guidance scale; at 1 the network sees no null labels.
         null_label: required when `scale` differs from 1.
@@ -89,13 +90,12 @@ def predict(model: Model, x: Tensor, timestep: int, y: Tensor, scale: float, nul
         InputError: guidance without a null label, or a scale below 1.
     """
     check_scale(scale)
-    t = torch.full((len(x),), timestep, device=x.device)
     if scale == 1.0:
-        return model(x, t, y)
+        return model(x, timestep, y)
     if null_label is None:
         raise InputError(f"guidance scale {scale} needs a null_label; give the model's class count, or scale 1")
     labels = torch.cat([y, torch.full_like(y, null_label)])
-    return guided(model, torch.cat([x, x]), torch.cat([t, t]), labels, scale)[: len(x)]
+    return guided(model, torch.cat([x, x]), timestep, labels, scale)[: len(x)]
 
 
 class ImageNoise:
@@ -164,9 +164,10 @@ def denoise(
     check_scale(scale)
     if null_label is not None:  # once before the loop, where a GPU has nothing to do yet
         check_indices("labels", y.cpu(), len(x), null_label + 1, f"classes 0 to {null_label - 1}")
+    timesteps = diffusion.timestep_map.tolist()
     for taken, step in enumerate(track(range(len(diffusion) - 1, -1, -1))):
         t = torch.full((len(x),), step, device=x.device)
-        output = predict(model, x, int(diffusion.timestep_map[step]), y, scale, null_label)
+        output = predict(model, x, timesteps[step], y, scale, null_label)
         x = diffusion.ddim_step(output, x, t) if sampler == "ddim" else diffusion.ddpm_step(output, x, t, noise(taken))
         if on_step is not None:
             on_step(x)
@@ -200,7 +201,7 @@ def draw(
     check_indices("classes", chosen, len(chosen), num_classes, f"classes 0 to {num_classes - 1}")
     y = chosen[source.labels(len(chosen))].to(device)
     x = source.normal(shape).to(device)
-    return solve(x, y, lambda _: source.normal(shape).to(device)), y
+    return solve(x, y, lambda _: to_device(source.normal(shape), x.device)), y
 
 
 def generate(

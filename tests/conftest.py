@@ -42,13 +42,19 @@ def quiet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="session")
-def start() -> Callable[..., Any]:
+def imported() -> list[str]:
+    """What processes that tests start need not import for themselves."""
+    return IMPORTED
+
+
+@pytest.fixture(scope="session")
+def start(imported: list[str]) -> Callable[..., Any]:
     """(code, log, environment) -> a process that runs Python code and writes its standard error to `log`.
 
     It starts fast: forked from one that has imported everything, and computed nothing.
     """
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(IMPORTED)
+    context.set_forkserver_preload(imported)
 
     def run(code: str, log: Path, environment: dict[str, str] | None = None) -> Any:
         program = PROGRAM.format(environment=environment or {}, log=str(log), code=code)

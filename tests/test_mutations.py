@@ -25,7 +25,7 @@ from bench.quality.references.reference import read_reference
 from bench.records import read_arrays, read_run, read_table, shipped_data
 from bench.training.checkpoints import read_whole
 from bench.training.latents import open_latents
-from bench.training.log import training_outcome
+from bench.training.log import Logs, training_outcome
 from dydit import DyDiT, InputError, checkpoint
 from dydit.training import Recipe
 
@@ -99,6 +99,11 @@ def read_folder(name: str, read: Callable[[Path], object]) -> Callable[[Path], o
     return reader
 
 
+def read_log(folder: Path) -> object:
+    with Logs.opened(folder, 3, {}) as logs:
+        return training_outcome(logs.texts["log.csv"], Recipe(1, 1, 0))
+
+
 CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
     "state dict": (lambda: pytorch(network().state_dict()), "x.pt", checkpoint.load_model),
     "training checkpoint": (
@@ -128,9 +133,9 @@ CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
     "pins": (lambda: b'{"schema_version": 1, "pins": {}}', "x", read_folder("pins.json", read_pins)),
     "latents": (latents_manifest, "x", read_folder("latents.json", open_latents)),
     "log": (
-        lambda: b"step,loss,ratio,skipped\n0,1.0,1.0,False\n",
+        lambda: b"step,loss,ratio,gradient_norm,target,skipped\n0,1.0,1.0,1.0,1.0,False\n",
         "x",
-        read_folder("log.csv", lambda folder: training_outcome(folder, Recipe(1, 1, 0))),
+        read_folder("log.csv", read_log),
     ),
     "checkpoint of a training": (training_checkpoint, "x.pt", read_whole),
     "table": (lambda: b"a,b\n1,2\n", "x", read_folder("t.csv", lambda path: read_table(path, "t"))),
@@ -234,7 +239,7 @@ def test_two_members_of_one_name_and_encrypted_ones_are_refused(case: str, tmp_p
         (latents_manifest().replace(b"3", b"1000000000000"), "latents.json", open_latents, "count is '1000000000000'"),
         (latents_manifest().replace(b"3", b"8.7"), "latents.json", open_latents, "count is '8.7'"),
         (latents_manifest().replace(b": 1,", b': "9",'), "latents.json", open_latents, "schema_version is '9'"),
-        (b"\xff\xfe", "log.csv", lambda folder: training_outcome(folder, Recipe(1, 1, 0)), "not a log"),
+        (b"\xff\xfe", "log.csv", read_log, "not a log"),
     ],
 )
 def test_numbers_that_cannot_be_are_refused_by_name(

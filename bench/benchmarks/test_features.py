@@ -30,7 +30,7 @@ BATCHES = {"digits-cnn": 64, "inception-v3-compat": 64 if DEVICE.type == "cuda" 
 def timed(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Any, ...]]:
     """Extractor, network with the layers of FID, sFID and the Inception Score, images of noise."""
     spec = extractors.extractor(request.param)
-    layers = [spec.features_layer, spec.spatial_layer, spec.logits_layer]
+    layers = [*spec.statistics_layers, *([spec.logits_layer] if spec.logits_layer else [])]
     weights = None
     if spec.name == inception.NAME:
         path: Path = tmp_path_factory.mktemp("weights") / "inception.pth"

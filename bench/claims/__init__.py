@@ -14,6 +14,7 @@ from bench.claims.finding import (
     read_findings,
     write_findings,
 )
+from bench.claims.literature import LITERATURE_FILES, LiteraturePoint, literature_points
 from bench.claims.paper_tables import (
     HEADLINE_ROWS,
     MAIN_COMPARISON,
@@ -33,11 +34,13 @@ __all__ = [
     "FULL_TIER",
     "HEADLINE_ROWS",
     "JUDGED_PAPERS",
+    "LITERATURE_FILES",
     "MAIN_COMPARISON",
     "RELEASED_LAMBDAS",
     "Activity",
     "Claim",
     "Finding",
+    "LiteraturePoint",
     "PublishedSpeed",
     "PublishedValue",
     "Rule",
@@ -52,6 +55,7 @@ __all__ = [
     "findings_count",
     "findings_overview",
     "judge_facts",
+    "literature_points",
     "load_published",
     "overview",
     "published_fid_ratio",

@@ -17,7 +17,7 @@ import pandas as pd
 
 from bench.claims.rows import read_rows, write_rows
 from bench.claims.verdict import interval_is_inside
-from bench.records import to_markdown
+from bench.records import Results, to_markdown
 from dydit import InputError
 
 SUPPORTED, CONTRADICTED, INCONCLUSIVE, NOT_EXERCISED = FINDING_VERDICTS = (
@@ -210,13 +210,13 @@ class Finding:
 _NUMBERS = dict.fromkeys(("measured", "low", "high", "at_least", "at_most", "activity"), float) | {"seeds": int}
 
 
-def write_findings(findings: Sequence[Finding], directory: Path) -> Path:
+def write_findings(findings: Sequence[Finding], results: Results) -> Path:
     """Write `findings.csv` and `findings.md`, in the order given. Returns the CSV.
 
     Raises:
         InputError: two findings with one name.
     """
-    return write_rows(findings, Finding, _NUMBERS, directory, "findings", findings_count(findings))
+    return write_rows(findings, Finding, _NUMBERS, results, "findings", findings_count(findings))
 
 
 def read_findings(directory: Path) -> tuple[Finding, ...]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 
-from bench.records import read_table, write_table
+from bench.records import Results, read_table
 from dydit import InputError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def optional_float(cell: str) -> float | None:
     return float(cell) if cell else None
 
 
-def write_rows(rows: Iterable[Row], kind: type[Row], numbers: Numbers, directory: Path, name: str, lead: str) -> Path:
+def write_rows(rows: Iterable[Row], kind: type[Row], numbers: Numbers, results: Results, name: str, lead: str) -> Path:
     """Write `name.csv` and `name.md`, which opens with the sentence `lead`, in the order given. Returns the CSV.
 
     Raises:
@@ -41,7 +41,7 @@ def write_rows(rows: Iterable[Row], kind: type[Row], numbers: Numbers, directory
         raise InputError(f"{name}: {repeated.iloc[0]} is judged twice; keep one row for each {columns[0]}")
     # A column without any number would otherwise be written as text.
     types = {column: int if make is int else float for column, make in numbers.items()}
-    return write_table(frame.astype(types), directory, name, lead=lead)
+    return results.write_table(frame.astype(types), name, lead)
 
 
 def read_rows(directory: Path, name: str, kind: type[Row], numbers: Numbers) -> tuple[Row, ...]:

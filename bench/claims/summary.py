@@ -11,20 +11,20 @@ import pandas as pd
 from bench.claims.rows import optional_float, read_rows, write_rows
 from bench.claims.subject import FACTS, KINDS, quantity_kind
 from bench.claims.verdict import NOT_RUN, VERDICTS, SummaryRow
-from bench.records import to_markdown
+from bench.records import Results, to_markdown
 
 _NUMBERS = dict.fromkeys(("published", "measured", "low", "high"), optional_float)
 _NOT_TRANSCRIBED = "not-transcribed"
 
 
-def write_summary(rows: Iterable[SummaryRow], directory: Path) -> Path:
+def write_summary(rows: Iterable[SummaryRow], results: Results) -> Path:
     """Write `summary.csv` and `summary.md`, which opens with the coverage, in the order given. Returns the CSV.
 
     Raises:
         InputError: two rows with one claim id.
     """
     rows = tuple(rows)
-    return write_rows(rows, SummaryRow, _NUMBERS, directory, "summary", coverage(rows))
+    return write_rows(rows, SummaryRow, _NUMBERS, results, "summary", coverage(rows))
 
 
 def read_summary(directory: Path) -> tuple[SummaryRow, ...]:

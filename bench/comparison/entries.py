@@ -14,9 +14,8 @@ import torch
 
 from bench.generation.samplers import make_solver
 from bench.models import is_factory
-from dydit import DiT, DiTConfig, DyDiT, InputError
-from dydit.baselines import METHODS, apply_method, is_change
-from dydit.baselines.registry import changed_config, parse_method
+from dydit import DiT, DiTConfig, DyDiT, InputError, check_lambda
+from dydit.baselines import METHODS, apply_method, changed_config, is_change, parse_method
 
 STATIC, CONTROL, DYDIT = "static", "control", "dydit"
 NONE = "none"
@@ -43,6 +42,19 @@ DEFAULTS = (
     "dydit:0.5,fora:2",
 )
 """One of each family at about half of the static model's multiply-adds over a run of 50 steps, and one put together."""
+AT_SCALE = (
+    STATIC,
+    "dydit:0.5",
+    "prune:magnitude:0.5",
+    "tome:0.5",
+    "deepcache:3",
+    "fora:2",
+    "taylorseer:2:1",
+    "static@ddim:25",
+    "static@dpm-solver++:25",
+    "dydit:0.5,fora:2",
+)
+"""The same for a network of any depth with random weights, for which all criteria of pruning are alike."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +92,9 @@ class Entry:
         return not self.own and self.network != STATIC
 
 
-def parse_entries(texts: Sequence[str], models: Sequence[str], config: DiTConfig, steps: int) -> list[Entry]:
+def parse_entries(
+    texts: Sequence[str], models: Sequence[str], config: DiTConfig, steps: int, trained: bool = True
+) -> list[Entry]:
     """The entries of a comparison, `static` first, whose images and times the others are held against.
 
     Args:
@@ -88,6 +102,8 @@ def parse_entries(texts: Sequence[str], models: Sequence[str], config: DiTConfig
         models: factories of the user's.
         config: of the static network, which all methods must fit.
         steps: of DDPM, where an entry does not say another sampler.
+        trained: whether the networks have the weights of a training: then a DyDiT has one of `LAMBDAS`. Others have
+            random weights, of which a `control` would be the static network again.
 
     Raises:
         InputError: a text that is none, a method that does not fit the network, or an entry given twice.
@@ -95,7 +111,7 @@ def parse_entries(texts: Sequence[str], models: Sequence[str], config: DiTConfig
     for text in (*texts, *models):
         if [*texts, *models].count(text) > 1:
             raise InputError(f"method {text}: given twice; leave one out")
-    entries = [parse_entry(text, config, steps) for text in dict.fromkeys((STATIC, *texts))]
+    entries = [parse_entry(text, config, steps, trained) for text in dict.fromkeys((STATIC, *texts))]
     for model in models:
         if not is_factory(model):
             raise InputError(f"--model {model}: give package.module:factory; methods of the suite go to --methods")
@@ -103,7 +119,7 @@ def parse_entries(texts: Sequence[str], models: Sequence[str], config: DiTConfig
     return entries
 
 
-def parse_entry(text: str, config: DiTConfig, steps: int) -> Entry:
+def parse_entry(text: str, config: DiTConfig, steps: int, trained: bool = True) -> Entry:
     """One entry; see `parse_entries`.
 
     Raises:
@@ -124,7 +140,7 @@ def parse_entry(text: str, config: DiTConfig, steps: int) -> Entry:
         if rest:
             raise InputError(f"method {text!r}: {first!r} is no network; write NETWORK,METHOD")
         first, rest = STATIC, [first]
-    _check_network(text, first, config)
+    _check_network(text, first, config, trained)
     entry = Entry(text, first, _checked_method(rest[0]) if rest else NONE, sampler, taken)
     _check_fits(entry, config)
     return entry
@@ -134,16 +150,23 @@ def _is_network(text: str) -> bool:
     return text.split(":")[0] in (STATIC, CONTROL, DYDIT) or is_change(text)
 
 
-def _check_network(text: str, network: str, config: DiTConfig) -> None:
+def _check_network(text: str, network: str, config: DiTConfig, trained: bool) -> None:
     if is_change(network):
         changed_config(config, network)
         return
     name, *settings = network.split(":")
-    if name == DYDIT:
+    if name == DYDIT and not trained:
+        try:
+            check_lambda(float("".join(settings)))
+        except ValueError as error:  # InputError is one
+            raise InputError(f"method {text!r}: write dydit:LAMBDA, a number above 0 and at most 1") from error
+    elif name == DYDIT:
         if settings not in [[str(target)] for target in LAMBDAS]:
             raise InputError(f"method {text!r}: write dydit:LAMBDA, of {', '.join(map(str, LAMBDAS))}")
     elif settings:
         raise InputError(f"method {text!r}: {name} takes no settings")
+    elif name == CONTROL and not trained:
+        raise InputError(f"method {text!r}: with random weights it is the static network again; leave it out")
 
 
 def _checked_method(text: str) -> str:

@@ -24,6 +24,7 @@ from dydit import DyDiT, InputError, Observation, ObservedSampling, guidance_bra
 from dydit.baselines import Method, apply_method
 
 GUIDANCE = 1.5
+CPU = torch.device("cpu")
 BATCH = 250
 """Images drawn at once."""
 
@@ -57,17 +58,25 @@ def draw_images(entry: Entry, candidate: Candidate, images: int, seed: int) -> t
     return preprocessing.to_uint8(x), y
 
 
-def sample(model: Any, solver: Any, candidate: Candidate, indices: Sequence[int], seed: int) -> tuple[Tensor, Tensor]:
-    """One batch: samples (N, 1, 8, 8) in [-1, 1] and labels (N,)."""
-    device = torch.device("cpu")
+def sample(
+    model: Any, solver: Any, candidate: Candidate, indices: Sequence[int], seed: int, device: torch.device = CPU
+) -> tuple[Tensor, Tensor]:
+    """One batch: samples (N, C, S, S), of pixels or latents, and labels (N,)."""
     return guided_samples(solver, model, candidate.config, indices, seed=seed, scale=GUIDANCE, device=device)
 
 
-def count(entry: Entry, candidate: Candidate, images: int, seed: int) -> RunMacs:
+def count(
+    entry: Entry,
+    candidate: Candidate,
+    images: int,
+    seed: int,
+    device: torch.device = CPU,
+    dtype: torch.dtype = torch.float32,
+) -> RunMacs:
     """MACs of one image over its whole run, both branches of guidance: executed, and claimed where there is a claim."""
     solver = make_solver(entry.sampler, entry.steps)
-    counted = CountedModel(SamplingModel(candidate.module))
-    sample(counted, solver, candidate, range(images), seed)
+    counted = CountedModel(SamplingModel(candidate.module, dtype))
+    sample(counted, solver, candidate, range(images), seed, device)
     passes = guidance_branches(GUIDANCE) * len(solver.timesteps)
     claimed = _masks_claim(entry, candidate, images, seed) if _is_plain_dydit(candidate) else candidate.claimed_macs()
     found = run_macs(counted, claimed)
@@ -82,7 +91,7 @@ def count(entry: Entry, candidate: Candidate, images: int, seed: int) -> RunMacs
 def _is_plain_dydit(candidate: Candidate) -> bool:
     method = candidate.module
     plain = isinstance(method, Method) and not method.stateful
-    return plain and isinstance(method.network, DyDiT)
+    return plain and isinstance(method.network, DyDiT) and method.routing is None
 
 
 def _masks_claim(entry: Entry, candidate: Candidate, images: int, seed: int) -> float:

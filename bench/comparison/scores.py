@@ -20,10 +20,10 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, read_arrays, read_object, tensors_sha256, whole_file, write_json
+from bench.records import file_sha256, read_arrays, read_json, read_kept, tensors_sha256, whole_file, write_json
 from bench.studies.catalogue import Study
+from bench.studies.scores import METRICS
 
-METRICS = ("FID", "IS", "precision", "recall")
 THREADS = 1
 
 
@@ -61,23 +61,21 @@ def score_entries(scoring: Scoring, entries: Sequence[Entry], processes: int) ->
         Task(entry.name, functools.partial(_score, scoring, entry, static), needs[entry.name]) for entry in entries
     ]
     run_tasks(tasks, processes, "scoring methods")
-    rows = [row for entry in entries for row in _kept(_file(scoring, entry))["rows"]]
-    return pd.DataFrame(rows)
+    kept = (read_json(_file(scoring, entry), "repeat the run, which scores it again", "rows") for entry in entries)
+    return pd.DataFrame([row for record in kept for row in record["rows"]])
 
 
 def _score(scoring: Scoring, entry: Entry, static: Entry) -> str:
     with arithmetic(THREADS, tf32=False):
         identity = _identity(scoring, entry, static)
         path = _file(scoring, entry)
-        if path.is_file() and _kept(path)["identity"] == identity:
+        drawn = [_images_file(scoring, seed) for seed in scoring.seeds] if entry.name == STATIC else []
+        if read_kept(path, identity, [file.name for file in drawn]) is not None:
             return ""
         rows = [_row(scoring, entry, static, seed) for seed in scoring.seeds]
-    write_json({"identity": identity, "rows": rows}, path)
+    sums = {file.name: file_sha256(file) for file in drawn}
+    write_json({"identity": identity, "rows": rows, "files": sums}, path)
     return f"{entry.name}: FID {sum(row['FID'] for row in rows) / len(rows):.2f}"
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    return read_object(path, "remove it: the method is scored again", "identity", "rows")
 
 
 def _row(scoring: Scoring, entry: Entry, static: Entry, seed: int) -> dict[str, Any]:

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bench.comparison.entries import CONTROL, STATIC, Entry
+from bench.records import check_listed, whole_file
 from bench.studies.catalogue import CONTROL as CONTROL_RUN
 from bench.studies.catalogue import DIGITS, MIDDLE, SEEDS, SIZES, Stage, Study, stage_stem
 from bench.studies.samples import DIRECTORY
-from dydit.baselines import is_change
-from dydit.baselines.registry import changed_config
+from dydit.baselines import changed_config, is_change
 
 NETWORK = SIZES[MIDDLE]
 """The static network of the comparison: the study's middle one, whose weights are shipped."""
@@ -54,8 +54,14 @@ def _changed_stage(name: str, change: str, seed: int, known: dict[str, Stage]) -
 
 
 def take_shipped(study: Study, directory: Path) -> None:
-    """Copy the shipped files of a study into a directory, where it has none."""
+    """Copy the shipped files of a study into a directory, where it has none.
+
+    Raises:
+        InputError: a shipped file is not the one that the project ships, or cannot be copied.
+    """
     assert study.classifier is not None
     for name in (*(f"{stage.name}.safetensors" for stage in study.stages), study.classifier.weights.name):
         if (DIRECTORY / name).is_file() and not (directory / name).is_file():
-            shutil.copyfile(DIRECTORY / name, directory / name)
+            check_listed(DIRECTORY / name)
+            with whole_file(directory / name) as partial:
+                shutil.copyfile(DIRECTORY / name, partial)

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from bench.comparison.entries import STATIC, Entry
-from bench.comparison.scores import METRICS
+from bench.studies.scores import METRICS
 
 LEAST_EFFICIENCY = 0.9
 """Of speed-up over FLOPs ratio; below it a note says what took the time."""
@@ -18,12 +18,18 @@ SHOWN = ["method", "flops_ratio", "gap", "speedup", "FID", "drift_mse", "front_t
 """The columns that people are shown."""
 
 
-def methods_table(entries: Sequence[Entry], runs: Sequence[Mapping[str, Any]], scores: pd.DataFrame) -> pd.DataFrame:
+def methods_table(
+    entries: Sequence[Entry], runs: Sequence[Mapping[str, Any]], scores: pd.DataFrame | None
+) -> pd.DataFrame:
     """`methods.csv`: one row per entry, quality and drift as means over seeds with their smallest and largest value.
+
+    Without scores it has work and time alone.
 
     `front_time` and `front_flops` mark what no other entry beats in FID and time, or in FID and executed multiply-adds,
     at once, by these means.
     """
+    if scores is None:
+        return pd.DataFrame([{**run, "note": _note(run)} for run in runs])
     rows = []
     for entry, run in zip(entries, runs, strict=True):
         own = scores[scores["method"] == entry.name]

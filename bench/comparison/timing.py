@@ -5,14 +5,13 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bench.comparison.entries import STATIC, Entry
-from bench.comparison.sampled import build, count, sample
+from bench.comparison.sampled import CPU, count, sample
 from bench.flops.executed import RunMacs
 from bench.generation.samplers import make_solver
 from bench.machine import Budget, Call, Timed, in_turns, speedup, status
@@ -24,33 +23,42 @@ SAMPLER_ALONE = "sampler alone"
 
 @dataclass(frozen=True)
 class Timings:
-    """How runs are timed: images at once, seconds for all, and the seed of weights, labels and noise."""
+    """How runs are timed: images at once, seconds for all, the seed of labels and noise, and where they compute."""
 
     batch: int
     seconds: float
     seed: int
+    device: torch.device = CPU
+    dtype: torch.dtype = torch.float32
 
 
-def measure_runs(entries: Sequence[Entry], models: Path, timings: Timings) -> tuple[list[dict[str, Any]], list[Any]]:
+def measure_runs(
+    entries: Sequence[Entry], built: Mapping[str, Candidate], timings: Timings
+) -> tuple[list[dict[str, Any]], list[Any]]:
     """Rows by entry with work and time, and the raw samples.
 
     `executed_gmacs` and `claimed_gmacs` are of one image over its run, both branches. `network_speedup` is that of the
     run's time less `sampler_ms`, the same run's time with a network that returns zeros.
 
+    Args:
+        entries: the first is `static`.
+        built: their networks by name, on the device and in the dtype of `timings`.
+        timings: how.
+
     Raises:
-        InputError: as `build`, or an operator of unknown cost.
+        InputError: an operator of unknown cost.
     """
-    built = {entry.name: build(entry, timings.seed, models) for entry in entries}
     status(f"counting {len(entries)} methods, {timings.batch} images each")
-    counts = {entry.name: count(entry, built[entry.name], timings.batch, timings.seed) for entry in entries}
+    where = (timings.device, timings.dtype)
+    counts = {entry.name: count(entry, built[entry.name], timings.batch, timings.seed, *where) for entry in entries}
     calls = {
-        entry.name: _call(entry, built[entry.name], SamplingModel(built[entry.name].module), timings)
+        entry.name: _call(entry, built[entry.name], SamplingModel(built[entry.name].module, timings.dtype), timings)
         for entry in entries
     }
     for entry in entries:
         calls[_alone(entry)] = _call(entry, built[entry.name], _zeros, timings)
     budget = Budget(seconds=timings.seconds)
-    times = in_turns(calls, budget, torch.device("cpu"), f"timing {len(entries)} methods, batch {timings.batch}")
+    times = in_turns(calls, budget, timings.device, f"timing {len(entries)} methods, batch {timings.batch}")
     rows = [_row(entry, built[entry.name], times, counts, timings) for entry in entries]
     samples = [
         {"case": name, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms} for name, timed in times.items()
@@ -64,10 +72,10 @@ def _alone(entry: Entry) -> str:
 
 def _call(entry: Entry, candidate: Candidate, model: Any, timings: Timings) -> Call:
     solver = make_solver(entry.sampler, entry.steps)
-    return functools.partial(sample, model, solver, candidate, range(timings.batch), timings.seed)
+    return functools.partial(sample, model, solver, candidate, range(timings.batch), timings.seed, timings.device)
 
 
-def _zeros(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+def _zeros(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
     return x.new_zeros(len(x), 2 * x.shape[1], *x.shape[2:])
 
 

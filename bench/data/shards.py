@@ -22,22 +22,24 @@ from numpy.typing import NDArray
 
 from bench.options import BATCH, CHANNELS, IMAGES, PIXELS
 from bench.records import (
+    ALL_FILES,
     check_same_run,
     check_schema,
     member_header,
     open_archive,
+    read_json,
     read_member,
-    read_object,
     whole_file,
     write_json,
 )
 from dydit import InputError, first_line
+from dydit.checkpoint.json_objects import read_object
 from dydit.sampling import Track
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
 """Version of the manifest and the unit files; to be raised when a field changes its meaning."""
-FILES = (MANIFEST, "units/*.npz", "samples.npz", "preview.png", "png/*.png")
+FILES = (*ALL_FILES, "units/*.*", "png/*.*")
 """All files of a run, as patterns."""
 
 Images = NDArray[np.uint8]
@@ -123,7 +125,7 @@ def read_manifest(directory: Path) -> Manifest:
     """
     path = directory / MANIFEST
     try:
-        content = read_object(path, "generate into another directory")
+        content = read_json(path, "restore it, or generate again into another directory")
         check_schema(content, SCHEMA_VERSION, path)
         count, unit = IMAGES.whole(content["count"], "count"), BATCH.whole(content["unit"], "unit")
         height, width, channels = content["shape"]

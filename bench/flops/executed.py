@@ -28,7 +28,7 @@ class CountedModel:
         """Pass on that a run begins."""
         begin_run(self.model, timesteps)
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """The model's output.
 
         Raises:
@@ -36,7 +36,7 @@ class CountedModel:
         """
         outputs: list[Tensor] = []
         try:
-            count = torch_count(lambda *inputs: outputs.append(self.model(*inputs)), (x, t, y))
+            count = torch_count(lambda x, y: outputs.append(self.model(x, t, y)), (x, y))
         except UnknownOperator as error:
             raise InputError(str(error)) from None
         self.per_call.append(count.total / len(x))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -13,12 +12,12 @@ from bench.flops.counts import MODELS, at_printed_resolutions, count_networks
 from bench.flops.remarks import flops_remarks
 from bench.flops.tables import flops_table, operator_table, parameters_table
 from bench.flops.verdicts import judge_flops
-from bench.records import write_table
+from bench.records import Results
 from dydit import check_lambda
 
 
 def count_and_judge(
-    directory: Path,
+    results: Results,
     tier: str = "default",
     *,
     models: Sequence[str] | None = None,
@@ -28,7 +27,7 @@ def count_and_judge(
     """Count, write `flops`, `flops_by_operator`, `parameters` and `flops_findings` as tables, and judge.
 
     Args:
-        directory: of the tables.
+        results: of the run.
         tier: of the run, for the rows of summary.csv.
         models: names, by default all of both papers; a name is counted at every resolution that the papers print.
         lambdas: FLOPs targets, by default those of the DyDiT paper.
@@ -43,8 +42,8 @@ def count_and_judge(
     for value in lambdas or ():
         check_lambda(value)
     networks = count_networks(at_printed_resolutions(models) if models else MODELS)
-    write_table(flops_table(networks, checkpoints, lambdas), directory, "flops")
-    write_table(operator_table(networks), directory, "flops_by_operator")
-    write_table(parameters_table(networks), directory, "parameters")
-    write_table(pd.DataFrame({"finding": flops_remarks(networks)}), directory, "flops_findings")
+    results.write_table(flops_table(networks, checkpoints, lambdas), "flops")
+    results.write_table(operator_table(networks), "flops_by_operator")
+    results.write_table(parameters_table(networks), "parameters")
+    results.write_table(pd.DataFrame({"finding": flops_remarks(networks)}), "flops_findings")
     return judge_flops(networks, checkpoints, tier)

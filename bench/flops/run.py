@@ -14,7 +14,7 @@ from bench.flops.executed import candidate_table, count_candidate
 from bench.flops.measure import count_and_judge
 from bench.models import load_candidate
 from bench.options import IMAGES, LAMBDA, SAMPLER_STEPS, OutputOptions, StrictOptions, WeightsOptions, option
-from bench.records import environment_record, prepare_output, write_run, write_table
+from bench.records import environment_record, take_results
 from dydit import InputError
 
 
@@ -44,11 +44,12 @@ def measure_flops(options: FlopsOptions) -> list[SummaryRow]:
         InputError: an unknown model, a lambda outside (0, 1], or a checkpoint that cannot be measured; before any table
             is written.
     """
-    directory = prepare_output(options.out)
-    record = environment_record()
-    rows = count_and_judge(directory, models=options.models, lambdas=options.lambdas, checkpoints=_checkpoints(options))
-    write_summary(rows, directory)
-    write_run(record, directory)
+    with take_results(options.out) as results:
+        record = environment_record()
+        found = _checkpoints(options)
+        rows = count_and_judge(results, models=options.models, lambdas=options.lambdas, checkpoints=found)
+        write_summary(rows, results)
+        results.write_record(record)
     return rows
 
 
@@ -63,12 +64,12 @@ def measure_candidate(options: FlopsOptions) -> pd.DataFrame:
         if getattr(options, name) is not None:
             raise InputError(f"--model {options.model}: a network of its own is counted alone; leave --{name} out")
     candidate = load_candidate(options.model)
-    directory = prepare_output(options.out)
-    record = environment_record(model=options.model, source_sha256=candidate.source_sha256())
-    counted = count_candidate(candidate, steps=options.steps, images=options.images)
-    table = candidate_table(candidate, counted, steps=options.steps, images=options.images)
-    write_table(table, directory, "flops")
-    write_run(record, directory)
+    with take_results(options.out) as results:
+        record = environment_record(model=options.model, source_sha256=candidate.source_sha256())
+        counted = count_candidate(candidate, steps=options.steps, images=options.images)
+        table = candidate_table(candidate, counted, steps=options.steps, images=options.images)
+        results.write_table(table, "flops")
+        results.write_record(record)
     return table
 
 

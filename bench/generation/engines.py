@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
 from bench.models import Candidate, SamplingModel
 from dydit import DiT, DyDiT, InputError, Model
 from dydit.baselines import apply_method
-from dydit.inference import Engine, WidthPlan
+from dydit.inference import Engine, WidthPlan, tuned_products
 
 ENGINES = ("static", "masked", "realised")
 OWN_ENGINE = "own"
@@ -39,7 +40,7 @@ def choose_engine(kind: type[DiT], engine: str | None) -> str:
 
 def behind_engine(
     network: DiT | Candidate, engine: str, method: str | None, timesteps: Sequence[int], dtype: torch.dtype
-) -> Model:
+) -> SamplingModel:
     """A network, which is on its device in `dtype`, behind what runs it: (x, t, y) in float32 -> output in float32.
 
     Args:
@@ -62,3 +63,15 @@ def behind_engine(
     elif engine == "static":
         model = Engine(network)
     return SamplingModel(model, dtype)
+
+
+def tune(model: SamplingModel, rows: int) -> list[dict[str, Any]]:
+    """Let the engine inside choose its fastest kernels for a batch of `rows`; what `tuned_products` says of them.
+
+    Nothing where the network has no kernels to choose among.
+    """
+    engine = model.module
+    if not isinstance(engine, Engine) or engine.plan is None or not engine.backend.tunable:
+        return []
+    engine.tune(rows)
+    return tuned_products()

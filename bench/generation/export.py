@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import zipfile
 from pathlib import Path
 
@@ -44,18 +45,14 @@ def assemble(directory: Path, manifest: Manifest, track: Track = lambda units: u
 
 
 def write_pngs(directory: Path, manifest: Manifest, unit: int) -> None:
-    """Write the images of one unit as `png/INDEX.png`; those that are there already stay.
+    """Write the images of one unit as `png/INDEX.png`; files that hold them already, byte for byte, stay.
 
     Raises:
         InputError: the unit is missing or damaged, or a file cannot be written.
     """
-    paths = [directory / "png" / f"{index:06d}.png" for index in manifest.indices(unit)]
-    if all(path.exists() for path in paths):
-        return
     images, _ = load_unit(directory, manifest, unit)
-    for path, image in zip(paths, images, strict=True):
-        if not path.exists():
-            _write_png(path, image)
+    for index, image in zip(manifest.indices(unit), images, strict=True):
+        _write_png(directory / "png" / f"{index:06d}.png", image)
 
 
 def discard_assembled(directory: Path) -> None:
@@ -73,8 +70,11 @@ def _write_preview(path: Path, images: Images) -> None:
 
 
 def _write_png(path: Path, image: Images) -> None:
-    """Write uint8 (H, W, 1 or 3)."""
+    """Write uint8 (H, W, 1 or 3), unless the file is there as it would be written."""
     from PIL import Image
 
-    with whole_file(path) as partial:
-        Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(partial)
+    picture = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[2] == 1 else image).save(picture, "PNG")
+    if not (path.is_file() and path.read_bytes() == picture.getvalue()):
+        with whole_file(path) as partial:
+            partial.write_bytes(picture.getvalue())

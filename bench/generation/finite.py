@@ -1,4 +1,4 @@
-"""Sampling that ends at the first step whose numbers are not finite, with the step, the images and the layer."""
+"""Sampling that is refused where its numbers are not finite, with the first such step, its images and the layer."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dydit import DiT, InputError, Model
+from dydit.dit import timestep_rows
 from dydit.observation import first_not_finite, rows_not_finite
 
 SHOWN = 5
@@ -16,9 +17,9 @@ SHOWN = 5
 
 
 class FiniteModel:
-    """A sampling model (x, t, y) -> output that passes calls on and refuses the first output that is not finite.
+    """A sampling model (x, t, y) -> output that passes calls on, and keeps the first step whose output is not finite.
 
-    The device is waited for once in every step.
+    No step waits for the device: what went wrong is asked for once, after the last of them.
 
     Args:
         model: passed on to.
@@ -29,16 +30,20 @@ class FiniteModel:
     def __init__(self, model: Model, timesteps: Sequence[int], indices: Sequence[int]) -> None:
         self.model, self.timesteps, self.indices = model, timesteps, indices
         self.step = 0
+        self._first: tuple[Tensor, Tensor, Tensor, Tensor] | None = None
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        """Output of the model.
-
-        Raises:
-            InputError: it is not finite; the message has the images, the step and the layer.
-        """
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
+        """Output of the model."""
         output = self.model(x, t, y)
-        if not torch.isfinite(output).all():
-            raise InputError(self._told(x, t, y, rows_not_finite(output)))
+        broken = ~torch.isfinite(output).flatten(1).all(1)
+        step = torch.full((), self.step, device=x.device)
+        if self._first is None:
+            self._first = broken, step, x, y
+        else:
+            known = self._first[0].any()
+            found = zip(self._first, (broken, step, x, y), strict=True)
+            broken, step, x, y = (torch.where(known, first, now) for first, now in found)
+            self._first = broken, step, x, y
         self.step += 1
         return output
 
@@ -46,22 +51,25 @@ class FiniteModel:
         """The images (N, C, S, S) after the last step, unchanged.
 
         Raises:
-            InputError: they are not finite.
+            InputError: a step was not finite, or they are not; the message has the images, the step and the layer.
         """
+        if self._first is not None and self._first[0].any():
+            raise InputError(self._told(*self._first))
         if rows := rows_not_finite(x):
             raise InputError(f"{self._images(rows)}: NaN or infinity after the last step; {_SAMPLER}")
         return x
 
-    def _told(self, x: Tensor, t: Tensor, y: Tensor, rows: Sequence[int]) -> str:
-        where = f"{self._images(rows)}: NaN or infinity in step {self.step + 1} of {len(self.timesteps)}"
-        where += f", timestep {self.timesteps[self.step]}"
+    def _told(self, broken: Tensor, step: Tensor, x: Tensor, y: Tensor) -> str:
+        timestep = self.timesteps[int(step)]
+        where = f"{self._images(broken.nonzero().flatten().tolist())}: NaN or infinity in step {int(step) + 1}"
+        where += f" of {len(self.timesteps)}, timestep {timestep}"
         if rows_not_finite(x):
             return f"{where}, and in what the step began with; {_SAMPLER}"
         network = _network_in(self.model)
         found = None
         if network is not None:
             kind = next(network.parameters(), x).dtype
-            found = first_not_finite(network, lambda: network(x.to(kind), t, y))
+            found = first_not_finite(network, lambda: network(x.to(kind), timestep_rows(timestep, x), y))
         layer = f", first in {found.module}" if found else ", and not in the network by itself: in what runs it"
         return f"{where}{layer}; the weights are too large for the arithmetic: try --dtype fp32, or another checkpoint"
 

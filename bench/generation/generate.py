@@ -25,11 +25,13 @@ from bench.generation.job import (
     images_per_unit,
     prepare_generation,
     sampling_model,
+    tuned_kernels,
 )
 from bench.generation.samplers import guided_samples
 from bench.machine import ProcessGroup, arithmetic, status, track
-from bench.records import check_disk, environment_record, portable, take_directory
-from dydit import Model
+from bench.records import check_disk, environment_record, job_facts, portable, take_directory
+from dydit import InputError, Model
+from dydit.inference import adopt_products
 from dydit.sampling import Track
 
 
@@ -49,10 +51,14 @@ def generate_images(options: GenerationOptions) -> Path | None:
         stack.enter_context(arithmetic(options.threads, options.tf32))
         earlier = world.agree(lambda: _take_directory(options.out, stack) if world.first else None)
         job = world.agree(lambda: prepare_generation(options, world.local_rank))
-        begun = world.share(world.agree(lambda: _begin(job, earlier, world.size) if world.first else None))
+        identity = generation_identity(job)
+        world.check_equal(lambda: job_facts(options) | {"job": identity})
+        begun = world.share(world.agree(lambda: _begin(job, identity, earlier, world.size) if world.first else None))
         assert begun is not None
         manifest, missing = begun
+        world.agree(lambda: _check_shared(options.out, manifest))
         if missing:
+            adopt_products(manifest.identity.get("products", ()))
             model = world.agree(lambda: sampling_model(job, manifest.unit))
             start = time.perf_counter()
             _make_units(job, model, manifest, missing[world.rank :: world.size], world)
@@ -97,13 +103,26 @@ def _take_directory(directory: Path, stack: contextlib.ExitStack) -> Manifest | 
     return shards.find_manifest(directory)
 
 
-def _begin(job: GenerationJob, earlier: Manifest | None, processes: int) -> tuple[Manifest, list[int]]:
+def _check_shared(directory: Path, manifest: Manifest) -> None:
+    """See that this process finds the manifest which the first one wrote: their units must lie in one directory."""
+    there = shards.find_manifest(directory)
+    if there is None or (there.identity, there.count) != (manifest.identity, manifest.count):
+        raise InputError(
+            f"output {directory}: is not one directory for all processes; give one on a file system that they share"
+        )
+
+
+def _begin(
+    job: GenerationJob, identity: dict[str, Any], earlier: Manifest | None, processes: int
+) -> tuple[Manifest, list[int]]:
     """Write the manifest and list the units that are missing."""
     options, directory = job.options, job.options.out
     unit = images_per_unit(options, earlier.unit if earlier else None)
-    identity = generation_identity(job)
+    identity = dict(identity)
     if earlier is not None and "classes" not in earlier.identity and not job.labels.asked:
         identity.pop("classes", None)  # it began with all classes, by a version that knew no others, and goes on so
+    if earlier is not None and "products" in earlier.identity:
+        identity["products"] = earlier.identity["products"]
     drawn = identity.get("classes", range(job.labels.num_classes))
     for line in job.labels.remarks(options.checkpoint, drawn=drawn):
         status(line)
@@ -112,6 +131,8 @@ def _begin(job: GenerationJob, earlier: Manifest | None, processes: int) -> tupl
         manifest.check_continues(earlier, directory)
     missing = shards.missing_units(directory, manifest, read=True, track=lambda units: track(units, "checking units"))
     check_disk(directory, shards.bytes_to_write(manifest, missing, png=options.png))
+    if earlier is None:  # after all that could refuse the run
+        manifest = dataclasses.replace(manifest, identity=identity | tuned_kernels(job, unit))
     if earlier is None or earlier.count != manifest.count:
         discard_assembled(directory)
         shards.write_manifest(directory, dataclasses.replace(manifest, record=_record(options, processes)))

@@ -10,10 +10,10 @@ import torch
 
 from bench.generation import samplers
 from bench.generation.decoding import Decoder, open_decoder
-from bench.generation.engines import ENGINES, OWN_ENGINE, behind_engine, choose_engine
+from bench.generation.engines import ENGINES, OWN_ENGINE, behind_engine, choose_engine, tune
 from bench.generation.labels import DrawnLabels, choose_labels
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
-from bench.models import Candidate, is_factory, load_candidate
+from bench.models import Candidate, SamplingModel, is_factory, load_candidate
 from bench.options import (
     BATCH,
     IMAGES,
@@ -30,7 +30,7 @@ from bench.options import (
     shared_values,
 )
 from bench.records import tensors_sha256
-from dydit import DiT, InputError, Model, checkpoint
+from dydit import DiT, InputError, checkpoint, guidance_branches
 
 UNIT = 64
 """Images per unit, unless a run is smaller."""
@@ -166,7 +166,7 @@ def images_per_unit(options: GenerationOptions, earlier: int | None = None) -> i
     return options.unit or earlier or min(UNIT, options.images)
 
 
-def sampling_model(job: GenerationJob, unit: int) -> Model:
+def sampling_model(job: GenerationJob, unit: int) -> SamplingModel:
     """The network on its device behind its engine: (x, t, y) in float32 -> output in float32.
 
     Raises:
@@ -177,6 +177,16 @@ def sampling_model(job: GenerationJob, unit: int) -> Model:
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
     return behind_engine(network, job.engine, job.options.method, job.solver.timesteps, dtype)
+
+
+def tuned_kernels(job: GenerationJob, unit: int) -> dict[str, Any]:
+    """`products`: the kernels that are fastest here for a guided batch of `unit` images; nothing without a choice.
+
+    They decide rounding. So all processes of a run, and those that go on with it later, must use the same, and they
+    stand in its manifest. To be called once the identity of the job is known, since it moves the network.
+    """
+    products = tune(sampling_model(job, unit), unit * guidance_branches(job.options.scale))
+    return {"products": products} if products else {}
 
 
 def generation_identity(job: GenerationJob) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -16,9 +15,9 @@ import torch
 
 from bench.flops.executed import GUIDANCE, CountedModel, RunMacs, run_macs, sampler_of
 from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, in_turns, status
-from bench.models import Candidate, SamplingModel, load_candidate
-from bench.records import environment_record, write_run, write_table
+from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
+from bench.models import Candidate, SamplingModel, check_same_images, load_candidate
+from bench.records import Results, environment_record
 from dydit import Diffusion, InputError, generate
 
 
@@ -31,6 +30,7 @@ class CandidateRuns:
     steps: int
     device: str
     dtype: str
+    tf32: bool
     seed: int
     budget: Budget
 
@@ -49,7 +49,7 @@ SHOWN = [
 """The columns that people are shown."""
 
 
-def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
+def measure_candidates(runs: CandidateRuns, results: Results) -> pd.DataFrame:
     """Time the runs, and write latency.csv and run.json.
 
     `speedup` is over the first network, `flops_ratio` the multiply-adds executed over those that the first executed,
@@ -75,23 +75,9 @@ def measure_candidates(runs: CandidateRuns, directory: Path) -> pd.DataFrame:
         times = in_turns(calls, runs.budget, torch.device(runs.device), f"batch {batch}")
         rows += [_row(runs, batch, candidate.name, times, counts) for candidate in found]
         samples += raw_samples(batch, times)
-        write_table(pd.DataFrame(rows), directory, "latency")
-        write_run(facts | {"samples": samples}, directory)
+        results.write_table(pd.DataFrame(rows), "latency")
+        results.write_record(facts | {"samples": samples})
     return pd.DataFrame(rows)
-
-
-def check_same_images(candidates: Sequence[Candidate]) -> None:
-    """Refuse to compare networks that draw different images.
-
-    Raises:
-        InputError: two differ in channels, size or classes; both values are shown.
-    """
-    first = candidates[0]
-    for other in candidates[1:]:
-        for name in ("in_channels", "input_size", "num_classes"):
-            mine, theirs = getattr(first.config, name), getattr(other.config, name)
-            if mine != theirs:
-                raise InputError(f"{first.name} has {name} = {mine}, {other.name} has {theirs}; compare like with like")
 
 
 def _sample(candidate: Candidate, model: Any, runs: CandidateRuns, batch: int) -> None:
@@ -120,7 +106,7 @@ def _row(
         "lambda": None,
         "batch": batch,
         "device": runs.device,
-        "dtype": runs.dtype,
+        "dtype": arithmetic_name(runs.dtype, runs.tf32),
         "engine": "own",
         "profile": "",
         "steps": runs.steps,

@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import synthetic_routing
-from bench.machine import DTYPES, Budget, check_device
-from bench.options import BATCH, LAMBDA, SEED, THREADS, DeviceOptions, DtypeOptions, Range, option
-from dydit import DiT, DyDiT, InputError, Routing, macs, model_config
-from dydit.dit import sincos_table
+from bench.machine import DTYPES, Budget, check_arithmetic
+from bench.options import BATCH, LAMBDA, SEED, THREADS, DeviceOptions, DtypeOptions, Range, Tf32Options, option
+from dydit import DiT, DiTConfig, DyDiT, InputError, Model, Routing, is_router_key, macs, model_config
+from dydit.dit import sincos_table, timestep_rows
 from dydit.flops import MATMUL
-from dydit.inference import Engine, GraphedForward, WidthPlan
+from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
 
 STEPS = 250
 TIMESTEP = 500
-Forward = Callable[[Tensor, Tensor, Tensor], Tensor]
+Network = TypeVar("Network", DiT, DyDiT)
 
 
 @dataclass(frozen=True, kw_only=True)
-class TimingOptions(DtypeOptions, DeviceOptions):
+class TimingOptions(DtypeOptions, Tf32Options, DeviceOptions):
     """What to time; but for the limits of numbers, nothing is checked."""
 
     models: Sequence[str] = option(("DiT-S/2", "DiT-B/2"), metavar="NAME", help="such as DiT-B/2")
@@ -59,7 +60,7 @@ class LatencyOptions(TimingOptions):
                 raise InputError(f"routing profile {profile!r}: choose one of {', '.join(synthetic_routing.PROFILES)}")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
-        check_device(self.device, DTYPES[self.dtype])
+        check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
         if self.graphs and torch.device(self.device).type != "cuda":
             raise InputError("graphs: CUDA graphs need --device cuda; leave --graphs out")
 
@@ -71,28 +72,62 @@ class Case:
     engine: str
     row: PublishedSpeed | None
     profile: str
-    model: Forward
+    model: Model
     executed_ratio: float
+
+    @property
+    def own(self) -> Engine | None:
+        """This project's engine, where it is one that computes the forward."""
+        inner = self.model.engine if isinstance(self.model, GraphedForward) else self.model
+        return inner if isinstance(inner, Engine) else None
+
+    def ran_in(self, options: LatencyOptions) -> dict[str, str]:
+        """By what, and in which arithmetic, the parts of the forward compute; see `Engine.ran_in`."""
+        if self.own is not None:
+            return self.own.ran_in()
+        return {"products": f"torch, {arithmetic_of(DTYPES[options.dtype], torch.device(options.device))}"}
 
 
 def _to(routing: Routing, device: torch.device) -> Routing:
     return Routing(routing.heads.to(device), routing.channels.to(device), routing.tokens.to(device))
 
 
-def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
-    """A DyDiT with random weights (gates not zero) and the static DiT that shares every weight but the routers."""
-    config = model_config(name, options.resolution)
-    device, dtype = torch.device(options.device), DTYPES[options.dtype]
+def random_network(
+    kind: type[Network], config: DiTConfig, device: torch.device, dtype: torch.dtype, seed: int
+) -> Network:
+    """A network with random weights (gates not zero), in evaluation mode and without gradients."""
     with torch.device("meta"):
-        dynamic, static = DyDiT(**config.kwargs()), DiT(**config.kwargs())
-    dynamic = dynamic.to_empty(device=device).to(dtype).eval().requires_grad_(False)
-    generator = torch.Generator(device).manual_seed(options.seed)
-    for parameter in dynamic.parameters():
+        network = kind(**config.kwargs())
+    network = network.to_empty(device=device).to(dtype).eval().requires_grad_(False)
+    generator = torch.Generator(device).manual_seed(seed)
+    for parameter in network.parameters():
         parameter.normal_(std=0.02, generator=generator)
-    dynamic.pos_embed.copy_(sincos_table(config.hidden_size, config.grid_size))
-    shared = {key: value for key, value in dynamic.state_dict().items() if key in static.state_dict()}
+    network.pos_embed.copy_(sincos_table(config.hidden_size, config.grid_size))
+    return network
+
+
+def build_pair(name: str, options: LatencyOptions) -> tuple[DiT, DyDiT]:
+    """A DyDiT with random weights and the static DiT that shares every weight but the routers."""
+    config = model_config(name, options.resolution)
+    dynamic = random_network(DyDiT, config, torch.device(options.device), DTYPES[options.dtype], options.seed)
+    return static_twin(dynamic), dynamic
+
+
+def static_twin(dynamic: DyDiT) -> DiT:
+    """The static DiT that shares every weight of a DyDiT but the routers."""
+    with torch.device("meta"):
+        static = DiT(**dynamic.config.kwargs())
+    shared = {key: value for key, value in dynamic.state_dict().items() if not is_router_key(key)}
     static.load_state_dict(shared, assign=True)
-    return static.eval().requires_grad_(False), dynamic
+    return static.eval().requires_grad_(False)
+
+
+def synthetic_masks(
+    name: str, config: DiTConfig, target: float, profile: str, rows: int, seed: int
+) -> tuple[PublishedSpeed, Routing]:
+    """Masks of `rows` rows that leave what Table 8 prints at a lambda, or lambda itself, and its printed row."""
+    (row,) = published_speeds(name, config, [target])
+    return row, synthetic_routing.draw_routing(config, row.block_ratio, profile, rows, seed)
 
 
 def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: LatencyOptions) -> dict[str, Case]:
@@ -119,35 +154,27 @@ def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Late
     return found
 
 
-def tune(engines: Mapping[str, Case], given: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Let all engines choose their fastest kernels for these inputs; before anything is timed or captured."""
-    for engine in _own(engines):
-        engine.tune(*given)
+def tune(engines: Mapping[str, Case], rows: int) -> None:
+    """Let all engines choose their fastest kernels for a batch of `rows`; before anything is timed or captured."""
+    for case in engines.values():
+        if case.own is not None:
+            case.own.tune(rows)
 
 
 def release(engines: Mapping[str, Case]) -> None:
     """Let all engines give back what they keep for the intermediates of a forward; before memory is measured."""
-    for engine in _own(engines):
-        engine.backend.scratch.release()
-
-
-def _own(engines: Mapping[str, Case]) -> Iterator[Engine]:
-    """This project's engines among the cases."""
     for case in engines.values():
-        engine = case.model.engine if isinstance(case.model, GraphedForward) else case.model
-        if isinstance(engine, Engine):
-            yield engine
+        if case.own is not None:
+            case.own.backend.scratch.release()
 
 
-def _engine(
-    options: LatencyOptions, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None
-) -> Forward:
+def _engine(options: LatencyOptions, model: DiT, plan: WidthPlan | None = None, tokens: Tensor | None = None) -> Model:
     """The engine, static and dynamic with the same graph setting."""
     engine = Engine(model, plan, tokens)
     return GraphedForward(engine) if options.graphs else engine
 
 
-def _diffusers(static: DiT) -> Forward:
+def _diffusers(static: DiT) -> Model:
     """The static model as diffusers runs it, with the same weights."""
     from bench.latency.diffusers_twin import to_diffusers
 
@@ -155,27 +182,27 @@ def _diffusers(static: DiT) -> Forward:
     twin = torch.nn.Module.to(to_diffusers(static), static.pos_embed.device, static.pos_embed.dtype)
 
     @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        output: Tensor = twin(x, timestep=t, class_labels=y).sample
+    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
+        output: Tensor = twin(x, timestep=timestep_rows(t, x), class_labels=y).sample
         return output
 
     return forward
 
 
-def _plain(model: DiT) -> Forward:
+def _plain(model: DiT) -> Model:
     """The static model through its own modules, without an engine: what `masked` is to be compared with."""
 
     @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         output: Tensor = model(x, t, y)
         return output
 
     return forward
 
 
-def _masked(model: DyDiT, routing: Routing) -> Forward:
+def _masked(model: DyDiT, routing: Routing) -> Model:
     @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         return model.route(x, t, y, routing)[0]
 
     return forward

@@ -16,9 +16,10 @@ from typing import Any
 import pandas as pd
 import torch
 
+from bench.latency.cases import static_twin
 from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, in_turns, status
-from bench.records import environment_record, file_sha256, portable, write_run, write_table
+from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
+from bench.records import Results, environment_record, file_sha256, portable
 from dydit import (
     Diffusion,
     DiT,
@@ -29,11 +30,10 @@ from dydit import (
     ObservedSampling,
     generate,
     guidance_branches,
-    is_router_key,
     macs,
 )
 from dydit.flops import MATMUL
-from dydit.inference import Engine, WidthPlan
+from dydit.inference import Engine, WidthPlan, tuned_products
 from dydit.sampling import computing_in
 
 GUIDANCE = 1.5
@@ -54,6 +54,7 @@ class LearnedRun:
     steps: int
     device: str
     dtype: str
+    tf32: bool
     seed: int
     budget: Budget
 
@@ -62,7 +63,7 @@ class LearnedRun:
         return Diffusion.linear().respaced(self.steps)
 
 
-def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
+def measure_learned(run: LearnedRun, results: Results) -> pd.DataFrame:
     """Time static, plain, masked and realised runs in turns, and write latency.csv and run.json.
 
     `flops_ratio` is what an engine executes, matrix products and convolutions, over what `static` executes: for
@@ -98,12 +99,19 @@ def measure_learned(run: LearnedRun, directory: Path) -> pd.DataFrame:
     for batch in run.batch:
         status(f"{Path(run.checkpoint).name}, batch {batch}, {run.steps} steps, {run.device} {run.dtype}")
         ratios = _executed_ratios(network, run, batch)
-        calls = {name: functools.partial(_sample, engine, network, run, batch) for name, engine in engines.items()}
+        for engine in engines.values():
+            if isinstance(engine, Engine):
+                engine.tune(batch * guidance_branches(GUIDANCE))
+        calls = {
+            name: functools.partial(_sample, computing_in(DTYPES[run.dtype], engine), network, run, batch)
+            for name, engine in engines.items()
+        }
         times = in_turns(calls, run.budget, torch.device(run.device), f"batch {batch}")
         rows += [_row(run, record, batch, name, times, ratios[name]) for name in engines]
         samples += raw_samples(batch, times)
-        write_table(pd.DataFrame(rows), directory, "latency")
-        write_run(facts | {"samples": samples}, directory)
+        results.write_table(pd.DataFrame(rows), "latency")
+        ran_in = {name: engine.ran_in() for name, engine in engines.items() if isinstance(engine, Engine)}
+        results.write_record(facts | {"ran_in": ran_in, "tuned": tuned_products(), "samples": samples})
     return pd.DataFrame(rows)
 
 
@@ -111,19 +119,9 @@ def _engines(network: DyDiT, run: LearnedRun) -> dict[str, Model]:
     """The same weights in four engines, the static ones without the routers."""
     device, dtype = torch.device(run.device), DTYPES[run.dtype]
     dynamic = network.to(device, dtype).eval().requires_grad_(False)
-    with torch.device("meta"):
-        static = DiT(**network.config.kwargs())
-    shared = {key: value for key, value in dynamic.state_dict().items() if not is_router_key(key)}
-    static.load_state_dict(shared, assign=True)
-    static = static.eval().requires_grad_(False)
+    static = static_twin(dynamic)
     plan = WidthPlan.from_routers(dynamic, run.diffusion().timestep_map.tolist())
-    models: dict[str, Model] = {
-        "static": Engine(static),
-        "plain": static,
-        "masked": dynamic,
-        "realised": Engine(dynamic, plan),
-    }
-    return {name: computing_in(dtype, model) for name, model in models.items()}
+    return {"static": Engine(static), "plain": static, "masked": dynamic, "realised": Engine(dynamic, plan)}
 
 
 @torch.inference_mode()
@@ -157,7 +155,7 @@ def _row(
         "lambda": json.loads(record.get("recipe", "{}")).get("target"),
         "batch": batch,
         "device": run.device,
-        "dtype": run.dtype,
+        "dtype": arithmetic_name(run.dtype, run.tf32),
         "engine": engine,
         "profile": "learned" if engine in ("masked", "realised") else "",
         "steps": run.steps,

@@ -10,9 +10,9 @@ says so. On a GPU the kernels are compiled and the fastest chosen before the fir
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,39 +25,45 @@ from bench.latency.cases import (
     STEPS,
     Case,
     LatencyOptions,
+    TimingOptions,
     build_pair,
     random_inputs,
     release,
     timed_cases,
     tune,
 )
-from bench.latency.tables import _record, _table_row, _write
-from bench.machine import DTYPES, Budget, check_fits, cpu_threads, in_turns, measure_footprint, status
-from bench.records import write_run, write_table
+from bench.latency.tables import _record, _table_row, _write, raw_samples
+from bench.machine import DTYPES, Budget, arithmetic, check_fits, in_turns, measure_footprint, status
+from bench.records import Results
 from dydit import Diffusion, model_config
 from dydit.sampling import computing_in, denoise
 
 
-def measure_latency(plans: Sequence[LatencyOptions], directory: Path) -> pd.DataFrame:
+def measure_latency(plans: Sequence[LatencyOptions], results: Results) -> pd.DataFrame:
     """Time everything and write latency.csv, latency_best.csv, their markdown twins, and run.json with raw samples."""
-    record = _record(plans)
     rows: list[dict[str, Any]] = []
     raw: list[dict[str, Any]] = []
-    for options in plans:
-        with cpu_threads(options.threads or torch.get_num_threads()):
+    with options_arithmetic(plans[0]):
+        record = _record(plans)
+        for options in plans:
             for name in dict.fromkeys(static_name(name) for name in options.models):
                 for found, samples in _time_model(name, options):
                     rows += found
                     raw += samples
-                    _write(rows, raw, record, directory)
+                    _write(rows, raw, record, results)
     return pd.DataFrame(rows)
 
 
-def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
+def options_arithmetic(options: TimingOptions) -> contextlib.AbstractContextManager[None]:
+    """Inside this context torch uses the CPU threads and the arithmetic that the options ask for."""
+    return arithmetic(options.threads or torch.get_num_threads(), options.tf32)
+
+
+def measure_breakdown(options: LatencyOptions, results: Results) -> pd.DataFrame:
     """Break one forward of every engine into its parts, at the first batch size, and write latency_profile.csv."""
-    record = _record([options])
     tables = []
-    with cpu_threads(options.threads or torch.get_num_threads()):
+    with options_arithmetic(options):
+        record = _record([options])
         for name in dict.fromkeys(static_name(name) for name in options.models):
             batch = options.batch[0]
             static, dynamic = build_pair(name, options)
@@ -67,7 +73,7 @@ def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
                 if "masked" not in key
             }
             given = random_inputs(static, batch, options)
-            tune(engines, given)
+            tune(engines, 2 * batch)
             calls = {key: functools.partial(case.model, *given) for key, case in engines.items()}
             parts = breakdown.measure_parts(calls, torch.device(options.device))
             labels = {
@@ -83,8 +89,8 @@ def measure_breakdown(options: LatencyOptions, directory: Path) -> pd.DataFrame:
             ratios = {key: case.executed_ratio for key, case in engines.items()}
             tables.append(breakdown.table(parts, labels, ratios))
     frame = pd.concat(tables, ignore_index=True)
-    write_table(frame, directory, "latency_profile")
-    write_run(record, directory)
+    results.write_table(frame, "latency_profile")
+    results.write_record(record)
     return frame
 
 
@@ -97,7 +103,7 @@ def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[
         status(f"{name} at {options.resolution}, batch {batch}, {options.device} {options.dtype}")
         engines = timed_cases(name, static, dynamic, 2 * batch, options)
         given = random_inputs(static, batch, options)
-        tune(engines, given)
+        tune(engines, 2 * batch)
         calls = {key: functools.partial(case.model, *given) for key, case in engines.items()}
         label = f"{name} batch {batch}"
         times = in_turns(calls, options.budget, device, label)
@@ -116,8 +122,8 @@ def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[
             for key, case in engines.items()
         ]
         samples = [
-            {"model": name, "batch": batch, "case": key, "first_ms": timed.first_ms, "rounds_ms": timed.rounds_ms}
-            for key, timed in times.items()
+            {"model": name, "ran_in": engines[sample["case"]].ran_in(options)} | sample
+            for sample in raw_samples(batch, times)
         ]
         yield rows, samples
 

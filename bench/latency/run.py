@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from bench.latency import candidates, learned_routing
 from bench.latency.cases import LatencyOptions, TimingOptions
-from bench.latency.measure import measure_breakdown, measure_latency
+from bench.latency.measure import measure_breakdown, measure_latency, options_arithmetic
 from bench.latency.tables import SHOWN, write_growth
-from bench.machine import DTYPES, Budget, check_device, cpu_threads
+from bench.machine import DTYPES, Budget, check_arithmetic
 from bench.models import is_factory
 from bench.options import PIXELS, SAMPLER_STEPS, SECONDS, AverageOptions, OutputOptions, option, shared_values
-from bench.records import prepare_output
+from bench.records import Results, take_results
 from dydit import InputError
 
 
@@ -49,30 +48,30 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
     Raises:
         InputError: anything that the machine, the paper's tables or a finished run lacks, before any long work.
     """
-    if options.checkpoint is not None:
-        return _measure_learned(options)[learned_routing.SHOWN]
-    if options.model is not None:
-        return _measure_candidates(options, options.model)[candidates.SHOWN]
-    if options.growth:
-        return write_growth(options.growth, prepare_output(options.out))
-    shared = shared_values(options, TimingOptions)
-    plans = [
-        LatencyOptions(**shared, resolution=resolution, budget=Budget(seconds=options.seconds))
-        for resolution in options.resolution
-    ]
-    directory = prepare_output(options.out)
-    if options.profile:
-        return measure_breakdown(plans[0], directory)
-    return measure_latency(plans, directory)[SHOWN]
+    with take_results(options.out) as results:
+        if options.checkpoint is not None:
+            return _measure_learned(options, results)[learned_routing.SHOWN]
+        if options.model is not None:
+            return _measure_candidates(options, options.model, results)[candidates.SHOWN]
+        if options.growth:
+            return write_growth(options.growth, results)
+        shared = shared_values(options, TimingOptions)
+        plans = [
+            LatencyOptions(**shared, resolution=resolution, budget=Budget(seconds=options.seconds))
+            for resolution in options.resolution
+        ]
+        if options.profile:
+            return measure_breakdown(plans[0], results)
+        return measure_latency(plans, results)[SHOWN]
 
 
 def _check_runs(options: LatencyRunOptions) -> None:
     if options.dtype not in DTYPES:
         raise InputError(f"dtype {options.dtype!r}: choose one of {', '.join(DTYPES)}")
-    check_device(options.device, DTYPES[options.dtype])
+    check_arithmetic(options.device, DTYPES[options.dtype], options.tf32)
 
 
-def _measure_candidates(options: LatencyRunOptions, models: Sequence[str]) -> pd.DataFrame:
+def _measure_candidates(options: LatencyRunOptions, models: Sequence[str], results: Results) -> pd.DataFrame:
     _check_runs(options)
     runs = candidates.CandidateRuns(
         models,
@@ -80,14 +79,15 @@ def _measure_candidates(options: LatencyRunOptions, models: Sequence[str]) -> pd
         options.steps,
         options.device,
         options.dtype,
+        options.tf32,
         options.seed,
         Budget(seconds=options.seconds),
     )
-    with cpu_threads(options.threads or torch.get_num_threads()):
-        return candidates.measure_candidates(runs, prepare_output(options.out))
+    with options_arithmetic(options):
+        return candidates.measure_candidates(runs, results)
 
 
-def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
+def _measure_learned(options: LatencyRunOptions, results: Results) -> pd.DataFrame:
     _check_runs(options)
     names, resolution = options.model or (), options.resolution[0]
     if len(names) > 1 or any(is_factory(name) for name in names):
@@ -106,8 +106,9 @@ def _measure_learned(options: LatencyRunOptions) -> pd.DataFrame:
         options.steps,
         options.device,
         options.dtype,
+        options.tf32,
         options.seed,
         Budget(seconds=options.seconds),
     )
-    with cpu_threads(options.threads or torch.get_num_threads()):
-        return learned_routing.measure_learned(run, prepare_output(options.out))
+    with options_arithmetic(options):
+        return learned_routing.measure_learned(run, results)

@@ -10,9 +10,10 @@ from typing import Any
 import pandas as pd
 
 from bench.latency.cases import STEPS, Case, LatencyOptions
-from bench.machine import Footprint, Timed, speedup
-from bench.records import clear_content_errors, environment_record, portable, read_table, write_run, write_table
+from bench.machine import Footprint, Timed, arithmetic_name, speedup
+from bench.records import Results, clear_content_errors, environment_record, portable, read_table
 from dydit import model_config
+from dydit.inference import tuned_products
 
 SHOWN = [
     "model",
@@ -40,12 +41,12 @@ def _record(plans: Sequence[LatencyOptions]) -> dict[str, Any]:
     )
 
 
-def _write(rows: list[dict[str, Any]], raw: list[dict[str, Any]], record: dict[str, Any], directory: Path) -> None:
+def _write(rows: list[dict[str, Any]], raw: list[dict[str, Any]], record: dict[str, Any], results: Results) -> None:
     """After every batch size: what is finished is never lost."""
     frame = pd.DataFrame(rows)
-    write_table(frame, directory, "latency")
-    write_table(best_batches(frame), directory, "latency_best")
-    write_run(record | {"samples": raw}, directory)
+    results.write_table(frame, "latency")
+    results.write_table(best_batches(frame), "latency_best")
+    results.write_record(record | {"tuned": tuned_products(), "samples": raw})
 
 
 def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
@@ -74,7 +75,7 @@ def growth(frame: pd.DataFrame) -> pd.DataFrame:
     return rows.sort_values(order, ignore_index=True)[[*order, *measured]]
 
 
-def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
+def write_growth(directories: Sequence[Path], results: Results) -> pd.DataFrame:
     """Join `latency.csv` of finished runs into latency_growth.csv, with a run.json that names them.
 
     Raises:
@@ -83,8 +84,8 @@ def write_growth(directories: Sequence[Path], directory: Path) -> pd.DataFrame:
     tables = [read_table(run, "latency") for run in directories]
     with clear_content_errors(directories[0] / "latency.csv"):
         frame = growth(pd.concat(tables, ignore_index=True))
-    write_table(frame, directory, "latency_growth")
-    write_run(environment_record(sources=[portable(str(run)) for run in directories]), directory)
+    results.write_table(frame, "latency_growth")
+    results.write_record(environment_record(sources=[portable(str(run)) for run in directories]))
     return frame
 
 
@@ -143,7 +144,7 @@ def _table_row(
         "resolution": options.resolution,
         "batch": batch,
         "device": options.device,
-        "dtype": options.dtype,
+        "dtype": arithmetic_name(options.dtype, options.tf32),
         "engine": case.engine,
         "profile": case.profile,
         **speed_columns(batch, timed, static, case.executed_ratio, plain),

@@ -8,7 +8,7 @@ from bench.machine.footprint import MIB, Footprint, measure_footprint
 from bench.machine.process_group import ProcessGroup
 from bench.machine.progress import status, track
 from bench.machine.task_pool import Task, run_tasks
-from bench.machine.threads import arithmetic, check_arithmetic, cpu_threads
+from bench.machine.threads import arithmetic, arithmetic_name, check_arithmetic, cpu_threads
 from bench.machine.timing import Budget, Call, Timed, in_turns, speedup, synchronise
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Task",
     "Timed",
     "arithmetic",
+    "arithmetic_name",
     "check_arithmetic",
     "check_device",
     "check_fits",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -115,7 +115,43 @@ class ProcessGroup:
         dist.broadcast_object_list(values, src=0)
         return values[0]
 
+    def check_equal(self, facts: Callable[[], Mapping[str, Any]]) -> None:
+        """Refuse to work together where the processes were given different things.
+
+        Args:
+            facts: called, where there are several processes, for what this one was given, by name; a value may be a
+                mapping of its own, and pickle must be able to hold it.
+
+        Raises:
+            InputError: as `agree`, with the first fact in which a process differs from the first one.
+        """
+        if self.size > 1:
+            found: list[Any] = [None] * self.size
+            dist.all_gather_object(found, dict(facts()))
+            self.agree(lambda: _check_equal(found))
+
     def wait(self) -> None:
         """Return once every process has called this."""
         if self.size > 1:
             dist.barrier(group=self._patient)
+
+
+def _check_equal(found: list[Mapping[str, Any]]) -> None:
+    for rank, facts in enumerate(found):
+        if (differs := _difference(found[0], facts)) is not None:
+            name, first, own = differs
+            raise InputError(
+                f"processes 0 and {rank} were not given the same: {name} is {first!s:.150} in one and {own!s:.150} in "
+                "the other; start all with one command, the same files and the same versions"
+            )
+
+
+def _difference(one: Any, other: Any, name: str = "") -> tuple[str, Any, Any] | None:
+    """The name of the first value that differs, with both values; None where none does."""
+    if not (isinstance(one, Mapping) and isinstance(other, Mapping)):
+        return None if one == other else (name, one, other)
+    for key in dict.fromkeys((*one, *other)):
+        inner = f"{name}.{key}" if name else str(key)
+        if (differs := _difference(one.get(key), other.get(key), inner)) is not None:
+            return differs
+    return None

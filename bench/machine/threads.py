@@ -24,6 +24,11 @@ def check_arithmetic(device: str, dtype: torch.dtype, tf32: bool) -> None:
         raise InputError("tf32: a CPU has no TF32; leave it out, or use --device cuda")
 
 
+def arithmetic_name(dtype: str, tf32: bool) -> str:
+    """What tables call the dtype of a network: its option's name, or `tf32` where float32 products take TF32 inputs."""
+    return "tf32" if tf32 and dtype == "fp32" else dtype
+
+
 @contextlib.contextmanager
 def cpu_threads(count: int) -> Iterator[None]:
     """Inside this context torch uses `count` CPU threads."""

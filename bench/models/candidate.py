@@ -13,6 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from dydit import DiT, InputError, first_line, macs
+from dydit.baselines import Method
+from dydit.dit import timestep_rows
+from dydit.inference import Engine
 
 
 class ImageShape(Protocol):
@@ -114,8 +117,26 @@ class Candidate:
             return None
 
 
+def check_same_images(candidates: Sequence[Candidate]) -> None:
+    """Refuse to compare networks that draw different images.
+
+    Raises:
+        InputError: two differ in channels, size or classes; both values are shown.
+    """
+    first = candidates[0]
+    for other in candidates[1:]:
+        for name in ("in_channels", "input_size", "num_classes"):
+            mine, theirs = getattr(first.config, name), getattr(other.config, name)
+            if mine != theirs:
+                raise InputError(f"{first.name} has {name} = {mine}, {other.name} has {theirs}; compare like with like")
+
+
 class SamplingModel:
-    """A network that computes in a dtype behind float32 inputs and outputs, and hears where a run begins."""
+    """A network that computes in a dtype behind float32 inputs and outputs, and hears where a run begins.
+
+    Where a sampler gives a number as timestep, the suite's own engines and methods take it as it is, for they choose by
+    it; any other module is given one timestep for each image, on their device.
+    """
 
     def __init__(self, module: Any, dtype: torch.dtype = torch.float32) -> None:
         self.module, self.dtype = module, dtype
@@ -125,8 +146,10 @@ class SamplingModel:
         begin_run(self.module, timesteps)
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """Output of the network, float32."""
+        if not isinstance(self.module, Engine | Method):
+            t = timestep_rows(t, x)
         output: Tensor = self.module(x.to(self.dtype), t, y)
         return output.float()
 

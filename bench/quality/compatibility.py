@@ -64,12 +64,11 @@ def _check_reference(reference: Reference, spec: ExtractorSpec, metrics: frozens
             f"{name} was made with {reference.extractor}, the samples are measured with {spec.name}; "
             "choose the same --extractor, or another reference"
         )
-    for layer, statistics in ((spec.features_layer, reference.pool), (spec.spatial_layer, reference.spatial)):
-        if statistics is not None and statistics.dimensions != spec.dimensions[layer]:
-            raise InputError(
-                f"{name} was made with another extractor than {spec.name}: it has {statistics.dimensions} features "
-                f"where that has {spec.dimensions[layer]} ({layer}); choose the same --extractor, or another reference"
-            )
+    if misfit := reference.misfit(spec):
+        raise InputError(
+            f"{name} was made with another extractor than {spec.name}: {misfit}; choose the same --extractor, or "
+            "another reference"
+        )
     if "sFID" in metrics and reference.spatial is None:
         raise InputError(f"{name} has no mu_s and sigma_s, which sFID needs; leave it out of --metrics")
     if imagewise := metrics & IMAGEWISE:

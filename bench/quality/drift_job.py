@@ -12,7 +12,7 @@ from bench.quality.drift import check_pair, drift_images, measure_drift
 from bench.quality.features import extractor
 from bench.quality.job import EXTRACTOR, QualityOptions
 from bench.quality.opening import open_samples, samples_record
-from bench.records import environment_record, prepare_output, whole_file, write_run, write_table
+from bench.records import environment_record, take_results
 from dydit import InputError
 
 SHOWN = 8
@@ -34,18 +34,19 @@ def run_paired(options: QualityOptions) -> pd.DataFrame:
     if options.samples is None:
         raise InputError("--paired: give the other run as --samples")
     check_pair(Path(options.samples), options.paired)
-    directory = prepare_output(options.out)
-    spec = extractor(options.extractor or EXTRACTOR)
-    weights = spec.weights(options.extractor_weights, options.weights_sha256)
-    sources = (options.samples, str(options.paired))
-    one, other = (open_samples(source) for source in sources)
-    record = environment_record(samples=samples_record(sources[0], one), paired=samples_record(sources[1], other))
-    drift = measure_drift(one, other, spec.name, weights)
-    table = pd.DataFrame(drift.rows(spec.metric("FID"))).assign(n_samples=len(one))
-    write_table(drift_images(drift), directory, "drift_images")
-    write_table(table, directory, "drift")
-    write_pairs(other, one, directory / "pairs.png")
-    write_run(record | {"quality": {"extractor": spec.name, "weights_sha256": weights.sha256}}, directory)
+    with take_results(options.out) as results:
+        spec = extractor(options.extractor or EXTRACTOR)
+        weights = spec.weights(options.extractor_weights, options.weights_sha256)
+        sources = (options.samples, str(options.paired))
+        one, other = (open_samples(source) for source in sources)
+        record = environment_record(samples=samples_record(sources[0], one), paired=samples_record(sources[1], other))
+        drift = measure_drift(one, other, spec.name, weights)
+        table = pd.DataFrame(drift.rows(spec.metric("FID"))).assign(n_samples=len(one))
+        results.write_table(drift_images(drift), "drift_images")
+        results.write_table(table, "drift")
+        with results.new_file("pairs.png") as path:
+            write_pairs(other, one, path)
+        results.write_record(record | {"quality": {"extractor": spec.name, "weights_sha256": weights.sha256}})
     return table
 
 
@@ -56,9 +57,6 @@ def write_pairs(first: Images, second: Images, path: Path) -> None:
         first: images (3, H, W) uint8 of the model that was there before.
         second: those of the other model, from the same noise.
         path: of the PNG file.
-
-    Raises:
-        InputError: the file cannot be written.
     """
     from torchvision.utils import make_grid, save_image
 
@@ -67,5 +65,4 @@ def write_pairs(first: Images, second: Images, path: Path) -> None:
     scale = max(1, -(-_LEAST_SIDE // rows[0].shape[-1]))
     grid = make_grid(torch.cat(rows), nrow=len(rows[0]), padding=1, pad_value=255)
     large = grid.repeat_interleave(scale, dim=1).repeat_interleave(scale, dim=2)
-    with whole_file(path) as partial:
-        save_image(large.float() / 255, partial, format="png")
+    save_image(large.float() / 255, path, format="png")

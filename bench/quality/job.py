@@ -11,13 +11,13 @@ import pandas as pd
 
 from bench.claims import SummaryRow, write_summary
 from bench.options import BATCH, DataOptions, ExtractorOptions, OutputOptions, Range, StrictOptions, option
-from bench.quality.features import BATCH_SIZE, extractor
+from bench.quality.features import BATCH_SIZE, EXTRACTORS, extractor
 from bench.quality.measure import Quality, measure_quality
 from bench.quality.metrics.distances import EXACT
 from bench.quality.opening import open_reference, open_samples, reference_record, samples_record
 from bench.quality.presets import Preset, find_preset
-from bench.quality.settings import METRICS
-from bench.records import environment_record, portable, prepare_output, write_run, write_table
+from bench.quality.settings import METRICS, measurable
+from bench.records import environment_record, portable, take_results
 from dydit import InputError
 
 EXTRACTOR = "digits-cnn"
@@ -38,8 +38,10 @@ class QualityOptions(ExtractorOptions, StrictOptions, DataOptions, OutputOptions
     reference: str | None = option(
         None, metavar="PATH|NAME", help="as --samples, or statistics: .npz with mu, or a name of `stats list`"
     )
-    extractor: str | None = option(None, metavar="NAME", help=f"{EXTRACTOR} (default) or inception-v3-compat")
-    metrics: Sequence[str] | None = option(None, metavar="NAME", help=f"of {' '.join(METRICS)}; all by default")
+    extractor: str | None = option(None, metavar="NAME", help=f"of {' '.join(EXTRACTORS)} ({EXTRACTOR} by default)")
+    metrics: Sequence[str] | None = option(
+        None, metavar="NAME", help=f"of {' '.join(METRICS)}; all that the extractor has"
+    )
     batch: int = option(BATCH_SIZE, metavar="N", help="images per forward pass", within=BATCH)
     resamples: int | None = option(
         None,
@@ -82,11 +84,12 @@ def plan_quality(options: QualityOptions) -> QualityJob:
     if options.preset is None:
         if options.samples is None or options.reference is None:
             raise InputError("quality: give --samples with --reference or --paired, or a --preset")
+        name = options.extractor or EXTRACTOR
         return QualityJob(
             samples=options.samples,
             reference=options.reference,
-            extractor=options.extractor or EXTRACTOR,
-            metrics=tuple(options.metrics or METRICS),
+            extractor=name,
+            metrics=tuple(options.metrics or measurable(extractor(name))),
             distances=options.distances or EXACT,
             data_root=options.data_root,
             preset=None,
@@ -117,26 +120,25 @@ def run_quality(options: QualityOptions) -> tuple[pd.DataFrame, list[SummaryRow]
         InputError: as `plan_quality`, or images, weights or a reference that cannot be used; before any long work.
     """
     job = plan_quality(options)
-    directory = prepare_output(options.out)
-    weights = extractor(job.extractor).weights(options.extractor_weights, options.weights_sha256)
-    samples = open_samples(job.samples, job.data_root)
-    reference = open_reference(job.reference, job.data_root, samples.size)
-    record = environment_record(samples=samples_record(job.samples, samples), reference=reference_record(reference))
-    settings: dict[str, Any] = {
-        "extractor": job.extractor,
-        "batch_size": options.batch,
-        "resamples": options.resamples,
-        "distances": job.distances,
-    }
-    measured = measure_quality(samples, reference, weights=weights, metrics=job.metrics, **settings)
-    table = quality_table(measured)
-    write_table(table, directory, "quality")
-    done = {"weights_sha256": weights.sha256, "metrics": list(job.metrics), "resamples": measured.resamples}
-    write_run(record | {"quality": settings | done}, directory)
-    if job.preset is None:
-        return table, []
-    rows = job.preset.judge(measured)
-    write_summary(rows, directory)
+    with take_results(options.out) as results:
+        weights = extractor(job.extractor).weights(options.extractor_weights, options.weights_sha256)
+        samples = open_samples(job.samples, job.data_root)
+        reference = open_reference(job.reference, job.data_root, samples.size)
+        record = environment_record(samples=samples_record(job.samples, samples), reference=reference_record(reference))
+        settings: dict[str, Any] = {
+            "extractor": job.extractor,
+            "batch_size": options.batch,
+            "resamples": options.resamples,
+            "distances": job.distances,
+        }
+        measured = measure_quality(samples, reference, weights=weights, metrics=job.metrics, **settings)
+        table = quality_table(measured)
+        results.write_table(table, "quality")
+        rows = [] if job.preset is None else job.preset.judge(measured)
+        if rows:
+            write_summary(rows, results)
+        done = {"weights_sha256": weights.sha256, "metrics": list(job.metrics), "resamples": measured.resamples}
+        results.write_record(record | {"quality": settings | done})
     return table, rows
 
 

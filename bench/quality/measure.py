@@ -26,7 +26,7 @@ from bench.quality.metrics.distances import EXACT
 from bench.quality.passes import SampleFeatures, read_reference_rows, read_samples
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference
-from bench.quality.settings import METRICS, Settings, check_settings
+from bench.quality.settings import Settings, check_settings
 from bench.quality.values import Rows, Value
 
 
@@ -80,7 +80,7 @@ def measure_quality(
     *,
     extractor: str = "digits-cnn",
     weights: Path | Weights | None = None,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     batch_size: int = extraction.BATCH_SIZE,
     resamples: int | None = None,
     seed: int = 0,
@@ -93,7 +93,7 @@ def measure_quality(
         reference: images of the same resolution, or statistics by the same extractor.
         extractor: name in `bench.quality.features.extractors.EXTRACTORS`.
         weights: its weights file; by default where the extractor looks.
-        metrics: some of `METRICS`.
+        metrics: some of `bench.quality.settings.METRICS`; by default all that the extractor has a layer for.
         batch_size: images per forward pass; changes speed and memory only.
         resamples: draws behind each interval, 0 for none; by default 100 up to 128 features, else 0. With intervals
             come `FID-infinity`, and `images_for_0.1`: images that tell a difference of 0.1 in FID from noise.
@@ -138,7 +138,7 @@ def measure_quality(
 def evaluate(
     samples: Tensor, reference: Tensor | Reference, *, extractor: str = "digits-cnn", weights: Path | None = None
 ) -> Quality:
-    """FID, Inception Score, precision and recall of images in memory, without intervals; see `measure_quality`.
+    """FID, Inception Score, precision, recall and KID of images in memory, without intervals; see `measure_quality`.
 
     Args:
         samples: uint8 (N, C, H, W) with C = 1 or 3, in the order in which they were generated.
@@ -154,7 +154,7 @@ def evaluate(
         image_set.of_tensor(reference, "reference") if isinstance(reference, Tensor) else reference,
         extractor=extractor,
         weights=weights,
-        metrics=("FID", "IS", "precision", "recall"),
+        metrics=("FID", "IS", "precision", "recall", "KID"),
         resamples=0,
     )
 
@@ -181,12 +181,13 @@ def _values(
         ("sFID", spec.spatial_layer, reference.spatial),
     ):
         if metric in metrics:
-            assert statistics is not None  # check_pair
+            assert layer is not None and statistics is not None  # check_settings, check_pair
             own = features.statistics[layer]
             # Samples that are all alike have no scatter, of which an interval could be made.
             rows = None if features.alike else features.rows.get(layer)
             measured += values.frechet_values(metric, own, rows, statistics, resampling)
     if "IS" in metrics:
+        assert spec.logits_layer is not None  # check_settings
         logits = features.rows.get(spec.logits_layer)
         probs = None if logits is None else values.probabilities(logits)
         assert features.scores is not None  # read_samples

@@ -38,12 +38,14 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
     """Extract the layers that the metrics need, in one pass, and keep no more rows than they need."""
     spec = settings.spec
     by_metric = {"FID": spec.features_layer, "sFID": spec.spatial_layer, "IS": spec.logits_layer}
-    layers = {layer for metric, layer in by_metric.items() if metric in settings.metrics}
+    layers = {layer for metric, layer in by_metric.items() if metric in settings.metrics and layer is not None}
     kept = layers.copy() if settings.resampling.resamples else set()
     if settings.imagewise:
         kept.add(spec.features_layer)
     moments = {layer: Moments(spec.dimensions[layer]) for layer in layers - {spec.logits_layer}}
-    scores = ScoreStream(len(samples), spec.dimensions[spec.logits_layer], settings.resampling.seed)
+    scores = None
+    if "IS" in settings.metrics and spec.logits_layer is not None:
+        scores = ScoreStream(len(samples), spec.dimensions[spec.logits_layer], settings.resampling.seed)
     features = SampleFeatures(len(samples))
     first: dict[str, Rows] = {}
     start = 0
@@ -54,7 +56,7 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
             features.alike = features.alike and all_equal(rows, first.setdefault(layer, rows[0].copy()))
             if layer in moments:
                 moments[layer].update(rows)
-            elif layer == spec.logits_layer:
+            elif scores is not None and layer == spec.logits_layer:
                 scores.update(probabilities(rows))
             if layer in kept:
                 if not start:
@@ -62,7 +64,7 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
                 features.rows[layer][start : start + len(rows)] = rows
         start += len(rows)
     features.statistics = {layer: moment.statistics() for layer, moment in moments.items()}
-    if "IS" in settings.metrics:
+    if scores is not None:
         features.scores = scores.scores()
     return features
 

@@ -42,15 +42,22 @@ class Settings:
         return self.metrics & IMAGEWISE
 
 
+def measurable(spec: ExtractorSpec) -> tuple[str, ...]:
+    """Those of `METRICS` that an extractor has a layer for."""
+    return tuple(metric for metric in METRICS if not spec.lacks(metric))
+
+
 def check_settings(
-    extractor: str, metrics: Sequence[str], batch_size: int, resamples: int | None, seed: int, distances: str
+    extractor: str, metrics: Sequence[str] | None, batch_size: int, resamples: int | None, seed: int, distances: str
 ) -> Settings:
     """Settings from the arguments of `bench.quality.measure.measure_quality`.
 
     Raises:
-        InputError: an unknown extractor, metric or kind of distances, no metric, or numbers that cannot be used.
+        InputError: an unknown extractor, metric or kind of distances, no metric, one that the extractor has no layer
+            for, or numbers that cannot be used.
     """
     spec = extractors.extractor(extractor)
+    metrics = measurable(spec) if metrics is None else metrics
     if resamples is None:
         resamples = RESAMPLES if spec.dimensions[spec.features_layer] <= FEW_DIMENSIONS else 0
     if batch_size < 1 or resamples < 0 or resamples == 1:
@@ -60,6 +67,10 @@ def check_settings(
     if not metrics or not set(metrics) <= set(METRICS):
         unknown = ", ".join(metric for metric in metrics if metric not in METRICS) or "none"
         raise InputError(f"metrics: {unknown} asked for; choose from {', '.join(METRICS)}")
+    if lacking := [metric for metric in metrics if spec.lacks(metric)]:
+        raise InputError(
+            f"metrics: {spec.name} has no layer for {', '.join(lacking)}; choose from {', '.join(measurable(spec))}"
+        )
     if distances not in DISTANCES:
         raise InputError(f"distances {distances!r}; choose one of {', '.join(DISTANCES)}")
     return Settings(spec, frozenset(metrics), batch_size, Resampling(resamples, seed), distances)

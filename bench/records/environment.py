@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -12,12 +13,16 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from bench.records.places import ROOT, installed
+from bench.records.places import PACKAGE, ROOT, installed
 from dydit import InputError
+from dydit.inference import takes_tf32
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 DISTRIBUTION = "dydit-bench"
 """What the project is called where packages are installed."""
@@ -72,6 +77,17 @@ def provenance(device: str) -> dict[str, str]:
     facts = {"command": record["command"], "commit": commit, "torch": record["torch"]["version"]}
     gpu = torch.device(device).type == "cuda"
     return facts | ({"device": torch.cuda.get_device_name(device)} if gpu else {})
+
+
+def job_facts(options: DataclassInstance) -> dict[str, Any]:
+    """What several processes of one run must have in common: options, code, and versions of libraries."""
+    given = {name: str(value.absolute()) if isinstance(value, Path) else value for name, value in vars(options).items()}
+    versions = {name: _version(name) for name in PACKAGES}
+    code = hashlib.sha256()
+    for path in sorted(path for package in (PACKAGE, ROOT / "dydit") for path in package.rglob("*.py")):
+        code.update(path.read_bytes())
+    versions |= {"python": platform.python_version(), "torch": torch.__version__, "code": code.hexdigest()}
+    return {"option": given, "version": versions}
 
 
 def machine_name(record: Mapping[str, Any], where: str | Path = "run.json") -> str:
@@ -187,19 +203,11 @@ def _torch() -> dict[str, Any]:
 
 def tf32_flags() -> dict[str, bool]:
     """Whether float32 matrix products (`matmul`) and convolutions (`convolution`) on a GPU may take TF32 inputs."""
-    import torch
-
     backends = torch.backends
     return {
-        "matmul": _tf32(backends.cuda.matmul, backends.cuda.matmul),
-        "convolution": _tf32(getattr(backends.cudnn, "conv", None), backends.cudnn),
+        "matmul": takes_tf32(backends.cuda.matmul, backends.cuda.matmul),
+        "convolution": takes_tf32(getattr(backends.cudnn, "conv", None), backends.cudnn),
     }
-
-
-def _tf32(current: Any, legacy: Any) -> bool:
-    # `allow_tf32` raises once `fp32_precision`, its successor, was set anywhere; older versions have it alone.
-    precision = getattr(current, "fp32_precision", None)
-    return bool(legacy.allow_tf32) if precision is None else precision == "tf32"
 
 
 def _version(package: str) -> str | None:

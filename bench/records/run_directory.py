@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from dydit import InputError
-from dydit.checkpoint.atomic import atomic_path, partial_path
+from dydit.checkpoint.atomic import TOKEN, atomic_path, partial_path
+
+ALL_FILES = ("*.*",)
+"""Every file of a directory, and none of the folders inside."""
 
 
 def prepare_output(path: str | Path) -> Path:
@@ -39,7 +42,9 @@ def prepare_output(path: str | Path) -> Path:
 
 
 @contextlib.contextmanager
-def take_directory(directory: Path, files: Iterable[str]) -> Iterator[None]:
+def take_directory(
+    directory: Path, files: Iterable[str] = ALL_FILES, name: str | None = None, *, wait: bool = False
+) -> Iterator[None]:
     """Make the output directory, lock it for this run, and remove the half-written files of a run that was killed.
 
     The lock ends with the process, however that ends.
@@ -47,15 +52,17 @@ def take_directory(directory: Path, files: Iterable[str]) -> Iterator[None]:
     Args:
         directory: of the run.
         files: the files that the run writes, as patterns below `directory`, such as `units/*.npz`. Half-written files
-            of other names stay: another command, which takes no lock, may be writing them.
+            of other names stay: another run may be writing them.
+        name: where several runs may write into one directory at once, what this one writes; the lock is of that alone.
+        wait: for another run with the lock of that name, and do not refuse this one.
 
     Raises:
         InputError: the directory cannot be made or written, or another run has locked it.
     """
     prepare_output(directory)
-    with _lock(directory):
+    with _lock(directory) if name is None else _lock_of_name(directory, name, wait):
         for pattern in files:
-            for partial in directory.glob(str(partial_path(Path(pattern), "*"))):
+            for partial in directory.glob(str(partial_path(Path(pattern), TOKEN))):
                 partial.unlink(missing_ok=True)
         yield
 
@@ -126,21 +133,50 @@ def clear_write_errors(path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _lock(directory: Path) -> Iterator[None]:
-    import fcntl
-
     handle = os.open(directory, os.O_RDONLY)
     try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not _locked(handle, wait=False):
             raise InputError(
                 f"output {directory}: another run is writing there; wait for its end or choose another directory"
-            ) from None
-        except OSError:
-            pass  # some network file systems cannot lock directories; files are written whole there, too
+            )
         yield
     finally:
         os.close(handle)
+
+
+@contextlib.contextmanager
+def _lock_of_name(directory: Path, name: str, wait: bool) -> Iterator[None]:
+    """A lock that lies in a file of its own, which is removed at the end, or by the next run after a kill."""
+    path = directory / f".{name}.lock"
+    handle = None
+    try:
+        while handle is None:
+            handle = os.open(path, os.O_RDONLY | os.O_CREAT, 0o644)
+            if not _locked(handle, wait):
+                raise InputError(f"output {directory}: another run is writing {name}; wait for its end")
+            if not path.exists() or not os.path.samestat(os.fstat(handle), path.stat()):
+                os.close(handle)  # whoever had the lock removed its file while this one waited
+                handle = None
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _locked(handle: int, wait: bool) -> bool:
+    """Lock an open file or directory; False where another process has locked it."""
+    import fcntl
+
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BlockingIOError:
+        return False
+    except OSError:
+        pass  # some network file systems cannot lock; files are written whole there, too
+    return True
 
 
 def _flat(identity: Mapping[str, Any]) -> dict[str, Any]:

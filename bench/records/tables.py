@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from bench.records.run_record import check_recorded
 from dydit import InputError, first_line
 from dydit.checkpoint.atomic import atomic_path
 from dydit.checkpoint.model_card import markdown_cell
@@ -50,11 +51,12 @@ def read_table(directory: Path, name: str, text: bool = False) -> pd.DataFrame:
     With `text`, numbers stay the text that they are written as.
 
     Raises:
-        InputError: no such file, or not a table.
+        InputError: no such file, not a table, or not the one that the record of the run beside it is of.
     """
     path = directory / f"{name}.csv"
     kind = str if text else None
     try:
+        check_recorded(path)
         frame = pd.read_csv(path, dtype=kind, encoding="utf-8", keep_default_na=False, na_values=[""])
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error

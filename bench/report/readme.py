@@ -22,6 +22,7 @@ RUNS = {
     "results": "*/reproduce/summary.csv",
     "speed": "*/latency-lambdas/latency.csv",
     "study": "*/small-scale/findings.csv",
+    "clothes": "*/fashion/findings.csv",
 }
 """The runs that pages show, as the options of `bench report` name them: pattern under results/ of a table of each."""
 Runs = Mapping[str, Path]
@@ -80,16 +81,22 @@ def _findings(directory: Path) -> str:
     return findings_overview(read_findings(directory))
 
 
+def _study(directory: Path) -> str:
+    return f"{_findings(directory)}\n\n{study_answers(directory)}"
+
+
 _FRONT, _FULL = "README.md", "results/README.md"
 SECTIONS = {
     "measured": Section(_FRONT, "", lambda runs: words.measured(read_summary(runs["results"]))),
     "findings": Section(_FRONT, "", lambda runs: words.bullets(runs["results"], runs["speed"], other_findings(runs))),
+    "duration": Section(_FRONT, "", lambda runs: words.duration(runs["results"])),
     "scoreboard": Section(_FRONT, "", lambda runs: score_lines(read_summary(runs["results"]), _FULL)),
     "conventions": Section("docs/protocol.md", "", lambda runs: words.conventions(runs["results"])),
     "tables": Section(_FULL, "results", lambda runs: words.published_tables(read_summary(runs["results"]))),
     "tried": Section(_FULL, "results", lambda runs: _findings(runs["results"])),
     "speed": Section(_FULL, "speed", lambda runs: speed_table(runs["speed"])),
-    "study": Section(_FULL, "study", lambda runs: f"{_findings(runs['study'])}\n\n{study_answers(runs['study'])}"),
+    "study": Section(_FULL, "study", lambda runs: _study(runs["study"])),
+    "clothes": Section(_FULL, "clothes", lambda runs: _study(runs["clothes"])),
 }
 
 
@@ -112,8 +119,9 @@ def other_findings(runs: Runs, directory: Path = RESULTS) -> list[Path]:
     """Every run with findings: those that were chosen, then all other committed ones."""
     committed = sorted(path.parent for path in directory.glob("*/*/findings.csv"))
     kept = [run for run in committed if run.relative_to(directory).parts[0] != LOCAL]
-    chosen = [runs[name] for name in ("results", "study") if (runs[name] / "findings.csv").is_file()]
-    replaced = {path.parent for name in ("results", "study") for path in directory.glob(RUNS[name])}
+    judged = ("results", "study", "clothes")
+    chosen = [runs[name] for name in judged if (runs[name] / "findings.csv").is_file()]
+    replaced = {path.parent for name in judged for path in directory.glob(RUNS[name])}
     return [*chosen, *(run for run in kept if run not in replaced and run not in chosen)]
 
 

@@ -30,6 +30,15 @@ def measured(rows: Sequence[SummaryRow]) -> str:
     return text + (f", all of {' and '.join(left)} among them." if left else ".")
 
 
+def duration(directory: Path) -> str:
+    """How long a run of `reproduce` took, and on what, in one sentence."""
+    record = read_run(directory)
+    if "seconds" not in record:  # of an earlier version
+        return "The run that is shown here does not tell how long it took."
+    minutes, seconds = divmod(record["seconds"], 60)
+    return f"Tier {record['tier']} took {minutes} min {seconds} s on {machine_name(record)} for the verdicts above."
+
+
 def bullets(results: Path, speed: Path, tried: Sequence[Path]) -> str:
     """What holds, what deviates, what skipping brings, what other data say, and what was not run and why.
 

@@ -34,7 +34,7 @@ from bench.generation.job import GenerationOptions
 from bench.quality.measure import Quality, measure_quality
 from bench.quality.metrics.distances import ADM
 from bench.quality.opening import open_reference, open_samples
-from bench.records import portable, write_table
+from bench.records import Results, portable
 from bench.reproduction.paired import paired_fid_ratio
 from bench.reproduction.requirements import Requirement, check_requirements, run_requirements
 
@@ -151,13 +151,13 @@ def generation(
 
 
 def measure_headline(
-    out: Path,
+    results: Results,
     tier: str,
     data_root: Path | None = None,
     models: tuple[Released, ...] = MODELS,
     protocol: Protocol = PAPER,
 ) -> list[SummaryRow]:
-    """Generate, measure and judge; writes `out`/headline.csv and images below `out`/samples.
+    """Generate, measure and judge; writes headline.csv, and images in `samples/` of the same directory.
 
     A run that was broken off goes on where it stopped.
 
@@ -165,6 +165,7 @@ def measure_headline(
         InputError: something that the rows need is missing; all of it is named, before any long work.
     """
     check_headline("headline rows", data_root, models, protocol)
+    out = results.directory
     table: list[dict[str, Any]] = []
     rows: list[SummaryRow] = []
     drawn: list[tuple[Released, Images]] = []
@@ -176,7 +177,7 @@ def measure_headline(
         # The paper's numbers come from the ADM evaluator, which rounds distances to half precision.
         measured = measure_quality(samples, reference, extractor=protocol.extractor, metrics=metrics, distances=ADM)
         table += [{"model": model.row} | row for row in measured.rows()]
-        write_table(_portable(pd.DataFrame(table)), out, "headline")
+        results.write_table(_portable(pd.DataFrame(table)), "headline")
         rows += _judged(model, measured, tier, protocol)
         drawn.append((model, samples))
     for model, samples in drawn:
@@ -186,7 +187,7 @@ def measure_headline(
                 table.append({"model": f"{model.row} / {static.row}", "metric": "FID ratio", "value": ratio})
                 table[-1] |= {"low": low, "high": high, "n_samples": protocol.images, "extractor": protocol.extractor}
                 rows.append(_judged_pair(model, static, (ratio, low, high), tier, protocol))
-    write_table(_portable(pd.DataFrame(table)), out, "headline")
+    results.write_table(_portable(pd.DataFrame(table)), "headline")
     return rows
 
 

@@ -19,7 +19,7 @@ import torch
 from bench.generation.job import DrawingOptions, GenerationOptions
 from bench.machine import DTYPES
 from bench.options import LAMBDA, DataOptions, ExtractorOptions, OutputOptions, Range, option
-from bench.records import write_run, write_table
+from bench.records import Results
 from bench.reproduction.costs import cost_table, planned_pass, planned_work
 from bench.reproduction.network import planned_network
 from bench.reproduction.rate import Rate, measure_rate
@@ -127,8 +127,8 @@ def make_plan(plan: PlanOptions) -> RunPlan:
     return RunPlan(cost_table(work, planned_pass(here, network, trained), known, plan.gpus), needs, known)
 
 
-def write_plan(plan: RunPlan, record: dict[str, Any], directory: Path) -> None:
+def write_plan(plan: RunPlan, record: dict[str, Any], results: Results) -> None:
     """Write plan.csv, requirements.csv, their markdown twins, and run.json."""
-    write_table(plan.costs, directory, "plan")
-    write_table(requirements_table(plan.needs), directory, "requirements")
-    write_run(record | {"rounds_ms": plan.rate.rounds_ms}, directory)
+    results.write_table(plan.costs, "plan")
+    results.write_table(requirements_table(plan.needs), "requirements")
+    results.write_record(record | {"rounds_ms": plan.rate.rounds_ms})

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bench.generation import decoding, samplers
 from bench.generation.decoding import Decoder
-from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model
-from bench.latency.cases import LatencyOptions, build_pair, timed_cases
+from bench.generation.job import GenerationOptions, images_per_unit, prepare_generation, sampling_model, tuned_kernels
+from bench.latency.cases import LatencyOptions, build_pair, timed_cases, tune
 from bench.machine import DTYPES, Budget, Timed, arithmetic, in_turns, status
 from bench.reproduction.network import Network
 from dydit import DiTConfig, InputError, Model, guidance_branches, macs
@@ -96,6 +96,7 @@ def _draw(options: GenerationOptions, config: DiTConfig, model: Model, batch: in
 def _trained(options: GenerationOptions, batch: int) -> tuple[Model, Decoder]:
     """The run's own network and decoder."""
     job = prepare_generation(options)
+    tuned_kernels(job, batch)
     return sampling_model(job, batch), job.decoder
 
 
@@ -119,8 +120,9 @@ def _stand_in(options: GenerationOptions, network: Network, batch: int) -> tuple
     rows = batch * guidance_branches(options.scale)
     cases = timed_cases(network.name, static, dynamic, rows, latency)
     keys = {"static": "static", "masked": f"masked {target}", "realised": f"realised {target} even"}
-    forward = cases[keys[network.engine]].model
+    case = cases[keys[network.engine]]
+    tune({network.engine: case}, rows)
     decoder = None
     if options.vae is not None or not network.latent:
         decoder = decoding.open_decoder(network.config, options.vae, options.device)
-    return computing_in(DTYPES[options.dtype], forward), decoder
+    return computing_in(DTYPES[options.dtype], case.model), decoder

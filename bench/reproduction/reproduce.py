@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -11,7 +12,7 @@ from bench.claims import JUDGED_PAPERS, Finding, SummaryRow, judge_facts, unmeas
 from bench.flops.checkpoint_macs import measure_released
 from bench.flops.measure import count_and_judge
 from bench.machine import status
-from bench.records import environment_record, prepare_output, write_run, write_table
+from bench.records import Results, environment_record
 from bench.reproduction import headline
 from bench.studies.committed import check_shipped, quality_table, score_committed
 from bench.studies.committed_findings import committed_findings
@@ -28,17 +29,20 @@ TIERS = {
 
 @dataclass(frozen=True)
 class Reproduction:
-    """What a run says: one row per published number, and the paper's claims tried on digits and clothes."""
+    """What a run says: one row per published number, the paper's claims tried on digits and clothes, and its record."""
 
     rows: tuple[SummaryRow, ...]
     findings: tuple[Finding, ...]
+    record: dict[str, Any]
 
 
-def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Path | None = None) -> Reproduction:
-    """Run a tier; `out` gets flops.csv, quality.csv, summary.csv, findings.csv, their markdown twins and run.json.
+def reproduce(
+    results: Results, tier: str, checkpoints: Path = DIRECTORY, data_root: Path | None = None
+) -> Reproduction:
+    """Run a tier; writes flops.csv, quality.csv, summary.csv, findings.csv and their markdown twins.
 
     Args:
-        out: directory of the results; in tier `full` of the generated images, too.
+        results: where they go, in tier `full` with the generated images; the record is left to be written.
         tier: one of `TIERS`.
         checkpoints: of the study on digits.
         data_root: of the files that tier `full` needs, see `bench.reproduction.headline`.
@@ -49,26 +53,24 @@ def reproduce(out: Path, tier: str, checkpoints: Path = DIRECTORY, data_root: Pa
     """
     if tier not in TIERS:
         raise InputError(f"tier {tier!r}: choose one of {', '.join(TIERS)}")
-    directory = prepare_output(out)
     shipped = {SHIPPED_DIGITS: checkpoints, SHIPPED_FASHION: SHIPPED_FASHION.directory}
-    for study, place in shipped.items():
-        check_shipped(study, place)
+    sums = {study.study.name: check_shipped(study, place) for study, place in shipped.items()}
     if tier == "full":
         headline.check_headline("tier full", data_root)
     released = measure_released() if tier == "full" else []
     sampling = TIERS[tier]
-    record = environment_record(tier=tier, sampling={name: asdict(drawn) for name, drawn in sampling.items()})
+    drawn = {name: asdict(each) for name, each in sampling.items()}
+    record = environment_record(tier=tier, sampling=drawn, checkpoints_sha256=sums)
     status("FLOPs: closed form, fvcore and torch at true scale")
-    rows = count_and_judge(directory, tier, checkpoints=released) + judge_facts(JUDGED_PAPERS, tier)
+    rows = count_and_judge(results, tier, checkpoints=released) + judge_facts(JUDGED_PAPERS, tier)
     scores = [score_committed(sampling[study.study.name], place, study) for study, place in shipped.items()]
-    write_table(pd.concat([quality_table(score) for score in scores], ignore_index=True), directory, "quality")
+    results.write_table(pd.concat([quality_table(score) for score in scores], ignore_index=True), "quality")
     findings = [finding for score in scores for finding in committed_findings(score)]
-    write_findings(findings, directory)
+    write_findings(findings, results)
     if tier == "full":
-        rows += headline.measure_headline(directory, tier, data_root)
+        rows += headline.measure_headline(results, tier, data_root)
     else:
         rows += headline.unmeasured_pairs(tier)
     rows += unmeasured_rows({row.claim_id for row in rows}, tier)
-    write_summary(rows, directory)
-    write_run(record, directory)
-    return Reproduction(tuple(rows), tuple(findings))
+    write_summary(rows, results)
+    return Reproduction(tuple(rows), tuple(findings), record)

@@ -15,7 +15,7 @@ from bench.claims import (
     write_summary,
 )
 from bench.flops.measure import count_and_judge
-from bench.records import environment_record, prepare_output, write_run
+from bench.records import Results, environment_record, take_results
 from dydit import InputError, nearest
 
 TIER = "claim"
@@ -41,20 +41,20 @@ def reproduce_claim(claim_id: str, out: Path) -> SummaryRow:
         raise InputError(
             f"claim {claim_id!r}: no published number has this id; {', '.join(nearest(claim_id, published))}"
         )
-    directory = prepare_output(out)
-    record = environment_record(tier=TIER, claim=claim_id)
-    value = published[claim_id]
-    row = next((row for row in _judged(value, directory) if row.claim_id == claim_id), None)
-    row = row or unmeasured_row(value, TIER)
-    write_summary([row], directory)
-    write_run(record, directory)
+    with take_results(out) as results:
+        record = environment_record(tier=TIER, claim=claim_id)
+        value = published[claim_id]
+        row = next((row for row in _judged(value, results) if row.claim_id == claim_id), None)
+        row = row or unmeasured_row(value, TIER)
+        write_summary([row], results)
+        results.write_record(record)
     return row
 
 
-def _judged(value: PublishedValue, directory: Path) -> list[SummaryRow]:
+def _judged(value: PublishedValue, results: Results) -> list[SummaryRow]:
     """The rows that take no longer than counting one network; none where that says nothing about the number."""
     facts = [row for row in judge_facts(JUDGED_PAPERS, TIER) if row.claim_id == value.claim_id]
     about = claim_subject(value)
     if facts or about is None or value.value is None:
         return facts
-    return count_and_judge(directory, TIER, models=[about.model])
+    return count_and_judge(results, TIER, models=[about.model])

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from bench.routing.learned import Floats, LearnedRouting
 from bench.routing.tables import class_table
-from dydit.checkpoint.atomic import atomic_path
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,21 +24,19 @@ LABELS_NAMED = 40
 PANELS_PER_ROW = 7
 
 
-def write_figures(learned: LearnedRouting, directory: Path) -> list[Path]:
-    """Write all figures as PNG without a date or a version in them; their paths."""
-    figures = {
+def draw_figures(learned: LearnedRouting) -> dict[str, Figure]:
+    """All figures by the names of their files."""
+    return {
         "routing_widths": width_figure(learned),
         "routing_tokens": token_figure(learned),
         "routing_positions": position_figure(learned),
         "routing_classes": class_figure(learned),
     }
-    paths = []
-    for name, figure in figures.items():
-        path = directory / f"{name}.png"
-        with atomic_path(path) as partial:
-            figure.savefig(partial, dpi=DPI, metadata={"Software": None})
-        paths.append(path)
-    return paths
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG without a date or a version in it."""
+    figure.savefig(path, dpi=DPI, metadata={"Software": None})
 
 
 def width_figure(learned: LearnedRouting) -> Figure:

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
-
-from dydit.checkpoint.atomic import atomic_path
 
 Floats = NDArray[np.floating[Any]]
 Bools = NDArray[np.bool_]
@@ -52,12 +49,6 @@ class LearnedRouting:
         """Share of a token's MLPs that run, by position: (B, G, G), mean over images, steps and layers."""
         rate: Floats = self.token_map.mean((1, 2), dtype=np.float64)
         return rate
-
-
-def write_arrays(learned: LearnedRouting, path: Path) -> None:
-    """Write every field of `learned` under its name, compressed, whole or not at all."""
-    with atomic_path(path) as partial:
-        np.savez_compressed(partial, **arrays(learned))
 
 
 def arrays(learned: LearnedRouting) -> dict[str, Any]:

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
 from bench.generation.job import GenerationOptions, generation_identity
 from bench.machine import arithmetic
-from bench.records import environment_record, portable, prepare_output, write_run, write_table
-from bench.routing.learned import LearnedRouting, write_arrays
+from bench.records import environment_record, portable, take_results
+from bench.routing.learned import LearnedRouting, arrays
 from bench.routing.observation import observe, prepare_observation
-from dydit.checkpoint.atomic import atomic_path
 
 
 def measure_routing(options: GenerationOptions) -> tuple[LearnedRouting, dict[str, Any]]:
@@ -32,23 +33,28 @@ def measure_routing(options: GenerationOptions) -> tuple[LearnedRouting, dict[st
         InputError: as `prepare_observation`, or an output directory that cannot be written; before any long work.
     """
     from bench.routing.description import describe_routing
-    from bench.routing.figures import write_figures
+    from bench.routing.figures import draw_figures, save_figure
     from bench.routing.tables import routing_tables
 
-    directory = prepare_output(options.out)
-    with arithmetic(options.threads, options.tf32):
-        job = prepare_observation(options)
-        record = environment_record(
-            checkpoint=portable(options.checkpoint),
-            images=options.images,
-            sampling=generation_identity(job),
-        )
-        learned = observe(options, job)
-    write_arrays(learned, directory / "routing.npz")
-    for name, table in routing_tables(learned).items():
-        write_table(table, directory, name)
-    figures = "\n".join(f"![{path.stem}]({path.name})\n" for path in write_figures(learned, directory))
-    with atomic_path(directory / "findings.md") as partial:
-        partial.write_text(f"{describe_routing(learned, record)}\n{figures}", encoding="utf-8")
-    write_run(record, directory)
+    with take_results(options.out) as results:
+        with arithmetic(options.threads, options.tf32):
+            job = prepare_observation(options)
+            record = environment_record(
+                checkpoint=portable(options.checkpoint),
+                images=options.images,
+                sampling=generation_identity(job),
+            )
+            learned = observe(options, job)
+        with results.new_file("routing.npz") as path:
+            np.savez_compressed(path, **arrays(learned))
+        for name, table in routing_tables(learned).items():
+            results.write_table(table, name)
+        drawn = draw_figures(learned)
+        for name, figure in drawn.items():
+            with results.new_file(f"{name}.png") as path:
+                save_figure(figure, path)
+        figures = "\n".join(f"![{name}]({name}.png)\n" for name in drawn)
+        with results.new_file("findings.md") as path:
+            path.write_text(f"{describe_routing(learned, record)}\n{figures}", encoding="utf-8")
+        results.write_record(record)
     return learned, record

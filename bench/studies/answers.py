@@ -1,4 +1,8 @@
-"""Questions of the paper's public reviews, answered on the study on digits: one row per configuration, with words."""
+"""Questions that the paper leaves open, answered on a study: one row per configuration, with words.
+
+Those on the digits are the questions of its public reviews; those on clothes are about its two mechanisms and about
+the routers' learning rate.
+"""
 
 from __future__ import annotations
 
@@ -12,28 +16,37 @@ from bench.claims import Activity
 from bench.studies.catalogue import (
     ABLATION_LAMBDA,
     CONTROL,
+    FASHION,
+    FASHION_ROUTER_RATES,
+    FASHION_SIZE,
     LARGEST,
     LARGEST_LAMBDA,
     MIDDLE,
+    ROUTER_RATE,
     SCRATCH,
     SDT_LAMBDAS,
     SIZES,
     STATIC,
     TRAININGS,
+    Study,
 )
 from bench.studies.scores import SAMPLER_STEPS, STEPS
-from bench.studies.spread import CONVERGED, FID, METHOD, SDT, TDW, Runs, Spread, run_name
+from bench.studies.spread import CONVERGED, METHOD, SDT, TDW, Runs, Spread, fid_name, run_name
 
 
-def questions(frame: pd.DataFrame) -> pd.DataFrame:
+def questions(study: Study, frame: pd.DataFrame) -> pd.DataFrame:
     """One row per question and configuration: the quotients of FIDs and of losses with intervals, and words.
 
     `activity` is the share of decisions in which the mechanism of the question acted; where that is less than
     `LEAST_ACTIVITY`, the answer is that the question was not exercised.
     """
     runs = Runs(frame)
-    rows = [*_samplers(runs), *_scratch(runs), *_near_one(runs), *_depth(runs), *_sdt_alone(runs), *_controls(runs)]
-    return pd.DataFrame(rows)
+    if study.name == FASHION.name:
+        rows = [*_router_rates(runs), *_controls(runs, (FASHION_SIZE,))]
+    else:
+        rows = [*_samplers(runs), *_scratch(runs), *_near_one(runs), *_depth(runs), *_sdt_alone(runs)]
+        rows += [*_controls(runs, tuple(SIZES)), *_flops_weights(runs)]
+    return pd.DataFrame(rows).rename(columns=lambda name: name.replace("FID", fid_name(study)))
 
 
 @dataclass(frozen=True)
@@ -107,14 +120,38 @@ def _sdt_alone(runs: Runs) -> list[dict[str, object]]:
     return rows
 
 
-def _controls(runs: Runs) -> list[dict[str, object]]:
-    static = Configuration(STATIC, None)
-    rows = [_compared(runs, "Is the gain the extra training's?", CONTROLLED, static, {}, size=size) for size in SIZES]
+def _controls(runs: Runs, sizes: Sequence[str]) -> list[dict[str, object]]:
+    static, size = Configuration(STATIC, None), MIDDLE if MIDDLE in sizes else sizes[0]
+    rows = [_compared(runs, "Is the gain the extra training's?", CONTROLLED, static, {}, size=each) for each in sizes]
     soft_gated = Configuration("soft-gated", 1.0)
-    rows.append(_compared(runs, "Do the routers' parameters help by themselves?", soft_gated, CONTROLLED, {}))
+    question = "Do the routers' parameters help by themselves?"
+    rows.append(_compared(runs, question, soft_gated, CONTROLLED, {}, size=size))
     skipping = Configuration("token-skip-attention", ABLATION_LAMBDA)
     needed = {skipping.run: SDT}
-    rows.append(_compared(runs, "Does attention need every token?", skipping, DYDIT, needed))
+    rows.append(_compared(runs, "Does attention need every token?", skipping, DYDIT, needed, size=size))
+    return rows
+
+
+def _router_rates(runs: Runs) -> list[dict[str, object]]:
+    """Slower routers against those of the study, with what the token routers of each side did."""
+    rows = []
+    for factor in FASHION_ROUTER_RATES:
+        slower = Configuration(f"{ROUTER_RATE}{factor:g}", ABLATION_LAMBDA)
+        sides = []
+        for run in (slower.run, DYDIT.run):
+            tokens, between = (
+                np.mean(runs.values(run, ABLATION_LAMBDA, FASHION_SIZE, column))
+                for column in ("tokens", "between_images")
+            )
+            sides.append(f"tokens open {tokens:.4f}, deviation between images {between:.3f}")
+        ending = f"; {sides[0]}; in DyDiT {sides[1]}"
+        question = "How fast must routers learn in a short training?"
+        rows.append(_compared(runs, question, slower, DYDIT, {slower.run: METHOD}, ending, FASHION_SIZE))
+    return rows
+
+
+def _flops_weights(runs: Runs) -> list[dict[str, object]]:
+    rows = []
     question = "Does the weight of the FLOPs loss matter (2 in the release)?"
     for run in (run for run in TRAININGS if run.startswith("flops-weight")):
         rows.append(_compared(runs, question, Configuration(run, ABLATION_LAMBDA), DYDIT, {run: METHOD}))
@@ -151,7 +188,7 @@ def _answer(
     question: str, configurations: str, spread: Spread, loss: Spread | None, activity: Activity | None, words: str
 ) -> dict[str, object]:
     row: dict[str, object] = {"question": question, "configurations": configurations}
-    for name, value in ((f"{FID} ratio", spread), ("loss ratio", loss)):
+    for name, value in (("FID ratio", spread), ("loss ratio", loss)):
         row |= {name: value and value.mean, f"{name} low": value and value.low, f"{name} high": value and value.high}
     if activity is not None and not activity.exercised:
         words = f"not exercised ({activity})"

@@ -339,7 +339,19 @@ FASHION = Study(
     _fashion_test,
 )
 
-STUDIES = {study.name: study for study in (DIGITS, CIFAR10, FASHION)}
+_FINE_SIZE = "g"
+
+
+def _fine_stages() -> Iterator[Stage]:
+    network = dataclasses.replace(FASHION_NETWORKS[FASHION_SIZE], patch_size=2)
+    yield Stage(f"dit-{_FINE_SIZE}", _FINE_SIZE, network, STATIC, _FASHION_STATIC)
+    yield _fine_tuned({_FINE_SIZE: network}, _FINE_SIZE, "both", ABLATION_LAMBDA, SEEDS[0], _FASHION_DYNAMIC)
+
+
+FASHION_256 = dataclasses.replace(FASHION, name="fashion-256", stages=tuple(_fine_stages()))
+"""The same images in 256 tokens (patch 2), as many as DiT has on ImageNet: one training, so without findings."""
+
+STUDIES = {study.name: study for study in (DIGITS, CIFAR10, FASHION, FASHION_256)}
 
 
 def find_study(name: str) -> Study:

@@ -11,7 +11,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from bench.data.sets import digits
 from bench.machine import track
 from bench.quality.features import extractor
 from bench.quality.measure import Quality, evaluate, extract
@@ -20,6 +19,7 @@ from bench.quality.metrics.intervals import bootstrap_fid, bootstrap_fid_ratio
 from bench.quality.metrics.moments import of_features
 from bench.quality.references.reference import Reference
 from bench.quality.references.resolve import resolve_reference
+from bench.records import check_listed
 from bench.studies.samples import GUIDANCE_SCALE, SHIPPED_DIGITS, Rates, Sampling, Shipped, draw_samples, load_stage
 
 STATIC, CONTROL = (variant.name for variant in SHIPPED_DIGITS.variants()[:2])
@@ -59,15 +59,19 @@ class CommittedScores:
         return bootstrap_fid_ratio(*pair, self.reference, resamples=RESAMPLES)
 
 
-def check_shipped(shipped: Shipped, directory: Path) -> None:
-    """See that everything is there that `score_committed` needs.
+def check_shipped(shipped: Shipped, directory: Path) -> dict[str, str]:
+    """See that everything is there that `score_committed` needs; SHA-256 (hexadecimal) of each file by its name.
 
     Raises:
-        InputError: a checkpoint or the statistics are missing or broken.
+        InputError: a checkpoint, the extractor's weights or the statistics are missing or broken.
     """
-    for variant in shipped.variants():
-        load_stage(variant.stage, directory)
-    resolve_reference(shipped.study.name)
+    names = dict.fromkeys(variant.stage for variant in shipped.variants())
+    for name in names:
+        load_stage(name, directory)
+    statistics = resolve_reference(shipped.study.name)
+    files = [directory / f"{name}.safetensors" for name in names] + [shipped.weights(directory)]
+    sums = {path.name: check_listed(path) for path in files}
+    return sums | {f"statistics {statistics.name}": str(statistics.record["sha256"])}
 
 
 def score_committed(
@@ -79,13 +83,11 @@ def score_committed(
         InputError: a checkpoint, the extractor's weights or the statistics are missing.
     """
     directory = directory or shipped.directory
-    name = shipped.study.extractor
-    assert shipped.study.classifier is not None
-    weights = extractor(name).weights(directory / shipped.study.classifier.weights.name).path
+    name, weights = shipped.study.extractor, shipped.weights(directory)
     real: Tensor | Reference
     floor = None
     if shipped is SHIPPED_DIGITS:
-        real = digits.load_digits().images
+        real = shipped.study.load(None).images
         reference = FidReference(of_features(_features(real, name, weights)))
         halves = real[torch.randperm(len(real), generator=torch.Generator().manual_seed(sampling.seed))].chunk(2)
         floor = evaluate(halves[0], halves[1], extractor=name, weights=weights)

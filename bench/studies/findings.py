@@ -22,7 +22,7 @@ from bench.claims import (
     published_fid_ratio,
     write_findings,
 )
-from bench.records import clear_content_errors, environment_record, read_run, read_table, write_run, write_table
+from bench.records import Results, clear_content_errors, environment_record, read_run, read_table, take_directory
 from bench.studies.answers import questions
 from bench.studies.catalogue import (
     ABLATION_LAMBDA,
@@ -42,6 +42,8 @@ from bench.studies.scores import STEPS
 from bench.studies.spread import CONVERGED, METHOD, SDT, TDW, Runs, Spread, fid_name, means, rates_text, run_name
 from dydit import InputError
 
+JUDGED = (DIGITS, FASHION)
+"""Studies with three seeds of every run, which findings need."""
 EVIDENCE = "runs.csv"
 BETTER = Rule.below(
     1.0, "the claim is a lower FID, by however little: other networks and data say nothing about how much"
@@ -59,13 +61,12 @@ def on_target(target: float) -> Rule:
     return Rule.within(target, CONVERGED, "a tenth of the step from one printed lambda to the next")
 
 
-def judge_study(study: Study, frame: pd.DataFrame, directory: Path) -> list[Finding]:
+def judge_study(study: Study, frame: pd.DataFrame, results: Results) -> list[Finding]:
     """Write what only the whole study can say, from the table of `scores.score_all`: means, questions and findings."""
-    write_table(means(frame, fid_name(study)), directory, "means")
-    if study.name == DIGITS.name:
-        write_table(questions(frame), directory, "questions")
+    results.write_table(means(frame, fid_name(study)), "means")
+    results.write_table(questions(study, frame), "questions")
     findings = study_findings(study, frame)
-    write_findings(findings, directory)
+    write_findings(findings, results)
     return findings
 
 
@@ -75,19 +76,23 @@ def judge_again(directory: Path) -> list[Finding]:
     Raises:
         InputError: the directory has no `runs.csv` or `run.json`, or not every model of a study.
     """
-    frame, record = read_table(directory, "runs"), read_run(directory)
-    with clear_content_errors(directory / "runs.csv"):
-        study = _study_of(frame, directory)
-        findings = judge_study(study, frame, directory)
-    judged = environment_record()
-    write_run(record | {"judged": {key: judged[key] for key in ("command", "started", "commit", "dirty")}}, directory)
+    record = read_run(directory)
+    with take_directory(directory):
+        frame = read_table(directory, "runs")
+        record.pop("judged", None)
+        results = Results(directory, record)
+        with clear_content_errors(directory / "runs.csv"):
+            findings = judge_study(_study_of(frame, directory), frame, results)
+        judging = environment_record()
+        judged = {key: judging[key] for key in ("command", "started", "commit", "dirty")}
+        results.write_record(record | {"judged": judged})
     return findings
 
 
 def _study_of(frame: pd.DataFrame, directory: Path) -> Study:
     """The study that a table of scores is of: the one that has its stages."""
     there = set(frame["stage"])
-    study = next((study for study in (DIGITS, FASHION) if there <= {stage.name for stage in study.stages}), DIGITS)
+    study = next((study for study in JUDGED if there <= {stage.name for stage in study.stages}), DIGITS)
     if missing := {stage.name for stage in study.stages} - there:
         raise InputError(
             f"{directory}/runs.csv: {len(missing)} models of the study {study.name} are missing, such as {min(missing)}"
@@ -106,7 +111,7 @@ def study_findings(study: Study, frame: pd.DataFrame) -> list[Finding]:
             *_quality_kept(runs, scope),
             *_ablated(runs, scope, _FASHION_ABLATIONS),
             _drifts_more(runs, scope),
-            *_follows_objects(runs, scope),
+            *_ordered(runs, scope),
         ]
     scope = _Scope("study", fid_name(study), LARGEST, "The largest DyDiT", ", largest size")
     return [
@@ -326,21 +331,51 @@ def _drifts_more(runs: Runs, scope: _Scope) -> Finding:
     return _judged(claim, ratios, activity, f"{note}, the static model trained as long {control}")
 
 
-def _follows_objects(runs: Runs, scope: _Scope) -> list[Finding]:
-    """Whether tokens of the object bypass the MLP less often than those of the background."""
+@dataclass(frozen=True)
+class _Order:
+    """One share of decisions is smaller than another: columns of the scores, and the mechanisms that must act."""
+
+    name: str
+    claim: str
+    paper: str
+    quantity: str
+    shares: str
+    smaller: str
+    larger: str
+    needed: Sequence[str]
+
+
+_ORDERS = (
+    _Order(
+        "objects", "Token routing follows the object: it spends its computation there and not on the background",
+        "DyDiT, Section 3.3", "share of tokens that bypass the MLP", "object / background of the clean image",
+        "objects", "background", SDT,
+    ),
+    # Where there is much noise, small networks predict as well as large ones.
+    _Order(
+        "width", "Dynamic width grows over a run, as the noise falls",
+        "DyDiT, Section 1", "share of heads and channel groups open", "first / last quarter of the timesteps of a run",
+        "early_width", "late_width", TDW,
+    ),
+)  # fmt: skip
+
+
+def _ordered(runs: Runs, scope: _Scope) -> list[Finding]:
+    """What the routers of DyDiT do less often in one place than in another."""
     rows = []
-    for target in FASHION_LAMBDAS:
-        claim = StatedClaim(
-            f"{scope.prefix}-objects-{target}",
-            "Token routing follows the object: it spends its computation there and not on the background",
-            "DyDiT, Section 3.3",
-            f"share of tokens that bypass the MLP, lambda {target}: object / background of the clean image",
-            SMALLER,
-        )
-        objects, background = (runs.values("both", target, scope.size, name) for name in ("objects", "background"))
-        ratios = [a / max(b, 1e-6) for a, b in zip(objects, background, strict=True)]
-        note = f"shares {np.mean(objects):.3f} and {np.mean(background):.3f}, mean over seeds"
-        rows.append(_judged(claim, ratios, runs.activity({"both": SDT}, target, scope.size), note))
+    for order in _ORDERS:
+        for target in FASHION_LAMBDAS:
+            claim = StatedClaim(
+                f"{scope.prefix}-{order.name}-{target}",
+                order.claim,
+                order.paper,
+                f"{order.quantity}, lambda {target}: {order.shares}",
+                SMALLER,
+            )
+            one, other = (runs.values("both", target, scope.size, column) for column in (order.smaller, order.larger))
+            ratios = [a / max(b, 1e-6) for a, b in zip(one, other, strict=True)]
+            note = f"shares {np.mean(one):.3f} and {np.mean(other):.3f}, mean over seeds"
+            rows.append(_judged(claim, ratios, runs.activity({"both": order.needed}, target, scope.size), note))
     return rows
 
 

@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bench.data import preprocessing
 from bench.machine import track
+from bench.quality.features import extractor
+from bench.records import check_listed
 from bench.studies.catalogue import CONTROL, DIGITS, FASHION, FASHION_SIZE, MIDDLE, SEEDS, Study, stage_stem
 from dydit import (
     Diffusion,
@@ -48,12 +50,12 @@ def routed(model: DyDiT, kind: Kind, seed: int, rates: Rates | None) -> Route:
     """
     config, generator = model.config, torch.Generator().manual_seed(seed)
 
-    def at_random(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Routing]:
+    def at_random(x: Tensor, t: Tensor | int, y: Tensor) -> tuple[Tensor, Routing]:
         assert rates is not None, "random routing needs the learned run's rates"
         shape = (len(x), config.depth, config.num_heads, config.tokens)
         return model.route(x, t, y, Routing.random(shape, rates, generator))
 
-    def shuffled(x: Tensor, t: Tensor, y: Tensor) -> tuple[Tensor, Routing]:
+    def shuffled(x: Tensor, t: Tensor | int, y: Tensor) -> tuple[Tensor, Routing]:
         _, learned = model.route(x, t, y)
         return model.route(x, t, y, learned.shuffled(generator))
 
@@ -138,6 +140,15 @@ class Shipped:
         assert self.study.classifier is not None, f"{self.study.name}: no classifier to score it"
         return self.study.classifier.weights.parent
 
+    def weights(self, directory: Path) -> Path:
+        """The weights of the extractor that scores the models in a directory.
+
+        Raises:
+            InputError: they are missing or broken.
+        """
+        assert self.study.classifier is not None, f"{self.study.name}: no classifier to score it"
+        return extractor(self.study.extractor).weights(directory / self.study.classifier.weights.name).path
+
     def variants(self) -> tuple[Variant, ...]:
         """All models that are compared, the static baseline first."""
         stem = functools.partial(stage_stem, self.size, seed=SEED)
@@ -186,11 +197,12 @@ def load_stage(stage: str, directory: Path = DIRECTORY) -> DiT:
     """A trained model of the study.
 
     Raises:
-        InputError: its file is missing or broken.
+        InputError: its file is missing or broken, or is not the one that the project ships.
     """
     path = directory / f"{stage}.safetensors"
     if not path.is_file():
         raise InputError(f"{path}: no such checkpoint; train the study with `nox -s small_scale` or restore the file")
+    check_listed(path)
     model, found = checkpoint.load_model(path)
     record = found.record
     if isinstance(model, RandomRouting):

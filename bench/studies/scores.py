@@ -17,10 +17,10 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, read_arrays, read_object, whole_file, write_json
+from bench.records import file_sha256, read_arrays, read_json, read_kept, whole_file, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
-from bench.studies.train import THREADS, Evaluated, classifier_accuracy, evaluated
+from bench.studies.train import TRAINING_THREADS, Evaluated, classifier_accuracy, evaluated
 from dydit import DiTConfig, flops_ratio
 
 IMAGES = 1000
@@ -31,7 +31,9 @@ SAMPLER_STEPS = (250, 50, 20, 10, 4)
 QUARTERS, TIMESTEPS = 4, 1000
 TOKENS = 4800
 """Of a batch: larger ones leave the caches of a core, and are slower."""
-METRICS = ("FID", "IS", "precision", "recall")
+ROUTED = ("ratio", "heads", "groups", "tokens", "objects", "background", "early_width", "late_width", "between_images")
+"""Columns that say what the routers of a model did over training's draws."""
+METRICS = ("FID", "IS", "precision", "recall", "KID")
 
 
 def score_all(
@@ -47,7 +49,10 @@ def score_all(
     `sampled_ratio` over the guided run; `loss` on fixed draws; `METRICS`; `accuracy`, the share of images that the
     classifier gives the label they were drawn for, beside `real_accuracy`, that of the real images; `objects` and
     `background`, shares of tokens that bypass the MLP among those that hold more than black background in the clean
-    image, and among the others; and the drift from the static model that it was made from, see `bench.quality.drift`:
+    image, and among the others; `early_width` and `late_width`, shares of heads and channel groups that are open in the
+    first and last quarter of a run, of which the first has the most noise; `between_images`, the standard deviation of
+    token decisions between images within a quarter, mean over blocks, tokens and quarters; and the drift from the
+    static model that it was made from, see `bench.quality.drift`:
     `drift_mse` (mean), `drift_psnr` (median, dB) and `drift_fid`.
 
     Raises:
@@ -60,12 +65,7 @@ def score_all(
         for stage in study.stages
     ]
     run_tasks(tasks, processes, f"scoring {study.name}")
-    rows = [row for stage in study.stages for row in _kept(scores / f"{stage.name}.json")["rows"]]
-    return pd.DataFrame(rows)
-
-
-def _kept(path: Path) -> dict[str, Any]:
-    return read_object(path, "remove it: the stage is scored again", "identity", "rows")
+    return pd.DataFrame([row for stage in study.stages for row in _kept(stage, directory)["rows"]])
 
 
 def _compared_with(stage: Stage) -> tuple[str, ...]:
@@ -99,13 +99,16 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "images": images,
         "steps": list(sampler_steps(stage)),
         "seeds": list(seeds),
+        "columns": [*ROUTED, *METRICS],
     }
-    if path.is_file() and _kept(path)["identity"] == identity and "quarters" in _kept(path):
+    drawn_files = [_images_file(directory, stage.name, seed) for seed in seeds] if stage.run == STATIC else []
+    if read_kept(path, identity, [file.name for file in drawn_files]) is not None:
         return ""
     data = study.load(data_root)
     real, truth = (data.images, data.labels) if study.reference is None else study.reference(data_root)
-    with arithmetic(THREADS, tf32=False):
+    with arithmetic(TRAINING_THREADS, tf32=False):
         seen = evaluated(model, data.x, data.labels)
+        quarters = _by_quarter(seen)
         real_accuracy = classifier_accuracy(study, directory, real, truth)
         rows = []
         for seed, steps in itertools.product(seeds, sampler_steps(stage)):
@@ -114,7 +117,7 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
             measured = evaluate(drawn.images, real, extractor=study.extractor, weights=weights)
             row: dict[str, Any] = {"stage": stage.name, "size": stage.size, "run": stage.run}
             row |= {"lambda": stage.recipe.target, "seed": seed, "steps": steps, "images": images, "loss": seen.loss}
-            row |= _routed(seen, stage.network) | {"sampled_ratio": drawn.flops_ratio}
+            row |= _routed(seen, stage.network, quarters) | {"sampled_ratio": drawn.flops_ratio}
             row |= {metric: measured[metric].value for metric in METRICS}
             row["accuracy"] = classifier_accuracy(study, directory, drawn.images, drawn.labels)
             row["real_accuracy"] = real_accuracy
@@ -128,8 +131,8 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         "lambda": stage.recipe.target,
         "seed": stage.recipe.seed,
     }
-    quarters = [facts | quarter for quarter in _by_quarter(seen)]
-    write_json({"identity": identity, "rows": rows, "quarters": quarters}, path)
+    record = {"identity": identity, "rows": rows, "quarters": [facts | quarter for quarter in quarters]}
+    write_json(record | {"files": {file.name: file_sha256(file) for file in drawn_files}}, path)
     return f"{stage.name}: FID[{study.extractor}] {rows[0]['FID']:.2f}"
 
 
@@ -146,7 +149,11 @@ def _drift(
     weights = extractor(study.extractor).weights(directory / study.classifier.weights.name)
     drift = measure_drift(of_tensor(images, stage.name), started, study.extractor, weights)
     psnr = float(np.median(drift.psnr()))
-    return {"drift_mse": float(drift.errors.mean()), "drift_psnr": psnr, "drift_fid": drift.fid}
+    return {
+        "drift_mse": float(drift.errors.mean()),
+        "drift_psnr": psnr if np.isfinite(psnr) else None,  # equal images have no finite one, and JSON no infinity
+        "drift_fid": drift.fid,
+    }
 
 
 def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
@@ -156,8 +163,14 @@ def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
     `background` those of tokens that hold more than black background in the clean image, and of the others, and
     `between_images` the standard deviation of token decisions between images, mean over blocks and tokens.
     """
-    files = (directory / "scores" / f"{stage.name}.json" for stage in study.stages)
-    return pd.DataFrame([row for file in files for row in _kept(file)["quarters"]])
+    return pd.DataFrame([row for stage in study.stages for row in _kept(stage, directory)["quarters"]])
+
+
+def _kept(stage: Stage, directory: Path) -> dict[str, Any]:
+    """What `_score` kept of a stage."""
+    return read_json(
+        directory / "scores" / f"{stage.name}.json", "repeat the run, which scores it again", "rows", "quarters"
+    )
 
 
 def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:
@@ -181,12 +194,14 @@ def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:
     return rows
 
 
-def _routed(seen: Evaluated, config: DiTConfig) -> dict[str, float | None]:
+def _routed(seen: Evaluated, config: DiTConfig, quarters: list[dict[str, float]]) -> dict[str, float | None]:
     if seen.routing is None:
-        return dict.fromkeys(("ratio", "heads", "groups", "tokens", "objects", "background"))
+        return dict.fromkeys(ROUTED)
     heads, groups, tokens = seen.routing.rates
-    routed: dict[str, float | None] = {"ratio": flops_ratio(seen.routing, config).mean().item()}
+    routed = flops_ratio(seen.routing, config).mean().item()
     skipped = 1 - seen.routing.tokens.float().mean(dim=1)  # (N, T), over blocks
     objects, background = (skipped[chosen].mean().item() for chosen in (seen.objects, ~seen.objects))
-    shares = {"heads": heads, "groups": groups, "tokens": tokens, "objects": objects, "background": background}
-    return {**routed, **shares}
+    late, *_, early = ((quarter["heads"] + quarter["groups"]) / 2 for quarter in quarters)
+    between = float(np.mean([quarter["between_images"] for quarter in quarters]))
+    values = (routed, heads, groups, tokens, objects, background, early, late, between)
+    return dict(zip(ROUTED, values, strict=True))

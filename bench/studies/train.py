@@ -13,11 +13,12 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bench.machine import Task, arithmetic, check_device, run_tasks, track
+from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
 from bench.quality.features import classifiers
 from bench.quality.features.classifiers import ClassifierKind
 from bench.records import file_sha256, provenance
@@ -28,7 +29,7 @@ from dydit.ablations import RandomRouting, find_ablation
 from dydit.baselines import Calibration, change_network, is_change
 from dydit.training import Draws, InMemory, Recipe, Training
 
-THREADS = 1
+TRAINING_THREADS = 1
 """Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
 
 
@@ -36,6 +37,8 @@ BACKGROUND = -0.9
 """Pixels up to this value, a twentieth of the way from black to white, belong to the background."""
 CALIBRATION = 64
 """Images, the first of the training set, on which a pruning by gradients takes them."""
+CURVE_POINTS = 40
+"""Of the course of a training that its file keeps: means over as many equal stretches of steps."""
 SAVE_EVERY = 500
 """Steps between two saved states of a stage, from which a broken-off training goes on to the same bits."""
 
@@ -72,7 +75,7 @@ def train_all(
     for stage in study.stages:
         _check_fits(study, stage, data)
     if study.classifier is not None:
-        with arithmetic(THREADS, tf32=False):
+        with arithmetic(TRAINING_THREADS, tf32=False):
             _train_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
     load = functools.partial(study.load, data_root)
     tasks = [
@@ -93,9 +96,11 @@ def _make(
     """Train one stage, unless its file is made already."""
     data = _loaded(load)
     path, identity = directory / f"{stage.name}.safetensors", _identity(stage, data, directory)
+    partial = directory / f".{stage.name}.partial.pt"
     if _is_made(path, identity):
+        partial.unlink(missing_ok=True)
         return ""
-    with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
+    with arithmetic(TRAINING_THREADS, tf32=torch.device(device).type == "cuda"):
         x, labels = data.x.to(device), data.labels.to(device)
         model, log = _train_stage(stage, directory, x, labels, identity)
     tail = log[-max(len(log) // 10, 1) :]
@@ -103,10 +108,36 @@ def _make(
         "final_loss": f"{sum(entry.loss for entry in tail) / len(tail):.5f}",
         "final_ratio": f"{sum(entry.ratio for entry in tail) / len(tail):.4f}",
         "skipped_steps": str(sum(entry.skipped for entry in log)),
+        "curve": json.dumps(_curve(log)),
     }
     checkpoint.write(path, model, identity | made_by | outcome, dtype=dtype)
-    (directory / f".{stage.name}.partial.pt").unlink(missing_ok=True)
+    partial.unlink(missing_ok=True)
     return f"{path.name}: loss {outcome['final_loss']}, FLOPs ratio in training {outcome['final_ratio']}"
+
+
+def _curve(log: list[StepOutcome]) -> list[tuple[int, float, float]]:
+    """Last step, mean loss and mean FLOPs ratio of `CURVE_POINTS` stretches of a training, or of every step of it."""
+    ends = [len(log) * (point + 1) // CURVE_POINTS for point in range(CURVE_POINTS)]
+    stretches = [(end, log[start:end]) for start, end in zip([0, *ends], ends, strict=False) if end > start]
+    means = [[sum(entry[column] for entry in part) / len(part) for column in (0, 1)] for _, part in stretches]
+    return [(end, round(loss, 5), round(ratio, 5)) for (end, _), (loss, ratio) in zip(stretches, means, strict=True)]
+
+
+def curves_table(study: Study, directory: Path) -> pd.DataFrame:
+    """The course of trainings whose files in `directory` keep it: stage, size, run, lambda, seed, step, loss, ratio.
+
+    Loss and ratio are means over the steps since the row before; the ratio is that of training's noisy gates.
+    """
+    rows = []
+    for stage in study.stages:
+        record = checkpoint.read(directory / f"{stage.name}.safetensors").record
+        facts: dict[str, Any] = {"stage": stage.name, "size": stage.size, "run": stage.run}
+        facts |= {"lambda": stage.recipe.target, "seed": stage.recipe.seed}
+        rows += [
+            facts | dict(zip(("step", "loss", "ratio"), point, strict=True))
+            for point in json.loads(record.get("curve", "[]"))
+        ]
+    return pd.DataFrame(rows)
 
 
 @functools.lru_cache(maxsize=1)
@@ -145,9 +176,7 @@ class StepOutcome(NamedTuple):
 def _train_stage(
     stage: Stage, directory: Path, x: Tensor, labels: Tensor, identity: dict[str, str]
 ) -> tuple[DiT, list[StepOutcome]]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.recipe.seed)
-        model = _built(stage)
+    model = untrained(stage)
     if stage.parent is not None and is_change(stage.run):
         parent = checkpoint.load_model(directory / f"{stage.parent}.safetensors")[0]
         model = change_network(parent, stage.run, Calibration(x[:CALIBRATION].cpu(), labels[:CALIBRATION].cpu()))
@@ -201,13 +230,20 @@ def _partly_trained(partial: Path, identity: dict[str, str]) -> dict[str, Any] |
     return content if content["identity"] == identity else None
 
 
-def _built(stage: Stage) -> DiT:
-    if stage.kind == STATIC:
-        return DiT(**stage.network.kwargs())
-    ablation = find_ablation(stage.kind)
-    if stage.recipe.target is not None:
-        ablation.check_target(stage.network, stage.recipe.target)
-    return ablation.build(stage.network)
+def untrained(stage: Stage) -> DiT:
+    """The network of a stage with the random weights of its seed.
+
+    Raises:
+        InputError: the recipe aims at a FLOPs ratio that the network cannot reach.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.recipe.seed)
+        if stage.kind == STATIC:
+            return DiT(**stage.network.kwargs())
+        ablation = find_ablation(stage.kind)
+        if stage.recipe.target is not None:
+            ablation.check_target(stage.network, stage.recipe.target)
+        return ablation.build(stage.network)
 
 
 class Evaluated(NamedTuple):
@@ -273,9 +309,14 @@ def _identity(stage: Stage, data: TrainingSet, directory: Path) -> dict[str, str
 
 
 def _is_made(path: Path, identity: dict[str, str]) -> bool:
+    """Whether a file is the one of this identity, and whole; one that has changed is made again, which a line says."""
     if not path.is_file():
         return False
-    record = checkpoint.read(path).record
+    try:
+        record = checkpoint.read(path).record
+    except InputError as error:
+        status(f"made again: {error}")
+        return False
     recipes = (Recipe.completed(json.loads(each)) for each in (record.get("recipe", "{}"), identity["recipe"]))
     if next(recipes) != next(recipes):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from bench.machine import status
 from bench.options import STEPS, Range
 from bench.records import check_same_run, check_schema, clear_content_errors, whole_file
 from dydit import InputError, first_line
+from dydit.checkpoint.checksums import archive_sha256
 from dydit.training import Recipe
 
 SCHEMA_VERSION = 1
@@ -20,25 +22,33 @@ SCHEMA_VERSION = 1
 
 
 def save_checkpoint(
-    out: Path, state: Mapping[str, Any], identity: Mapping[str, Any], classes: Sequence[Entry], keep: int
+    out: Path,
+    state: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    classes: Sequence[Entry],
+    keep: int,
+    logs: Mapping[str, str],
 ) -> Path:
-    """Write the `state` of a training, what decides its result and the classes of its data.
+    """Write the `state` of a training, what decides its result, the classes of its data and the text of its `logs`.
 
-    All but the last `keep` checkpoints are removed.
+    The last `keep` checkpoints up to this one stay. Later ones are damaged, since the run did not go on from them; they
+    are removed, too, and never counted among those that stay.
 
     Raises:
         InputError: it cannot be written; those before it stay.
     """
     path = out / "checkpoints" / f"{state['step']:08d}.pt"
     content = {"schema_version": SCHEMA_VERSION, "identity": identity, "classes": list(classes), "training": state}
-    write_tensors(content, path)
-    for old in _newest_first(out)[keep:]:
+    write_tensors(content | {"logs": dict(logs)}, path)
+    newest = _newest_first(out)
+    place = newest.index(path)
+    for old in newest[:place] + newest[place + keep :]:
         old.unlink()
     return path
 
 
 def newest_checkpoint(out: Path) -> Path | None:
-    """The whole checkpoint with the most steps; a later one that is cut short is passed over, which a message says."""
+    """The whole checkpoint with the most steps; a later one that is damaged is passed over, which a message says."""
     for path in _newest_first(out):
         try:
             read_whole(path)
@@ -49,8 +59,8 @@ def newest_checkpoint(out: Path) -> Path | None:
     return None
 
 
-def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
-    """The state in which a checkpoint of the same run left its training; tensors are mapped from the file.
+def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint of the same run holds, as `save_checkpoint` wrote it; tensors are mapped from the file.
 
     The run may be made longer: no step depends on how many follow.
 
@@ -64,8 +74,7 @@ def read_state(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         if there["steps"] < wanted["steps"]:
             there["steps"] = wanted["steps"]
     check_same_run(path.parents[1], content["identity"] | {"recipe": there}, identity)
-    state: dict[str, Any] = content["training"]
-    return state
+    return content
 
 
 def write_tensors(content: Any, path: Path) -> None:
@@ -76,7 +85,16 @@ def write_tensors(content: Any, path: Path) -> None:
     """
     # Through a file of Python's, since errors of torch's own do not say what went wrong.
     with whole_file(path) as partial, partial.open("wb") as file:
-        torch.save(content, file)
+        torch.save(_alike(content), file)
+
+
+def _alike(content: Any) -> Any:
+    """The same content, of which equal texts are one object: pickle tells which are, and a resumed run has others."""
+    if isinstance(content, Mapping):
+        return {_alike(key): _alike(value) for key, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return type(content)(map(_alike, content))
+    return sys.intern(content) if type(content) is str else content
 
 
 def _newest_first(out: Path) -> list[Path]:
@@ -86,13 +104,16 @@ def _newest_first(out: Path) -> list[Path]:
 def read_whole(path: Path) -> dict[str, Any]:
     """All that `write_tensors` wrote of a training: `schema_version`, `identity`, `training` and what else there is.
 
+    `archive_sha256` stands for the whole file.
+
     Raises:
-        InputError: the file is missing, cut short or of another kind.
+        InputError: the file is missing, cut short or of another kind, or a bit of it has changed.
     """
     try:
+        sha256 = archive_sha256(path)  # a mapped file is compared with no checksum otherwise
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         content["schema_version"], content["identity"]["recipe"]
         Range(0, STEPS.most).whole(content["training"]["step"], "step")
     except Exception as error:  # damaged bytes raise many kinds
         raise InputError(f"{path}: not a whole checkpoint of a run ({first_line(error)})") from None
-    return dict(content)
+    return {**content, "archive_sha256": sha256}

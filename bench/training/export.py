@@ -9,21 +9,25 @@ from pathlib import Path
 
 from torch import Tensor
 
+from bench.machine import status
 from bench.records import clear_write_errors, whole_file
 from bench.training.checkpoints import write_tensors
 from bench.training.job import TrainingJob
 from bench.training.log import training_outcome
-from dydit import checkpoint
+from dydit import InputError, checkpoint
 from dydit.checkpoint import model_card
 
 
-def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], made_by: Mapping[str, str]) -> Path:
+def export_model(
+    job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], made_by: Mapping[str, str], log: str
+) -> Path:
     """Write the `weights` of a finished training as `model.safetensors`, `model.pt` and `README.md`.
 
     Args:
-        job: of which the log is complete.
+        job: of which the training is finished.
         weights: `ema` and `model`, each tensors by their key.
         made_by: see `bench.records.provenance`.
+        log: the text of `log.csv`.
 
     Returns:
         The path of `model.safetensors`.
@@ -32,7 +36,7 @@ def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], 
         InputError: a file cannot be written.
     """
     out, training, recipe = job.options.out, job.training, job.plan.recipe
-    outcome = training_outcome(out, recipe)
+    outcome = training_outcome(log, recipe)
     record = {
         "recipe": json.dumps(dataclasses.asdict(recipe), sort_keys=True),
         "recipe_source": job.plan.source,
@@ -63,6 +67,10 @@ def export_model(job: TrainingJob, weights: Mapping[str, Mapping[str, Tensor]], 
 def _keep_earlier(path: Path, steps: int) -> None:
     """Give the model of a run that was shorter before a name of its own, `model-STEPS.safetensors`."""
     if path.is_file():
-        earlier = json.loads(checkpoint.read(path).record.get("recipe", "{}")).get("steps")
+        try:
+            earlier = json.loads(checkpoint.read(path).record.get("recipe", "{}")).get("steps")
+        except InputError as error:
+            status(f"made again: {error}")
+            return
         if earlier not in (None, steps):
             path.rename(path.with_name(f"{path.stem}-{earlier}{path.suffix}"))

@@ -8,7 +8,7 @@
     model.pt                   `ema` and `model` in the published layout
     README.md                  the model card
 
-Every file appears whole or not at all, but for the logs, which are cut back to the step that a run resumes from.
+Every file appears whole or not at all, but for the logs, which begin anew from the checkpoint that a run resumes from.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from torch.distributed.device_mesh import init_device_mesh
 
 from bench.data.image_set import describe_classes
 from bench.machine import ProcessGroup, arithmetic, own_device, status, track
-from bench.records import provenance, take_directory
-from bench.training.checkpoints import newest_checkpoint, read_state, save_checkpoint
+from bench.records import ALL_FILES, job_facts, provenance, take_directory
+from bench.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
 from bench.training.export import export_model
 from bench.training.job import FinetuneOptions, TrainingJob, prepare_training
 from bench.training.log import Logs
 from dydit import InputError
 from dydit.training import StepLog
 
-FILES = ("log.csv", "rates.csv", "checkpoints/*.pt", "model.safetensors", "model.pt", "README.md")
+FILES = (*ALL_FILES, "checkpoints/*.*")
 """All files of a run but TensorBoard's, as patterns."""
 
 
@@ -57,9 +57,11 @@ def finetune(options: FinetuneOptions) -> Path | None:
         mesh = init_device_mesh(device.type, (world.size,)) if options.shard else None
         job = world.agree(lambda: prepare_training(options, world, device, mesh))
         newest = world.share(world.agree(lambda: newest_checkpoint(options.out) if world.first else None))
+        there = world.agree(lambda: read_checkpoint(newest, job.identity)) if newest is not None else {}
+        begins = {"job": job.identity, "checkpoint": there.get("archive_sha256")}
+        world.check_equal(lambda: job_facts(options) | begins)
         if newest is not None:
-            state = world.agree(lambda: read_state(newest, job.identity))
-            world.agree(lambda: job.training.restore(state))
+            world.agree(lambda: job.training.restore(there["training"]))
         if world.first:
             status(f"data {job.data.name}: {describe_classes(job.data.classes)}")
             for line in job.remarks:
@@ -67,10 +69,11 @@ def finetune(options: FinetuneOptions) -> Path | None:
             status(_beginning(job, newest, world.size))
             if job.plan.warning is not None:
                 status(job.plan.warning)
-        opened = Logs.opened(options.out, job.training.step, options.tensorboard)
-        _train(job, world, stack.enter_context(opened) if world.first else None)
+        opened = Logs.opened(options.out, job.training.step, there.get("logs", {}), options.tensorboard)
+        logs = stack.enter_context(opened) if world.first else None
+        _train(job, world, logs)
         weights = job.training.weights()
-        return world.agree(lambda: export_model(job, weights, made_by) if world.first else None)
+        return world.agree(lambda: export_model(job, weights, made_by, logs.texts["log.csv"]) if logs else None)
 
 
 def _train(job: TrainingJob, world: ProcessGroup, logs: Logs | None) -> None:
@@ -88,11 +91,11 @@ def _train(job: TrainingJob, world: ProcessGroup, logs: Logs | None) -> None:
         world.agree(lambda: logs.add(log) if logs else None)  # noqa: B023 (called at once)
         if (step + 1) % options.save_every == 0 or step + 1 == steps:
             state = training.state()
-            world.agree(lambda: _save(job, state, log) if world.first else None)  # noqa: B023 (called at once)
+            world.agree(lambda: _save(job, state, log, logs.texts) if logs else None)  # noqa: B023 (called at once)
 
 
-def _save(job: TrainingJob, state: Mapping[str, Any], log: StepLog) -> None:
-    path = save_checkpoint(job.options.out, state, job.identity, job.data.classes, job.options.keep)
+def _save(job: TrainingJob, state: Mapping[str, Any], log: StepLog, texts: Mapping[str, str]) -> None:
+    path = save_checkpoint(job.options.out, state, job.identity, job.data.classes, job.options.keep, texts)
     progress = f"loss {log.loss:.4f}, FLOPs ratio {log.ratio:.3f} (target {log.target:.3f})"
     status(f"step {job.training.step} of {job.plan.recipe.steps}: {progress}; {path}")
 

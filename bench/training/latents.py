@@ -48,7 +48,7 @@ from bench.records import (
     environment_record,
     file_sha256,
     read_array,
-    read_object,
+    read_json,
     take_directory,
     tensors_sha256,
     whole_file,
@@ -57,10 +57,9 @@ from bench.records import (
 from dydit import VAE_DOWNSAMPLING, InputError, first_line
 
 MANIFEST = "latents.json"
+LABELS = "labels.npy"
 PROGRESS = "progress.json"
 """What a run that is broken off has made: its identity, and the SHA-256 of its files."""
-FILES = (MANIFEST, PROGRESS, "*.npy")
-"""All files of a set, as patterns."""
 SCHEMA_VERSION = 1
 COUNT = Range(1, 1_000_000_000)
 """Images of a set."""
@@ -112,20 +111,24 @@ def unit_path(directory: Path, number: int) -> Path:
 
 
 def open_latents(directory: Path) -> Latents:
-    """The latents in a directory; sizes are checked, bytes are not read.
+    """The latents in a directory, every file compared with its checksum in the manifest.
 
     Raises:
-        InputError: no such directory, a broken manifest, or a file that is missing or cut short.
+        InputError: no such directory, a broken manifest, or a file that is missing, cut short or has changed.
     """
-    path = directory / MANIFEST
+    again = "run `python -m bench latents` again"
     try:
-        content = read_object(path, "run `python -m bench latents` again")
-        check_schema(content, SCHEMA_VERSION, path)
+        content = read_json(directory / MANIFEST, again)
+        check_schema(content, SCHEMA_VERSION, directory / MANIFEST)
         count, unit = COUNT.whole(content["count"], "count"), BATCH.whole(content["unit"], "unit")
         channels, height, width = content["shape"]
         shape = CHANNELS.whole(channels, "channels"), PIXELS.whole(height, "height"), PIXELS.whole(width, "width")
         sums = {str(name): str(value) for name, value in content["sha256"].items()}
-        labels = read_array(directory / "labels.npy")
+        checked = (unit_path(directory, number).name for number in range(-(-count // unit)))
+        for name in track([LABELS, *checked], f"checking {directory}"):
+            if file_sha256(directory / name) != sums[name]:
+                raise ValueError(f"{name} has changed since it was written")
+        labels = read_array(directory / LABELS)
         files: list[NDArray[Any]] = []
         for number, rows in enumerate(unit_ranges(count, unit)):
             file = np.load(unit_path(directory, number), mmap_mode="r", allow_pickle=False)
@@ -139,9 +142,7 @@ def open_latents(directory: Path) -> Latents:
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise many kinds
-        raise InputError(
-            f"{directory}: no whole set of latents ({first_line(error)}); run `python -m bench latents` again"
-        ) from None
+        raise InputError(f"{directory}: no whole set of latents ({first_line(error)}); {again}") from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     names = {row["label"]: row["name"] for row in recorded if row["name"] is not None}
     of_labels = torch.from_numpy(labels)
@@ -159,7 +160,7 @@ def encode_latents(options: LatentsOptions) -> Latents:
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
     check_device(options.device, torch.float32)
-    with take_directory(out, FILES), arithmetic(options.threads, tf32=False):
+    with take_directory(out), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
         classes = opened.classes
         status(f"data {options.data}: {describe_classes(classes)}")
@@ -188,8 +189,8 @@ def _write_files(
 ) -> dict[str, str]:
     """Write the labels and those units that an earlier run has not made; the checksums of all files."""
     sums = _earlier_sums(out, identity)
-    _write(out / "labels.npy", opened.labels.numpy().astype(np.int64))
-    sums["labels.npy"] = file_sha256(out / "labels.npy")
+    _write(out / LABELS, opened.labels.numpy().astype(np.int64))
+    sums[LABELS] = file_sha256(out / LABELS)
     units = list(unit_ranges(len(opened), identity["unit"]))
     for number, rows in enumerate(track(units, f"encoding {identity['data']}")):
         path = unit_path(out, number)
@@ -207,7 +208,7 @@ def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     if not path.is_file():
         return {}
     remedy = "remove it: the latents are encoded again"
-    there = read_object(path, remedy, "identity", "sha256")
+    there = read_json(path, remedy, "identity", "sha256")
     if not all(isinstance(there[name], dict) for name in ("identity", "sha256")):
         raise InputError(f"{path}: no record of encoded units; {remedy}")
     check_same_run(out, there["identity"], identity)

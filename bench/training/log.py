@@ -1,7 +1,7 @@
 """The log of a training: one row per step, and every so often the rates of every block.
 
-Where a run resumes, the files are cut back to the steps before. The same may go to TensorBoard, which then hides the
-later steps of the earlier run.
+Where a run resumes, the files begin with what its checkpoint holds of them. The same may go to TensorBoard, which then
+hides the later steps of the earlier run.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-from collections.abc import Iterator
+import io
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -33,22 +34,35 @@ SCALARS = ("loss", "ratio", "target", "gradient_norm")
 class Logs:
     """`log.csv` and `rates.csv`, open for more rows, and TensorBoard's `board` (None: not asked for)."""
 
-    def __init__(self, out: Path, steps: IO[str], rates: IO[str], board: SummaryWriter | None) -> None:
-        self.out, self.board = out, board
-        self.steps, self.rates = csv.writer(steps, lineterminator="\n"), csv.writer(rates, lineterminator="\n")
+    def __init__(self, out: Path, files: Mapping[str, _Log], board: SummaryWriter | None) -> None:
+        self.out, self.board, self._files = out, board, files
+        self.steps, self.rates = (csv.writer(file, lineterminator="\n") for file in files.values())
 
     @classmethod
     @contextlib.contextmanager
-    def opened(cls, out: Path, step: int, tensorboard: bool = False) -> Iterator[Logs]:
-        """Both files, cut back to the steps before `step`, and `tensorboard/` where asked for.
+    def opened(cls, out: Path, step: int, texts: Mapping[str, str], tensorboard: bool = False) -> Iterator[Logs]:
+        """Both files with the rows of the steps before `step`, and `tensorboard/` where asked for.
+
+        Args:
+            out: directory of the run.
+            step: from which the training goes on.
+            texts: of both files up to there, as the checkpoint has them; what is not in it is taken from the files.
+            tensorboard: whether to write there, too.
 
         Raises:
             InputError: a file cannot be written.
         """
         with clear_write_errors(out), contextlib.ExitStack() as stack:
-            files = (("log.csv", LOG), ("rates.csv", RATES))
-            steps, rates = (stack.enter_context(_cut_back(out / name, columns, step)) for name, columns in files)
-            yield cls(out, steps, rates, stack.enter_context(_board(out, step)) if tensorboard else None)
+            files = {}
+            for name, columns in (("log.csv", LOG), ("rates.csv", RATES)):
+                text = texts[name] if name in texts else _text_before(out / name, columns, step)
+                files[name] = _Log(text, stack.enter_context(_begun(out / name, text)))
+            yield cls(out, files, stack.enter_context(_board(out, step)) if tensorboard else None)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """The text of both files by their names, as it was written."""
+        return {name: file.text for name, file in self._files.items()}
 
     def add(self, log: StepLog) -> None:
         """Write the row of a step, and the rates of its blocks where they are due.
@@ -74,44 +88,55 @@ def _board(out: Path, step: int) -> SummaryWriter:
     return SummaryWriter(str(out / "tensorboard"), purge_step=step)
 
 
-def _cut_back(path: Path, columns: tuple[str, ...], step: int) -> IO[str]:
-    """A log, cut back to its whole rows of the steps before `step` and open for more; every line is written at once."""
-    rows = _before(path, columns, step)
-    with atomic_path(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
+class _Log:
+    """The text of a file, and the file open for more: what is read of it later is never the file, which may change."""
+
+    def __init__(self, text: str, file: IO[str]) -> None:
+        self._parts, self._file = [text], file
+
+    def write(self, text: str) -> None:
+        self._parts.append(text)
+        self._file.write(text)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+
+def _begun(path: Path, text: str) -> IO[str]:
+    """A log that begins with a text and is open for more; every line is written at once."""
+    with atomic_path(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
     return path.open("a", 1, newline="", encoding="utf-8")
 
 
-def _before(path: Path, columns: tuple[str, ...], step: int) -> list[list[str]]:
-    if not path.is_file():
-        return []
-    rows = _rows(path)[1:]
-    whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit()]
-    return [row for row in whole if int(row[0]) < step]
-
-
-def _rows(path: Path) -> list[list[str]]:
-    """The rows of a log, its header first.
+def _text_before(path: Path, columns: tuple[str, ...], step: int) -> str:
+    """The heading of a log, and its whole rows of the steps before `step` where there are some.
 
     Raises:
         InputError: the file is no CSV in UTF-8, or cannot be read.
     """
+    rows: list[list[str]] = []
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            return list(csv.reader(file))
-    except (OSError, csv.Error, UnicodeDecodeError) as error:
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))[1:]
+        whole = [row for row in rows if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) < step]
+    except (OSError, csv.Error, ValueError) as error:
         raise InputError(f"{path}: not a log of a training ({first_line(error)}); take it away") from None
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *whole])
+    return text.getvalue()
 
 
-def training_outcome(out: Path, recipe: Recipe) -> dict[str, str]:
-    """What the log says of a finished training: means over the last tenth of its steps, and how many were skipped."""
-    header, *lines = _rows(out / "log.csv") or [[]]
-    rows = [dict(zip(header, line, strict=False)) for line in lines]
-    tail = rows[-max(recipe.steps // 10, 1) :]
+def training_outcome(text: str, recipe: Recipe) -> dict[str, str]:
+    """What `log.csv` says of a finished training: means over the last tenth of its steps, how many were skipped."""
     try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        tail = rows[-max(recipe.steps // 10, 1) :]
         means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
         skipped = sum(row["skipped"] == "True" for row in rows)
-    except (KeyError, ValueError, ZeroDivisionError):
+    except (csv.Error, KeyError, TypeError, ValueError, ZeroDivisionError):
         rows = []
     if len(rows) < recipe.steps:  # somebody has edited the file
         return dict.fromkeys(("final_loss", "final_ratio", "skipped_steps"), "unknown, the log has gaps")

@@ -207,11 +207,13 @@ class RandomRouting(DyDiT):
         self.random_rates.copy_(torch.tensor(rates))
         self.seed = seed
 
-    def route(self, x: Tensor, t: Tensor, y: Tensor, routing: Routing | None = None) -> tuple[Tensor, Routing]:
-        return super().route(x, t, y, self.draw(t) if routing is None else routing)
+    def route(self, x: Tensor, t: Tensor | int, y: Tensor, routing: Routing | None = None) -> tuple[Tensor, Routing]:
+        if routing is None:
+            routing = self.draw(t if isinstance(t, Tensor) else torch.full((len(x),), t))
+        return super().route(x, t, y, routing)
 
     def draw(self, t: Tensor) -> Routing:
-        """Masks for images at timesteps (N,), on their device."""
+        """Masks for images at timesteps (N,), on the network's device."""
         config, (heads, channels, tokens) = self.config, self.random_rates.tolist()
         sizes = (config.depth, config.num_heads, config.tokens)
         if self.training:
@@ -223,7 +225,7 @@ class RandomRouting(DyDiT):
             sources = [torch.Generator().manual_seed(seed) for seed in seeds]
             drawn = [Routing.random((1, *sizes), (heads, channels, tokens), source) for source in sources]
         masks = zip(*((each.heads, each.channels, each.tokens) for each in drawn), strict=True)
-        return Routing(*(torch.cat(parts)[index].to(t.device) for parts in masks))
+        return Routing(*(torch.cat(parts)[index].to(self.random_rates.device) for parts in masks))
 
 
 class SoftWidthRouter(WidthRouter):

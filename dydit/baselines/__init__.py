@@ -15,7 +15,7 @@ from dydit.baselines.importance import CRITERIA, Calibration
 from dydit.baselines.merging import MergingBlocks
 from dydit.baselines.method import Method, Walk
 from dydit.baselines.pruning import prune
-from dydit.baselines.registry import METHODS, apply_method, change_network, is_change, parse_method
+from dydit.baselines.registry import METHODS, apply_method, change_network, changed_config, is_change, parse_method
 
 __all__ = [
     "CRITERIA",
@@ -29,6 +29,7 @@ __all__ = [
     "Walk",
     "apply_method",
     "change_network",
+    "changed_config",
     "is_change",
     "parse_method",
     "prune",

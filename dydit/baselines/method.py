@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
-from dydit.config import DiTConfig
-from dydit.diffusion import Diffusion
+from dydit.config import TIMESTEPS, DiTConfig
 from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.errors import InputError
@@ -24,6 +23,7 @@ from dydit.flops import attention_macs, macs, mlp_macs
 from dydit.inference import Engine, WidthPlan, span
 from dydit.inference.torch_blocks import Modulation, TorchBlocks
 from dydit.inference.weight_slices import AttentionWeights
+from dydit.routing import Routing
 
 RunBlock = Callable[[int], None]
 
@@ -93,14 +93,22 @@ class Method(nn.Module):
             several methods may share it.
         walk: which blocks run at a step; all by default.
         blocks: what a block computes; the plain one by default.
+        routing: masks that a DyDiT runs by instead of its routers' own, at every step, for batches of as many images
+            as they are for; the routers of tokens run all the same.
 
     Raises:
         InputError: a method that does not fit the network, or two that keep what the other would change.
     """
 
-    def __init__(self, network: DiT, walk: Walk | None = None, blocks: StepBlocks | None = None) -> None:
+    def __init__(
+        self,
+        network: DiT,
+        walk: Walk | None = None,
+        blocks: StepBlocks | None = None,
+        routing: Routing | None = None,
+    ) -> None:
         super().__init__()
-        self.network = network.eval()
+        self.network, self.routing = network.eval(), routing
         self.walk, self.blocks = walk or Walk(), blocks or StepBlocks()
         self._check()
         config = network.config
@@ -122,7 +130,7 @@ class Method(nn.Module):
         self.blocks.begin()
         self._own_engine()  # here, so that the plan of a DyDiT's widths is no part of a step
 
-    def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def forward(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """As `DiT.forward`; all images are at one timestep, the next one of the run.
 
         Raises:
@@ -136,13 +144,15 @@ class Method(nn.Module):
     def claimed_macs(self) -> float | None:
         """MACs of one image and branch by the method's formula, mean over the steps of the last run begun.
 
-        None for a DyDiT, whose work depends on its masks. Matrix products and convolutions are counted.
+        None for a DyDiT, whose work depends on its masks, unless these are given and nothing else is left out. Matrix
+        products and convolutions are counted.
 
         Raises:
             InputError: a method with state of which no run was begun.
         """
         if isinstance(self.network, DyDiT):
-            return None
+            alone = type(self.walk) is Walk and type(self.blocks) is StepBlocks
+            return macs(self.network.config, self.routing).total() if alone and self.routing is not None else None
         if self.stateful and not self._timesteps:
             raise InputError("claimed MACs: they depend on the steps; call begin_run(timesteps) first")
         config, steps = self.network.config, max(len(self._timesteps), 1)
@@ -154,6 +164,8 @@ class Method(nn.Module):
 
     def _check(self) -> None:
         config = self.network.config
+        if self.routing is not None and not isinstance(self.network, DyDiT):
+            raise InputError(f"a {type(self.network).__name__} takes no masks; give a DyDiT, or leave the routing out")
         if isinstance(self.network, DyDiT):
             if not self.network.realised:
                 raise InputError(
@@ -170,15 +182,16 @@ class Method(nn.Module):
         self.walk.check(config)
         self.blocks.check(config)
 
-    def _advance(self, t: Tensor) -> int:
+    def _advance(self, t: Tensor | int) -> int:
         if self._next is None:
             raise InputError("a method with state over steps: call begin_run(timesteps) before the first step of a run")
         if self._next == len(self._timesteps):
             raise InputError(f"the run of {self._next} steps has ended; call begin_run(timesteps) before another one")
         position = self._next
-        if not bool((t == self._timesteps[position]).all()):
+        called = set(t.tolist()) if isinstance(t, Tensor) else {t}
+        if called != {self._timesteps[position]}:
             raise InputError(
-                f"step {position} of the run is timestep {self._timesteps[position]}, the call is at {int(t[0])}; "
+                f"step {position} of the run is timestep {self._timesteps[position]}, the call is at {min(called)}; "
                 "call begin_run(timesteps) with those of the sampler before every run"
             )
         self._next = position + 1
@@ -188,18 +201,23 @@ class Method(nn.Module):
         table = self.network.pos_embed
         engine = self._engine
         if engine is None or (engine.device, engine.dtype) != (table.device, table.dtype):
-            plan = None
-            if isinstance(self.network, DyDiT):
-                plan = WidthPlan.from_routers(self.network, range(len(Diffusion.linear())))
-            self._engine = engine = _WalkingEngine(self.network, plan, self.walk, self.blocks)
+            plan, tokens, timesteps = None, None, range(TIMESTEPS)
+            if self.routing is not None:
+                plan = WidthPlan.constant(self.routing, timesteps)
+                tokens = self.routing.tokens.bool().to(table.device)
+            elif isinstance(self.network, DyDiT):
+                plan = WidthPlan.from_routers(self.network, timesteps)
+            self._engine = engine = _WalkingEngine(self.network, plan, tokens, self.walk, self.blocks)
         return engine
 
 
 class _WalkingEngine(Engine):
     """An engine whose blocks run by a walk."""
 
-    def __init__(self, model: DiT, plan: WidthPlan | None, walk: Walk, blocks: StepBlocks) -> None:
-        super().__init__(model, plan, backend=blocks)
+    def __init__(
+        self, model: DiT, plan: WidthPlan | None, tokens: Tensor | None, walk: Walk, blocks: StepBlocks
+    ) -> None:
+        super().__init__(model, plan, tokens, backend=blocks)
         self.device, self.dtype = model.pos_embed.device, model.pos_embed.dtype
         self.walk, self.blocks, self.position = walk, blocks, 0
 

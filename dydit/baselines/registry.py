@@ -14,11 +14,12 @@ from dydit.baselines.caching import BranchCache, ReusedBlocks
 from dydit.baselines.depth import SkippedBlocks, remove_layers, shallower_config
 from dydit.baselines.importance import CRITERIA, Calibration
 from dydit.baselines.merging import MergingBlocks
-from dydit.baselines.method import Method
+from dydit.baselines.method import Method, StepBlocks, Walk
 from dydit.baselines.pruning import prune, pruned_config
 from dydit.config import DiTConfig
 from dydit.dit import DiT
 from dydit.errors import InputError, nearest
+from dydit.routing import Routing
 
 
 @dataclass(frozen=True)
@@ -55,8 +56,13 @@ METHODS = {
 """Methods by the first part of their text."""
 
 
-def apply_method(network: DiT, text: str) -> Method:
+def apply_method(network: DiT, text: str, routing: Routing | None = None) -> Method:
     """A network under a method that does not change it; every call makes one with a state of its own.
+
+    Args:
+        network: a DiT or DyDiT.
+        text: of the method.
+        routing: masks for a DyDiT, see `Method`.
 
     Raises:
         InputError: no such method, settings that it does not take, or a network that it does not fit.
@@ -64,15 +70,18 @@ def apply_method(network: DiT, text: str) -> Method:
     name, settings = parse_method(text)
     if METHODS[name].changes:
         raise InputError(f"method {text}: it makes another network; change the network first, and train it")
-    make: dict[str, Callable[[], Method]] = {
-        "none": lambda: Method(network),
-        "tome": lambda: Method(network, blocks=MergingBlocks(_number(text, settings[0]))),
-        "skip": lambda: Method(network, SkippedBlocks([_layers(text, part) for part in settings[0].split("/")])),
-        "deepcache": lambda: Method(network, ReusedBlocks(*(_whole(text, setting) for setting in settings))),
-        "fora": lambda: Method(network, blocks=BranchCache(_whole(text, settings[0]))),
-        "taylorseer": lambda: Method(network, blocks=BranchCache(*(_whole(text, setting) for setting in settings))),
+    make: dict[str, Callable[[], Walk | StepBlocks]] = {
+        "none": Walk,
+        "tome": lambda: MergingBlocks(_number(text, settings[0])),
+        "skip": lambda: SkippedBlocks([_layers(text, part) for part in settings[0].split("/")]),
+        "deepcache": lambda: ReusedBlocks(*(_whole(text, setting) for setting in settings)),
+        "fora": lambda: BranchCache(_whole(text, settings[0])),
+        "taylorseer": lambda: BranchCache(*(_whole(text, setting) for setting in settings)),
     }
-    return make[name]()
+    part = make[name]()
+    if isinstance(part, Walk):
+        return Method(network, walk=part, routing=routing)
+    return Method(network, blocks=part, routing=routing)
 
 
 def change_network(network: DiT, text: str, calibration: Calibration | None = None) -> DiT:

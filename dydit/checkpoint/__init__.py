@@ -9,13 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dydit.checkpoint.files import PUBLISHED
+    from dydit.checkpoint.files import PUBLISHED, read_tensors
     from dydit.checkpoint.layouts import Checkpoint, read
     from dydit.checkpoint.network import Network, load_into, load_model, network_of
     from dydit.checkpoint.writing import write, write_diffusers, write_tensors
 
 _WHERE = {
     "PUBLISHED": "files",
+    "read_tensors": "files",
     "Checkpoint": "layouts",
     "read": "layouts",
     "Network": "network",
@@ -35,6 +36,7 @@ __all__ = [
     "load_model",
     "network_of",
     "read",
+    "read_tensors",
     "write",
     "write_diffusers",
     "write_tensors",

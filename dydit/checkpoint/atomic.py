@@ -7,6 +7,9 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+TOKEN = "[0-9a-f]" * 8
+"""Pattern of the tokens in the names of files that are being written."""
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -21,7 +24,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         partial.chmod(0o644)
         partial.replace(path)
     except OSError as error:
-        if error.filename is None:
+        if error.errno is not None and error.filename is None:
             error.filename = str(path)
         raise
     finally:

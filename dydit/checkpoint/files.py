@@ -8,6 +8,7 @@ of NumPy scalars. Tensors are mapped from the file, so that memory is taken for 
 from __future__ import annotations
 
 import argparse
+import json
 import pathlib
 import pickle
 import re
@@ -24,7 +25,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from dydit.checkpoint.json_objects import read_object
+from dydit.checkpoint.checksums import archive_sha256, check_content, content_sha256, is_damaged
+from dydit.checkpoint.json_objects import parse_object, read_object
 from dydit.errors import InputError, first_line
 
 PUBLISHED = {
@@ -155,11 +157,30 @@ def _read_parts(index: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and text of a file; both are compared with the checksum that this project's own files carry."""
     try:
         with safe_open(path, framework="pt") as file:
-            return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+            metadata = dict(file.metadata() or {})
     except (SafetensorError, OSError, ValueError) as error:
         raise InputError(f"{path}: not a whole safetensors file ({first_line(error)}); fetch it again") from None
+    if any(is_damaged(name, "record") for name in metadata):
+        raise InputError(f"{path}: its record has another name, so the file has changed; make it again")
+    if "record" in metadata:
+        record = parse_object(metadata["record"], f"{path}: its record", "write the file again")
+        check_content(record, lambda: content_sha256(state, record), str(path), "make it again")
+        metadata["record"] = json.dumps(record)
+    return state, metadata
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and record of a file, as `dydit.checkpoint.write_tensors` wrote them.
+
+    Raises:
+        InputError: not a whole file of safetensors, or one whose content has changed.
+    """
+    state, metadata = _read_safetensors(path)
+    return state, parse_object(metadata.get("record", "{}"), f"{path}: its record", "write the file again")
 
 
 def _read_pytorch(path: Path) -> dict[str, Any]:
@@ -168,8 +189,10 @@ def _read_pytorch(path: Path) -> dict[str, Any]:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_HARMLESS):
             warnings.simplefilter("ignore")  # advice about unsafe loading, which nobody should follow
-            # Files of PyTorch before 1.6 are no zip archives, and cannot be mapped.
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            # Files of PyTorch before 1.6 are no zip archives: they cannot be mapped, and hold no checksums.
+            if archive := zipfile.is_zipfile(path):
+                archive_sha256(path)
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise InputError(_unsafe(path, error)) from None
     except Exception as error:  # damaged bytes raise many kinds; a user needs one line

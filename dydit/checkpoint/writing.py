@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from dydit.checkpoint.atomic import atomic_path
+from dydit.checkpoint.checksums import CHECKSUM, content_sha256
 from dydit.checkpoint.layouts import check_values, diffusers_keys
 from dydit.checkpoint.network import KINDS, check_keys, plain_state, unwrapped
 from dydit.dit import DiT
@@ -75,11 +76,13 @@ def _stored(network: DiT, dtype: torch.dtype, path: Path) -> dict[str, Tensor]:
 def write_tensors(path: Path, state: Mapping[str, Tensor], record: Mapping[str, str]) -> None:
     """Write tensors as safetensors with a text record, whole or not at all; equal content gives equal bytes.
 
+    The record gets the checksum of both, which `read_tensors` compares.
+
     Raises:
         OSError: the file cannot be written.
     """
     # One metadata entry: safetensors writes several in random order.
-    metadata = {"record": json.dumps(dict(record), sort_keys=True)}
+    metadata = {"record": json.dumps({**record, CHECKSUM: content_sha256(state, record)}, sort_keys=True)}
     with atomic_path(path) as partial:
         try:
             save_file(_apart(state), partial, metadata)

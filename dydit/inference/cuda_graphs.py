@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from dydit.dit import timestep_rows
 from dydit.errors import InputError
 from dydit.inference.engine import Engine
 from dydit.inference.weight_slices import AttentionWeights, MlpWeights
@@ -32,7 +33,7 @@ class GraphedForward:
 
     Timesteps with the same open widths share a graph, and all graphs share one memory pool. In addition every graph
     keeps the weight slices that it reads, which may exceed the engine's `memory_share`: lower `limit` to bound them.
-    A batch that mixes timesteps runs without a graph. A call with `t` on the CPU does not wait for the device.
+    A batch that mixes timesteps runs without a graph. A call with a number as `t` does not wait for the device.
 
     Graphs need a GPU, and so do the tests of this class, except for that of its refusal on the CPU.
 
@@ -41,13 +42,16 @@ class GraphedForward:
         limit: number of graphs to keep; the least recently used is dropped.
 
     Raises:
-        InputError: the model is not on a CUDA device, or the slices of one step exceed the engine's cache.
+        InputError: the model is not on a CUDA device, its blocks wait for the device, or the slices of one step exceed
+            the engine's cache.
     """
 
     def __init__(self, engine: Engine, limit: int = MAX_GRAPHS) -> None:
         device = engine.model.pos_embed.device
         if device.type != "cuda":
             raise InputError(f"graphs: the model is on {device}, graphs need a CUDA device; call the engine itself")
+        if engine.plan is not None and engine.backend.waits:
+            raise InputError("graphs: without Triton the host asks for the number of tokens; install triton")
         if limit < 1:
             raise InputError(f"graphs: limit {limit} keeps no graph; give at least 1")
         self.engine = engine
@@ -58,21 +62,22 @@ class GraphedForward:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """As `Engine.__call__`."""
-        plan = self.engine.plan
-        steps = sorted(set(t.tolist())) if plan is not None else [0]
+        plan, steps = self.engine.plan, self.engine.steps(t)
         if len(steps) > 1:
-            return self.engine(x, t.to(self._device), y)
+            return self.engine(x, t, y)
         key = (x.shape, x.dtype, None if plan is None else plan.open_indices(steps[0]))
         if key not in self._graphs:
-            self._graphs[key] = self._capture(x, t, y, steps[0])
+            self._graphs[key] = self._capture(x, timestep_rows(t, x), y, steps[0])
             if len(self._graphs) > self.limit:
                 self._graphs.popitem(last=False)
         self._graphs.move_to_end(key)
         capture = self._graphs[key]
-        for buffer, value in zip(capture.inputs, (x, t, y), strict=True):
-            buffer.copy_(value, non_blocking=True)
+        images, timesteps, labels = capture.inputs
+        images.copy_(x, non_blocking=True)
+        timesteps.copy_(t, non_blocking=True) if isinstance(t, Tensor) else timesteps.fill_(t)
+        labels.copy_(y, non_blocking=True)
         capture.graph.replay()
         return capture.output.clone()  # the next replay overwrites it
 

@@ -9,6 +9,8 @@ Shape letters: N images, T tokens, L blocks, C hidden size.
 
 from __future__ import annotations
 
+import functools
+import logging
 from collections.abc import Callable
 
 import torch
@@ -19,7 +21,7 @@ from dydit.dit import DiT, DiTBlock
 from dydit.dydit import DyDiT, DyDiTBlock
 from dydit.errors import InputError
 from dydit.inference.spans import span
-from dydit.inference.torch_blocks import DenseTorchBlocks, Modulation, TorchBlocks
+from dydit.inference.torch_blocks import SELECTED, Modulation, TorchBlocks
 from dydit.inference.weight_slices import MEMORY_SHARE, AttentionWeights, MlpWeights, SliceCache
 from dydit.inference.width_plan import WidthPlan
 
@@ -36,12 +38,12 @@ class Engine:
         tokens: bool (N, L, T) token masks to use instead of the SDT routers' own decisions, for synthetic routing; the
             routers run all the same, so that their time is part of a timed forward.
         memory_share: bound on copied weights relative to the model's own memory.
-        backend: implementation of the parts of a block: "torch", "dense" or "triton" (see torch_blocks.py), or an
-            instance of one; by default "triton" on a CUDA device, "torch" on the CPU.
+        backend: what computes the parts of a block; by default `TritonBlocks` on a CUDA device, where Triton is
+            installed, and `TorchBlocks` elsewhere.
 
     Raises:
-        InputError: no DiT, such as what torch.compile made of one; the model is in training mode, the plan is missing
-            or made for another model, or the backend cannot run here.
+        InputError: no DiT, such as what torch.compile made of one; the model is in training mode, or the plan is
+            missing or made for another model.
     """
 
     def __init__(
@@ -50,7 +52,7 @@ class Engine:
         plan: WidthPlan | None = None,
         tokens: Tensor | None = None,
         memory_share: float = MEMORY_SHARE,
-        backend: str | TorchBlocks | None = None,
+        backend: TorchBlocks | None = None,
     ) -> None:
         if not isinstance(model, DiT):  # its blocks would run, and its routers be passed over
             raise InputError(f"engine: {type(model).__name__} is no DiT or DyDiT; give the network inside of it")
@@ -65,23 +67,24 @@ class Engine:
         self.model = model
         self.plan = plan
         self.tokens = tokens
-        if not isinstance(backend, TorchBlocks):
-            backend = make_backend(backend, model.pos_embed.device)
-        self.backend = backend
+        self.backend = backend or default_blocks(model.pos_embed.device)
         own = sum(p.numel() * p.element_size() for p in model.parameters())
         self.cache = SliceCache(int(memory_share * own))
 
     @torch.inference_mode()
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
         """As `DiT.forward`; a batch that mixes timesteps runs once per distinct timestep.
+
+        With a plan, timesteps that lie on a GPU are fetched first; a number is known without waiting for the device.
 
         Raises:
             InputError: as `DiT.check_inputs`; the plan lacks a timestep, or the token masks have another shape.
         """
         self.model.check_inputs(x, t, y)
-        steps = sorted(set(t.tolist())) if self.plan is not None else [0]
+        steps = self.steps(t)
         if len(steps) == 1:
             return self.run(x, t, y, steps[0], self.tokens)
+        assert isinstance(t, Tensor)
         output: Tensor | None = None
         for step in steps:
             rows = (t == step).nonzero().squeeze(1)
@@ -91,16 +94,35 @@ class Engine:
         assert output is not None
         return output
 
-    def tune(self, x: Tensor, t: Tensor, y: Tensor) -> None:
-        """Let the backend find its fastest form for the shapes of this batch, where it has several.
+    def steps(self, t: Tensor | int) -> list[int]:
+        """The distinct timesteps of a call whose widths must be known, ascending; [0] where nothing depends on them."""
+        if not isinstance(t, Tensor):
+            return [t]
+        return sorted(set(t.tolist())) if self.plan is not None else [0]
 
-        All engines of a process use what was found. A tuned engine differs from an untuned one by rounding.
+    @torch.inference_mode()
+    def tune(self, rows: int) -> None:
+        """Let the backend find its fastest form for every width of the plan and `rows` images, where it has several.
+
+        All engines of a process use what was chosen. A tuned engine differs from an untuned one by rounding.
         """
+        if self.plan is None or not self.backend.tunable:
+            return
+        config, table = self.model.config, self.model.pos_embed
+        shape = (rows, config.in_channels, config.input_size, config.input_size)
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(table)
+        y = torch.zeros(rows, dtype=torch.int64, device=table.device)
         with self.backend.tuning():
-            self(x, t, y)
+            for step in self.plan.with_every_width():
+                self.run(x, step, y, step, self.tokens)
 
-    def run(self, x: Tensor, t: Tensor, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
-        """One forward in which every image is at timestep `step`; on CUDA it never waits for the device."""
+    def ran_in(self) -> dict[str, str]:
+        """By what, and in which arithmetic, the parts of a forward compute as torch's settings are now."""
+        parts = self.backend.ran_in(self.model.pos_embed.dtype, self.model.pos_embed.device)
+        return parts if self.plan is not None else {name: by for name, by in parts.items() if name != SELECTED}
+
+    def run(self, x: Tensor, t: Tensor | int, y: Tensor, step: int, tokens: Tensor | None) -> Tensor:
+        """One forward in which every image is at timestep `step`; with Triton it never waits for a CUDA device."""
         model, config = self.model, self.model.config
         if tokens is not None and tuple(tokens.shape) != (len(x), config.depth, config.tokens):
             wanted = (len(x), config.depth, config.tokens)
@@ -147,17 +169,20 @@ class Engine:
         )
 
 
-def make_backend(name: str | None, device: torch.device) -> TorchBlocks:
-    """The backend of this name; without a name, "triton" on a CUDA device and "torch" elsewhere.
+def default_blocks(device: torch.device) -> TorchBlocks:
+    """What computes the parts of a block on this device, unless an engine is given something else."""
+    if device.type != "cuda":
+        return TorchBlocks()
+    from dydit.inference.triton_blocks import TritonBlocks  # here: on the CPU nothing of it is needed
 
-    Raises:
-        InputError: the name is unknown, or "triton" cannot run: it is not installed, or the device is not CUDA.
-    """
-    name = name or ("triton" if device.type == "cuda" else "torch")
-    if name == "triton":
-        from dydit.inference.triton_blocks import TritonBlocks  # here: Triton is not installed everywhere
-
+    try:
         return TritonBlocks(device)
-    if name not in ("torch", "dense"):
-        raise InputError(f'backend: "{name}" is unknown; choose "torch", "dense" or "triton"')
-    return TorchBlocks() if name == "torch" else DenseTorchBlocks()
+    except InputError as error:
+        _tell_once(f"{error}; until then torch alone computes, and waits for the GPU once per block that skips tokens")
+        return TorchBlocks()
+
+
+@functools.cache
+def _tell_once(line: str) -> None:
+    """Say something once in a process, on standard error unless logging is set up otherwise."""
+    logging.getLogger(__name__).warning(line)

@@ -1,13 +1,7 @@
 """The parts of a transformer block as an engine computes them, with torch alone, on any device.
 
-An engine chooses its implementation of these parts, its *backend*, by name:
-
-- "torch": `TorchBlocks`, which gathers the selected tokens and therefore asks the device, once per block, how many
-  there are;
-- "dense": `DenseTorchBlocks`, which computes every token and keeps the results of the selected ones: it never asks the
-  device, and it skips no token;
-- "triton": `TritonBlocks` in triton_blocks.py, which computes the selected tokens alone and leaves their number on the
-  device.
+They are the default on the CPU, and on a GPU where Triton is not installed; elsewhere `TritonBlocks` of
+triton_blocks.py takes their place.
 
 Shape letters: N images, T tokens, R = N * T rows, S selected rows, C hidden size, h open heads, D head width.
 """
@@ -21,9 +15,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydit.inference.products import arithmetic_of
 from dydit.inference.scratch import Scratch
 from dydit.inference.spans import span
 from dydit.inference.weight_slices import AttentionWeights, MlpWeights
+
+SELECTED = "MLP of selected tokens"
+"""What `ran_in` calls the part that a static model has not."""
 
 
 class Modulation(NamedTuple):
@@ -37,10 +35,16 @@ class Modulation(NamedTuple):
 class TorchBlocks:
     """The parts of a block, computed by torch. Tokens (N, T, C) are updated in place.
 
-    It serves one forward at a time, whose intermediates lie in two buffers of `scratch`: "narrow" holds rows of C (the
+    The selected tokens are gathered by their number, for which the host asks the device once per block. An object
+    serves one forward at a time, whose intermediates lie in two buffers of `scratch`: "narrow" holds rows of C (the
     normalised tokens, then their update), "wide" what is computed between these two (queries, keys and values, or the
     MLP's hidden channels).
     """
+
+    waits = True
+    """Whether the host asks the device for the number of selected tokens, so that no CUDA graph can hold a forward."""
+    tunable = False
+    """Whether there are several forms of a part, among which `tuning` finds the fastest."""
 
     def __init__(self) -> None:
         self.scratch = Scratch()
@@ -138,18 +142,14 @@ class TorchBlocks:
         """hidden += gate * update."""
         hidden.addcmul_(gate, update)
 
+    def ran_in(self, dtype: torch.dtype, device: torch.device) -> dict[str, str]:
+        """By what, and in which arithmetic, the parts of a forward in this dtype compute; for the record of a run."""
+        arithmetic = arithmetic_of(dtype, device)
+        return {"products": f"torch, {arithmetic}", SELECTED: f"torch, {arithmetic}"}
+
     def tuning(self) -> contextlib.AbstractContextManager[object]:
-        """Inside this context a forward finds the fastest form of each part; here there is only one."""
+        """Inside this context a forward finds the fastest form of each part, where there are several."""
         return contextlib.nullcontext()
-
-
-class DenseTorchBlocks(TorchBlocks):
-    """Shapes that do not depend on the masks, on any device: the MLP runs on every token."""
-
-    def update_selected(self, hidden: Tensor, selected: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
-        updated = hidden.clone()
-        self.update_all(updated, weights, modulation)
-        hidden.copy_(torch.where(selected[:, :, None], updated, hidden))
 
 
 def open_tokens(hidden: Tensor, gate: Tensor) -> Tensor:

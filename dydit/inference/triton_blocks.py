@@ -21,67 +21,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dydit.errors import InputError
+from dydit.errors import InputError, first_line
+from dydit.inference.products import (
+    Products,
+    Shapes,
+    Tile,
+    Tiles,
+    arithmetic_of,
+    candidates,
+    choose_products,
+    default_products,
+    known_products,
+)
 from dydit.inference.spans import span
-from dydit.inference.torch_blocks import Modulation, TorchBlocks, open_tokens
+from dydit.inference.torch_blocks import SELECTED, Modulation, TorchBlocks, open_tokens
 from dydit.inference.weight_slices import MlpWeights
 from dydit.routing import TokenRouter
-
-
-@dataclass(frozen=True)
-class Tile:
-    """The part of a matrix product that one program computes, and how Triton compiles it.
-
-    Args:
-        rows: rows of the output tile.
-        columns: columns of the output tile.
-        depth: length of one step along the summed dimension.
-        group: row tiles that go over the columns together, for reuse in L2.
-        warps: warps per program.
-        stages: steps of the sum whose operands are loaded ahead.
-    """
-
-    rows: int
-    columns: int
-    depth: int
-    group: int
-    warps: int
-    stages: int
-
-
-Tiles = tuple[Tile, Tile]
-"""For the product with fc1 and for the one with fc2; the second scatters its result, which takes more registers."""
-
-TILES: dict[torch.dtype, tuple[Tiles, ...]] = {
-    torch.bfloat16: (
-        (Tile(128, 128, 64, group=8, warps=8, stages=3), Tile(128, 128, 64, group=8, warps=8, stages=3)),
-        (Tile(128, 256, 64, group=8, warps=8, stages=3), Tile(128, 128, 64, group=8, warps=8, stages=4)),
-        (Tile(128, 128, 64, group=8, warps=8, stages=3), Tile(128, 64, 64, group=8, warps=8, stages=4)),
-        (Tile(64, 64, 64, group=8, warps=4, stages=4), Tile(64, 64, 64, group=8, warps=4, stages=4)),
-    ),
-    torch.float32: (
-        (Tile(64, 64, 32, group=8, warps=8, stages=3), Tile(64, 64, 32, group=8, warps=8, stages=3)),
-        (Tile(128, 64, 32, group=8, warps=8, stages=3), Tile(128, 64, 32, group=8, warps=8, stages=3)),
-        (Tile(32, 32, 32, group=8, warps=4, stages=3), Tile(32, 32, 32, group=8, warps=4, stages=3)),
-    ),
-}
-"""The first is the default, the last the default for few rows.
-
-Compiled for compute capability 9.0 they fit its shared memory and keep their sums in registers (float32 spills up to
-16 bytes per thread, bfloat16 none); they have not been timed on a device.
-"""
-
-LIBRARY = "torch.nn.functional.grouped_mm"
-Products = Tiles | str
-"""Tiles of Triton's products, or `LIBRARY`."""
-
-FEW_ROWS = 2048
-"""Up to this many rows R, large tiles would leave most of the device idle."""
-
-Shapes = tuple[torch.dtype, int, int, int]
-"""What products are tuned for: dtype, rows R, hidden channels of the MLP, and C."""
-
-_tuned: dict[Shapes, Products] = {}
 
 
 @dataclass(frozen=True)
@@ -98,17 +53,22 @@ class SelectedTokens:
 class TritonBlocks(TorchBlocks):
     """The parts of a block on a CUDA device; tokens must be contiguous float32 or bfloat16.
 
+    Float32 products take TF32 inputs where torch's settings allow it, as torch's own do.
+
     Raises:
         InputError: Triton is not installed, the device is not CUDA (and Triton does not interpret its kernels), or
             the kernels cannot take a tensor.
     """
+
+    waits = False
+    tunable = True
 
     def __init__(self, device: torch.device) -> None:
         super().__init__()
         self._code = _device_code()
         self._tuning = False
         if not (device.type == "cuda" or _interpreted()):
-            raise InputError(f'backend: the model is on {device}, "triton" needs CUDA; choose "torch"')
+            raise InputError(f"engine: the model is on {device}, Triton's kernels need CUDA; leave `backend` out")
 
     def select_tokens(self, hidden: Tensor, router: nn.Module, override: Tensor | None) -> SelectedTokens:
         features = last = None
@@ -140,15 +100,22 @@ class TritonBlocks(TorchBlocks):
     ) -> None:
         _check(hidden, weights, modulation)
         shapes = _shapes(hidden, weights)
-        if self._tuning and shapes not in _tuned:
-            _tuned[shapes] = self._fastest(hidden, selected, weights, modulation)
-        self.update_with(hidden, selected, weights, modulation, _tuned.get(shapes) or default_products(shapes))
+        products = known_products(shapes)
+        if self._tuning and products is None:
+            products = self._fastest(hidden, selected, weights, modulation)
+            choose_products(shapes, products)
+        self.update_with(hidden, selected, weights, modulation, products or default_products(shapes))
 
     def modulated(self, hidden: Tensor, modulation: Modulation) -> Tensor:
         return self._modulated(hidden, modulation, None).view_as(hidden)
 
     def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:
         self._add_gated(hidden, update, None, gate, None)
+
+    def ran_in(self, dtype: torch.dtype, device: torch.device) -> dict[str, str]:
+        arithmetic = arithmetic_of(dtype, device)
+        fused = f"Triton, {arithmetic}, or torch's grouped product where tuning chose it"
+        return super().ran_in(dtype, device) | {SELECTED: fused, "norms and gates": "Triton, float32"}
 
     @contextlib.contextmanager
     def tuning(self) -> Iterator[None]:
@@ -167,7 +134,7 @@ class TritonBlocks(TorchBlocks):
     ) -> Products:
         """The candidate with the smallest time, among those for which the device has enough registers and memory."""
         scratch, times, refused = hidden.clone(), dict[Products, float](), list[Exception]()
-        for products in candidates(hidden.dtype, hidden.device):
+        for products in candidates(arithmetic_of(hidden.dtype, hidden.device), hidden.device):
             update = partial(self.update_with, scratch, selected, weights, modulation, products)
             try:
                 times[products] = self._code.median_ms(update)
@@ -230,7 +197,9 @@ class TritonBlocks(TorchBlocks):
         self._code.linear[(grid,)](
             x, weight, bias, out, count, *(scatter or (None, None, None, None)), columns, depth,
             ROWS=tile.rows, COLUMNS=tile.columns, DEPTH=tile.depth, GROUP=tile.group, SCATTER=scatter is not None,
-            WHOLE=depth % tile.depth == 0, WIDEN=_interpreted(), num_warps=tile.warps, num_stages=tile.stages,
+            WHOLE=depth % tile.depth == 0, WIDEN=_interpreted(),
+            PRECISION="tf32" if arithmetic_of(x.dtype, x.device) == "tf32" else "ieee",
+            num_warps=tile.warps, num_stages=tile.stages,
         )  # fmt: skip
 
     def _modulated(self, hidden: Tensor, modulation: Modulation, selected: SelectedTokens | None) -> Tensor:
@@ -257,27 +226,11 @@ class TritonBlocks(TorchBlocks):
         )  # fmt: skip
 
 
-def candidates(dtype: torch.dtype, device: torch.device) -> tuple[Products, ...]:
-    """What `Engine.tune` times; torch's grouped product only on devices for which torch has a kernel of its own."""
-    grouped = dtype == torch.bfloat16 and hasattr(F, "grouped_mm") and device.type == "cuda"
-    if grouped and torch.cuda.get_device_capability(device) >= (9, 0):
-        return (*TILES[dtype], LIBRARY)
-    return TILES[dtype]
-
-
-def default_products(shapes: Shapes) -> Tiles:
-    """The tiles for shapes that were not tuned."""
-    dtype, rows, _, _ = shapes
-    return TILES[dtype][-1 if rows <= FEW_ROWS else 0]
-
-
 def _check(hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
-    if hidden.dtype not in TILES:
-        raise InputError(f"backend: no Triton kernel for {hidden.dtype}; use torch.float32 or torch.bfloat16")
     if not (hidden.is_contiguous() and weights.fc1.is_contiguous() and weights.fc2.is_contiguous()):
-        raise InputError("backend: tokens and weights must be contiguous; call .contiguous() on them")
+        raise InputError("engine: tokens and weights must be contiguous; call .contiguous() on them")
     if any(m.stride(-1) != 1 for m in modulation):
-        raise InputError("backend: the modulation must be contiguous along its channels; call .contiguous() on it")
+        raise InputError("engine: the modulation must be contiguous along its channels; call .contiguous() on it")
 
 
 def _device_code() -> Any:
@@ -285,13 +238,13 @@ def _device_code() -> Any:
     try:
         from dydit.inference import triton_kernels
     except ImportError as error:
-        raise InputError('backend: Triton is not installed; pip install triton, or choose "dense"') from error
+        raise InputError(f"engine: Triton cannot be used ({first_line(error)}); pip install triton") from error
     return triton_kernels
 
 
 def _shapes(hidden: Tensor, weights: MlpWeights) -> Shapes:
-    wide, width = weights.fc1.shape
-    return hidden.dtype, hidden.shape[0] * hidden.shape[1], wide, width
+    arithmetic = arithmetic_of(hidden.dtype, hidden.device)
+    return Shapes(arithmetic, hidden.shape[0] * hidden.shape[1], *weights.fc1.shape)
 
 
 def _interpreted() -> bool:

@@ -99,11 +99,12 @@ def _tile(limit, columns, ROWS: tl.constexpr, COLUMNS: tl.constexpr, GROUP: tl.c
 def _product(
     a, weight, row, column, limit, columns, depth,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):  # fmt: skip
     """Float32 tile of a (R, K) times `weight` (columns, K) transposed; rows and columns outside are zero.
 
     WHOLE: K is a multiple of DEPTH, so the loop needs no mask along it. WIDEN: multiply in float32, for the
-    interpreter, which knows no bfloat16 product.
+    interpreter, which knows no bfloat16 product. PRECISION: of float32 inputs, "ieee" as they are or "tf32".
     """
     rows, cols, k = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS), tl.arange(0, DEPTH)
     a_tile = a + rows[:, None].to(tl.int64) * depth + k[None, :]
@@ -120,7 +121,7 @@ def _product(
             w = tl.load(w_tile, mask=w_mask & inside[:, None], other=0.0)
         if WIDEN:
             x, w = x.to(tl.float32), w.to(tl.float32)
-        total = tl.dot(x, w, total, input_precision="ieee")  # no TF32: float32 means float32
+        total = tl.dot(x, w, total, input_precision=PRECISION)
         a_tile += DEPTH
         w_tile += DEPTH
     return total
@@ -130,7 +131,7 @@ def _product(
 def linear(
     a, weight, bias, out, count, index, gate, tokens, gate_stride, columns, depth,
     ROWS: tl.constexpr, COLUMNS: tl.constexpr, DEPTH: tl.constexpr, GROUP: tl.constexpr,
-    SCATTER: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr,
+    SCATTER: tl.constexpr, WHOLE: tl.constexpr, WIDEN: tl.constexpr, PRECISION: tl.constexpr,
 ):  # fmt: skip
     """A linear layer on the first S rows of `a` (R, K), with tanh-GELU, or with gate and scatter where SCATTER.
 
@@ -141,7 +142,7 @@ def linear(
     row, column = _tile(limit, columns, ROWS, COLUMNS, GROUP)
     if row >= limit:
         return
-    x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN)
+    x = _product(a, weight, row, column, limit, columns, depth, ROWS, COLUMNS, DEPTH, WHOLE, WIDEN, PRECISION)
     rows, cols = row + tl.arange(0, ROWS), column + tl.arange(0, COLUMNS)
     x += tl.load(bias + cols, mask=cols < columns, other=0.0).to(tl.float32)[None, :]
     inside = (rows < limit)[:, None] & (cols < columns)[None, :]

@@ -39,11 +39,10 @@ class AttentionWeights:
     def take(cls, attention: Attention, indices: OpenIndices) -> AttentionWeights:
         """Copies of the weights of the open heads."""
         qkv, proj, heads = attention.qkv, attention.proj, attention.heads
-        index = torch.tensor(indices, device=qkv.weight.device)
         width = qkv.in_features
-        rows = qkv.weight.view(3, heads, -1, width).index_select(1, index).reshape(-1, width)
-        bias = qkv.bias.view(3, heads, -1).index_select(1, index).flatten()
-        columns = proj.weight.view(width, heads, -1).index_select(1, index).reshape(width, -1)
+        rows = _open(qkv.weight.view(3, heads, -1, width), indices).reshape(-1, width)
+        bias = _open(qkv.bias.view(3, heads, -1), indices).flatten()
+        columns = _open(proj.weight.view(width, heads, -1), indices).reshape(width, -1)
         return cls(len(indices), rows, bias, columns, proj.bias)
 
     @property
@@ -69,15 +68,20 @@ class MlpWeights:
     def take(cls, mlp: Mlp, indices: OpenIndices, groups: int) -> MlpWeights:
         """Copies of the weights of the open channel groups, of which the MLP has `groups` in all."""
         fc1, fc2 = mlp.fc1, mlp.fc2
-        index, width = torch.tensor(indices, device=fc1.weight.device), fc1.in_features
-        rows = fc1.weight.view(groups, -1, width).index_select(0, index).reshape(-1, width)
-        bias = fc1.bias.view(groups, -1).index_select(0, index).flatten()
-        columns = fc2.weight.view(width, groups, -1).index_select(1, index).reshape(width, -1)
+        width = fc1.in_features
+        rows = _open(fc1.weight.view(1, groups, -1, width), indices).reshape(-1, width)
+        bias = _open(fc1.bias.view(1, groups, -1), indices).flatten()
+        columns = _open(fc2.weight.view(width, groups, -1), indices).reshape(width, -1)
         return cls(rows, bias, columns, fc2.bias)
 
     @property
     def copied_bytes(self) -> int:
         return (self.fc1.numel() + self.fc2.numel()) * self.fc1.element_size()
+
+
+def _open(parts: Tensor, indices: OpenIndices) -> Tensor:
+    """Copies of the open parts along the second dimension; by numbers, since a GPU would wait for an index tensor."""
+    return torch.stack([parts[:, index] for index in indices], dim=1)
 
 
 Slices = AttentionWeights | MlpWeights

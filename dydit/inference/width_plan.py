@@ -104,6 +104,16 @@ class WidthPlan:
         self.at(timestep)
         return self._open[timestep]
 
+    def with_every_width(self) -> list[int]:
+        """Timesteps at which, together, every number of open channel groups of the plan occurs."""
+        seen, chosen = set[int](), list[int]()
+        for timestep, (_, channels) in self._open.items():
+            widths = {len(indices) for indices in channels}
+            if not widths <= seen:
+                chosen.append(timestep)
+                seen |= widths
+        return chosen
+
 
 def _open_indices(mask: Tensor) -> tuple[OpenIndices, ...]:
     """Per block, from a mask (L, H)."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,6 +34,29 @@ def inception_weights(tmp_path_factory: pytest.TempPathFactory) -> extractors.We
     path: Path = tmp_path_factory.mktemp("inception") / "inception.pth"
     inception.write_random_weights(path)
     return extractors.extractor("inception-v3-compat").weights(path, checksums.file_sha256(path))
+
+
+@pytest.fixture(scope="session")
+def save_vae() -> Callable[..., Path]:
+    """(path, levels, changed settings) -> the path, where a small random autoencoder is saved."""
+
+    def save(path: Path, levels: int = 2, **changes: Any) -> Path:
+        from diffusers import AutoencoderKL
+
+        settings: dict[str, Any] = {
+            "block_out_channels": (*(4,) * (levels - 1), 8),
+            "norm_num_groups": 2,
+            "layers_per_block": 1,
+            "latent_channels": 4,
+            "down_block_types": ["DownEncoderBlock2D"] * levels,
+            "up_block_types": ["UpDecoderBlock2D"] * levels,
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            AutoencoderKL(**{**settings, **changes}).save_pretrained(path)
+        return path
+
+    return save
 
 
 @pytest.fixture

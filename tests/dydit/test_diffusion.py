@@ -131,8 +131,8 @@ def test_a_ddim_step_from_the_true_noise_moves_along_the_true_path(t: int) -> No
 def test_ddim_with_a_perfect_network_returns_the_image(steps: int) -> None:
     x0, noise, _ = images()
 
-    def perfect(x: Tensor, t: Tensor, _: Tensor) -> Tensor:
-        product = FULL.alphas_cumprod[t][:, None, None, None].float()
+    def perfect(x: Tensor, t: int, _: Tensor) -> Tensor:
+        product = FULL.alphas_cumprod[t].float()
         return torch.cat([(x - product.sqrt() * x0) / (1 - product).sqrt(), torch.zeros_like(x)], dim=1)
 
     diffusion = FULL.respaced(steps, "ddim")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.options import Options, option
-from bench.records import prepare_output, write_table
+from bench.records import take_directory, write_table
 from bench.report.comparing.compare import comparable, compare_runs, regressions, to_frame, told
 
 
@@ -30,10 +30,10 @@ OPTIONS = CompareOptions
 
 def run(options: CompareOptions) -> int:
     """Compare and print; the exit status."""
-    directory = prepare_output(options.out) if options.out else None
     changes = compare_runs(options.first, options.second)
-    if directory:
-        write_table(to_frame(changes), directory, "comparison")
+    if options.out:
+        with take_directory(options.out):
+            write_table(to_frame(changes), options.out, "comparison")
     print(told(changes))
     if options.fail_on_regression and not comparable(changes):
         print("nothing could be compared, so that nothing is known to be as good as before", file=sys.stderr)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bench.options import OutputOptions, option
-from bench.records import prepare_output, to_markdown, whole_file, write_table
+from bench.records import take_directory, to_markdown, whole_file, write_table
 from bench.report.comparing.history import drawing, history
 from bench.report.figures.drawing import svg_file
 
@@ -22,10 +22,10 @@ OPTIONS = HistoryOptions
 
 def run(options: HistoryOptions) -> None:
     """Write history.csv and history.svg, and print the table."""
-    directory = prepare_output(options.out)
-    frame = history(options.machine)
-    write_table(frame, directory, "history")
-    with whole_file(directory / "history.svg") as partial:
-        partial.write_text(svg_file(drawing(frame), "white"), encoding="utf-8")
+    directory, frame = options.out, history(options.machine)
+    with take_directory(directory):
+        write_table(frame, directory, "history")
+        with whole_file(directory / "history.svg") as partial:
+            partial.write_text(svg_file(drawing(frame), "white"), encoding="utf-8")
     print(to_markdown(frame))
     print(f"\n{len(frame)} rows in {directory}/history.csv, drawn in history.svg")

@@ -22,7 +22,8 @@ class ReportOptions(Options):
 
     results: Path | None = option(None, help="directory of a `reproduce` run, if not the committed one")
     speed: Path | None = option(None, help="directory of a `latency` run, if not the committed one")
-    study: Path | None = option(None, help="directory of a `small-scale` run, if not the committed one")
+    study: Path | None = option(None, help="directory of a `small-scale` run on digits, if not the committed one")
+    clothes: Path | None = option(None, help="the same on photographs of clothes")
     check: bool = option(False, help="change nothing; exit with status 1 if a page is out of date")
     page: Sequence[Path] | None = option(
         None, metavar="DIR", help="write only the page of these run folders, report.html in the first of them"

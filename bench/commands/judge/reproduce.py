@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 from bench.claims import SummaryRow, any_deviates, findings_count
 from bench.options import DataOptions, OutputOptions, StrictOptions, option
-from bench.records import write_table
+from bench.records import take_results
 from bench.report.page import write_page
 from bench.report.scoreboard import closing, score_frame, waits_for
 from bench.reproduction.reproduce import reproduce
@@ -29,6 +30,7 @@ class ReproduceOptions(StrictOptions, DataOptions, OutputOptions):
 
 
 OPTIONS = ReproduceOptions
+PAGE = "report.html"
 
 
 def run(options: ReproduceOptions) -> int:
@@ -37,9 +39,13 @@ def run(options: ReproduceOptions) -> int:
         row = reproduce_claim(options.claim, options.out)
         print(_told(row))
         return int(options.strict and any_deviates([row]))
-    made = reproduce(options.out, options.tier, options.checkpoints or DIRECTORY, options.data_root)
-    write_table(score_frame(made.rows), options.out, "scoreboard")
-    page = write_page([options.out], options.out / "report.html")
+    began = time.monotonic()
+    with take_results(options.out) as results:
+        made = reproduce(results, options.tier, options.checkpoints or DIRECTORY, options.data_root)
+        results.write_table(score_frame(made.rows), "scoreboard")
+        results.discard(PAGE)
+        results.write_record(made.record | {"seconds": round(time.monotonic() - began)})
+        page = write_page([options.out], options.out / PAGE)
     print(closing(made.rows))
     print(f"\n{findings_count(made.findings)}")
     print(f"Tables: {options.out}/scoreboard.md, summary.md, findings.md, quality.md, flops.md; each as .csv, too")

@@ -168,15 +168,12 @@ def load_classifier(kind: ClassifierKind, path: Path) -> Classifier:
     Raises:
         InputError: the file is not a safetensors file of this network with finite values.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     with torch.device("meta"):  # draws no initial weights, so the global generator stays untouched
         model = Classifier(kind)
     try:
-        state = load_file(path)
+        state, _ = checkpoint.read_tensors(path)
         model.load_state_dict(state, assign=True)
-    except (OSError, SafetensorError, RuntimeError) as error:
+    except (InputError, RuntimeError) as error:
         reason = " ".join(" ".join(str(error).splitlines()[:2]).split())
         raise InputError(f"{kind.name}: {path} does not hold its weights ({reason}); train them again") from error
     check_finite(kind.name, path, state)

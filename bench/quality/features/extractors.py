@@ -1,7 +1,8 @@
 """The feature extractors by name, and their weights files, checked before use.
 
-`digits-cnn` and `fashion-cnn` are small classifiers trained in this project; `inception-v3-compat` is torch-fidelity's
-InceptionV3 with weights from a file. A metric means nothing without its extractor, so every metric name carries it.
+`digits-cnn` and `fashion-cnn` are small classifiers trained in this project; `inception-v3-compat` and the three
+`dinov2-vit-...` are torch-fidelity's InceptionV3 and DINOv2 with weights from a file. A metric means nothing without
+its extractor, so every metric name carries it.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bench.quality.features import classifiers, inception
+from bench.quality.features import classifiers, dinov2, inception
 from bench.quality.features.classifiers import ClassifierKind
+from bench.quality.features.dinov2 import DinoKind
 from bench.quality.features.layers import LOGITS, SPATIAL, SPATIAL_CHANNELS
-from bench.records import file_sha256
+from bench.records import check_listed, file_sha256
 from dydit import InputError
 
 
@@ -40,8 +42,8 @@ class ExtractorSpec:
         registered: in torch-fidelity's registry.
         network: gives the class that is registered there.
         features_layer: of FID, precision, recall and KID.
-        spatial_layer: of sFID.
-        logits_layer: of the Inception Score.
+        spatial_layer: of sFID; None: it has none, and so no sFID.
+        logits_layer: of the Inception Score; None as before.
         dimensions: length of the features of each layer.
         dtype: in which the network computes.
         image_size: the only side accepted, in pixels; None: any.
@@ -56,8 +58,8 @@ class ExtractorSpec:
     registered: str
     network: Callable[[], type[nn.Module]]
     features_layer: str
-    spatial_layer: str
-    logits_layer: str
+    spatial_layer: str | None
+    logits_layer: str | None
     dimensions: Mapping[str, int]
     dtype: torch.dtype
     image_size: int | None
@@ -65,6 +67,15 @@ class ExtractorSpec:
     sha256: str | None
     check: Callable[[Path], object]
     remedy: str
+
+    @property
+    def statistics_layers(self) -> tuple[str, ...]:
+        """The layers that references have statistics of: of FID, and of sFID where there is one."""
+        return (self.features_layer, *((self.spatial_layer,) if self.spatial_layer is not None else ()))
+
+    def lacks(self, metric: str) -> bool:
+        """Whether this extractor has no layer for a metric, such as `IS`."""
+        return {"sFID": self.spatial_layer, "IS": self.logits_layer}.get(metric, self.features_layer) is None
 
     def metric(self, metric: str) -> str:
         """Name of a metric as it stands in every row, for example `FID[digits-cnn]`."""
@@ -100,7 +111,7 @@ class ExtractorSpec:
             )
         if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
             raise InputError(f"{self.name}: {sha256!r} is no SHA-256; give all 64 hexadecimal digits")
-        expected, own = (sha256 or self.sha256 or "").lower(), file_sha256(path)
+        expected, own = (sha256 or self.sha256 or "").lower(), file_sha256(path) if sha256 else check_listed(path)
         if expected and own != expected:
             raise InputError(
                 f"{self.name}: {path} has SHA-256 {own}, expected {expected}; {self.remedy}; "
@@ -134,6 +145,26 @@ def _of_classifier(kind: ClassifierKind, command: str) -> ExtractorSpec:
     )
 
 
+def _of_dinov2(kind: DinoKind) -> ExtractorSpec:
+    """The extractor that a published DINOv2 makes."""
+    return ExtractorSpec(
+        name=kind.name,
+        label=kind.name,
+        registered=f"{kind.name}-file",  # torch-fidelity has the name itself, for its own
+        network=functools.partial(dinov2.network_class, kind),
+        features_layer=dinov2.LAYER,
+        spatial_layer=None,
+        logits_layer=None,
+        dimensions={dinov2.LAYER: kind.width},
+        dtype=torch.float32,
+        image_size=None,
+        default_weights=kind.cached_weights,
+        sha256=kind.sha256,
+        check=functools.partial(dinov2.load_network, kind),
+        remedy=f"download {kind.url} and put it there",
+    )
+
+
 EXTRACTORS: dict[str, ExtractorSpec] = {
     spec.name: spec
     for spec in (
@@ -160,6 +191,7 @@ EXTRACTORS: dict[str, ExtractorSpec] = {
             check=inception.check_weights,
             remedy=f"download {inception.URL} and put it there",
         ),
+        *map(_of_dinov2, dinov2.KINDS),
     )
 }
 

@@ -13,7 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.quality.features.layers import SPATIAL, LayerNames, check_finite, spatial_features
+from bench.quality.features.layers import (
+    SPATIAL,
+    LayerNames,
+    check_finite,
+    read_state,
+    spatial_features,
+    torch_hub_file,
+)
 from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path
 
@@ -26,8 +33,8 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 def cached_weights() -> Path:
-    """Where torch hub keeps the published file when it is downloaded; `TORCH_HOME` changes the place."""
-    return Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    """Where torch hub keeps the published file when it is downloaded."""
+    return torch_hub_file(FILE_NAME)
 
 
 def check_weights(path: Path) -> None:
@@ -36,11 +43,8 @@ def check_weights(path: Path) -> None:
     Raises:
         InputError: truncated, code instead of tensors, values that are not finite, or another network.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch.load raises whatever the broken bytes provoke
-        raise InputError(f"{NAME}: {path} is not a readable file of tensors alone; download {URL} again") from error
-    shape = tuple(state["fc.weight"].shape) if isinstance(state, dict) and "fc.weight" in state else None
+    state = read_state(NAME, path, URL)
+    shape = tuple(state["fc.weight"].shape) if "fc.weight" in state else None
     if shape != (1008, 2048):
         raise InputError(
             f"{NAME}: {path} has fc.weight {shape}, expected (1008, 2048); "

@@ -1,4 +1,4 @@
-"""What the extractors have in common: layers with the same names, and weights without NaN."""
+"""What the extractors have in common: layers with the same names, and weights files of tensors alone, without NaN."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from dydit import InputError
@@ -45,6 +46,28 @@ class LayerNames:
 def spatial_features(maps: Tensor) -> Tensor:
     """First 7 channels of feature maps (N, C, H, W) as (N, H * W * 7), in the order of ADM's `mu_s`: H, W, C."""
     return maps[:, :SPATIAL_CHANNELS].permute(0, 2, 3, 1).flatten(1)
+
+
+def torch_hub_file(name: str) -> Path:
+    """Where torch hub keeps a downloaded weights file; `TORCH_HOME` changes the place."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / name
+
+
+def read_state(extractor: str, path: Path, url: str) -> dict[str, Tensor]:
+    """The tensors of a weights file, on the CPU; code that is pickled in it does not run.
+
+    Raises:
+        InputError: truncated, or anything but tensors by name; `url` says where to get the file.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises whatever the broken bytes provoke
+        raise InputError(
+            f"{extractor}: {path} is not a readable file of tensors alone; download {url} again"
+        ) from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise InputError(f"{extractor}: {path} does not hold tensors by name alone; download {url} again")
+    return state
 
 
 def check_finite(name: str, path: Path, state: Mapping[str, Tensor]) -> None:

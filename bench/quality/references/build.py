@@ -49,7 +49,7 @@ def build_reference(
     checked = weights if isinstance(weights, Weights) else spec.weights(weights)
     if len(source) < 2:
         raise InputError(f"{source.name}: {len(source)} images; statistics need at least 2")
-    layers = (spec.features_layer, spec.spatial_layer)
+    layers = spec.statistics_layers
     moments = {layer: Moments(spec.dimensions[layer]) for layer in layers}
     rows: list[NDArray[np.float32]] = []
     kept = evenly_spaced(len(source), min(len(source), KEPT_ROWS))
@@ -67,7 +67,7 @@ def build_reference(
         extractor=extractor,
         size=source.size,
         pool=moments[spec.features_layer].statistics(),
-        spatial=moments[spec.spatial_layer].statistics(),
+        spatial=None if spec.spatial_layer is None else moments[spec.spatial_layer].statistics(),
         rows=np.concatenate(rows),
         images=None,
         record={

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from bench.machine import status
@@ -14,7 +16,7 @@ from bench.quality.references.manifest import Entry
 from bench.quality.references.options import EXTRACTOR, BuildOptions, MadeOptions, MergeOptions
 from bench.quality.references.origin import open_origin, parse_part
 from bench.quality.references.reference import Reference, read_reference, write_reference
-from bench.records import file_sha256, prepare_output
+from bench.records import take_directory
 from dydit import InputError
 
 _FILE_NAME = r"\w[\w.-]*"
@@ -29,12 +31,12 @@ def make_statistics(options: BuildOptions) -> Path:
     """
     entry = _entry(options.source)
     name = _name(options, entry)
-    path = _target(options, name)
-    extractor = options.extractor or (entry.extractor if entry else EXTRACTOR)
-    weights = extractors.extractor(extractor).weights(options.extractor_weights, options.weights_sha256)
-    images, record = open_origin(options, entry)
-    built = build_reference(images, extractor, weights, name=name, record=record)
-    _write(built, path, entry if entry is not None and name == entry.name else None, options)
+    with _taken(options, name) as path:
+        extractor = options.extractor or (entry.extractor if entry else EXTRACTOR)
+        weights = extractors.extractor(extractor).weights(options.extractor_weights, options.weights_sha256)
+        images, record = open_origin(options, entry)
+        built = build_reference(images, extractor, weights, name=name, record=record)
+        _write(built, path, entry if entry is not None and name == entry.name else None, options)
     status(f"{path}: {built.pool.count} images, {built.pool.dimensions} features")
     return path
 
@@ -48,11 +50,12 @@ def merge_parts(options: MergeOptions) -> Path:
     entry = _entry(options.name)
     if not re.fullmatch(_FILE_NAME, options.name):
         raise InputError(f"{options.name}: no file name; choose another")
-    path = _target(options, options.name)
-    whole = merge_references([read_reference(file) for file in options.parts])
-    if entry is not None and whole.pool.count != entry.images:
-        raise InputError(f"{entry.name}: {whole.pool.count} images, the manifest says {entry.images}; give every part")
-    _write(dataclasses.replace(whole, name=options.name), path, entry, options)
+    with _taken(options, options.name) as path:
+        whole = merge_references([read_reference(file) for file in options.parts])
+        if entry is not None and whole.pool.count != entry.images:
+            count = whole.pool.count
+            raise InputError(f"{entry.name}: {count} images, the manifest says {entry.images}; give every part")
+        _write(dataclasses.replace(whole, name=options.name), path, entry, options)
     status(f"{path}: {whole.pool.count} images of {len(options.parts)} parts")
     return path
 
@@ -71,22 +74,26 @@ def _entry(name: str) -> Entry | None:
 
 def _write(reference: Reference, path: Path, entry: Entry | None, options: MadeOptions) -> None:
     """Write statistics; those of a reference of the manifest are pinned where they lie at their usual place."""
-    write_reference(path, reference)
-    if entry is not None and options.out is None:
-        pins.renew(entry, path, file_sha256(path), options.root)
+    if entry is None or options.out is not None:
+        write_reference(path, reference)
+        return
+    # Known before the file is there: a pin of another one would refuse it.
+    write_reference(path, reference, lambda file, sha256: pins.renew(entry, file, sha256, options.root))
 
 
-def _target(options: MadeOptions, name: str) -> Path:
-    """The file to write, in a directory that can be written.
+@contextlib.contextmanager
+def _taken(options: MadeOptions, name: str) -> Iterator[Path]:
+    """The file to write, which nobody else writes meanwhile; parts of one data set may be built in one directory.
 
     Raises:
-        InputError: it exists already, or the directory cannot be used.
+        InputError: it exists already, another run writes it, or the directory cannot be used.
     """
-    directory = prepare_output(options.out or (options.root or manifest.ROOT) / "statistics")
-    path = directory / f"{name}.npz"
-    if path.exists():
-        raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")
-    return path
+    directory = options.out or (options.root or manifest.ROOT) / "statistics"
+    with take_directory(directory, [f"{name}.npz", f"{name}.json"], name):
+        path = directory / f"{name}.npz"
+        if path.exists():
+            raise InputError(f"{path}: exists already; remove it to build it again, or write elsewhere with --out DIR")
+        yield path
 
 
 def _name(options: BuildOptions, entry: Entry | None) -> str:

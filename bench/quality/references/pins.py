@@ -10,9 +10,10 @@ from pathlib import Path
 from bench.machine import status
 from bench.quality.references import manifest
 from bench.quality.references.manifest import SCHEMA_VERSION, Entry
-from bench.records import check_schema, file_sha256, read_object, write_json
-from dydit import InputError
+from bench.records import check_schema, file_sha256, read_json, take_directory, write_json
+from dydit import InputError, first_line
 
+PINS = "pins.json"
 _LARGE = 2**29
 
 
@@ -84,21 +85,23 @@ def renew(entry: Entry, path: Path, sha256: str, root: Path | None = None) -> No
 
 def _record(entry: Entry, path: Path, sha256: str, directory: Path) -> None:
     first_use = Pin(sha256, path.stat().st_size, datetime.now(UTC).date().isoformat())
-    pins = _pins_in(directory) | {entry.name: first_use}
-    record = {
-        "schema_version": SCHEMA_VERSION,
-        "pins": {name: dataclasses.asdict(pins[name]) for name in sorted(pins)},
-    }
+    _pins_in(directory)  # refuses a damaged record
     try:
-        write_json(record, directory / "pins.json")
-    except OSError as error:
-        status(f"{entry.name}: its checksum is not recorded, {directory} cannot be written ({error.strerror})")
+        with take_directory(directory, [PINS], PINS, wait=True):
+            pins = _pins_in(directory) | {entry.name: first_use}
+            record = {
+                "schema_version": SCHEMA_VERSION,
+                "pins": {name: dataclasses.asdict(pins[name]) for name in sorted(pins)},
+            }
+            write_json(record, directory / PINS)
+    except (OSError, InputError) as error:
+        status(f"{entry.name}: its checksum is not recorded, {directory} cannot be written ({first_line(error)})")
 
 
 def _pins_in(root: Path) -> dict[str, Pin]:
-    path = root / "pins.json"
+    path = root / PINS
     try:
-        record = read_object(path, "restore it from the repository")
+        record = read_json(path, "restore it from the repository")
         check_schema(record, SCHEMA_VERSION, path)
         return {name: Pin(**fields) for name, fields in record["pins"].items()}
     except FileNotFoundError:

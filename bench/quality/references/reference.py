@@ -8,7 +8,7 @@ preprocessing, extractor, weights and environment.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from bench.data.files import open_npz
 from bench.data.image_set import Images
+from bench.quality.features import ExtractorSpec
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
 from bench.quality.references.pins import ChecksumError
-from bench.records import check_schema, file_sha256, open_archive, read_member, read_object, write_json
+from bench.records import check_schema, file_sha256, open_archive, read_json, read_member, whole_file, write_json
 from dydit import InputError, first_line
-from dydit.checkpoint.atomic import atomic_path
 
 SCHEMA_VERSION = 1
 """Of the sidecar; to be raised when a key changes its meaning."""
@@ -55,14 +55,32 @@ class Reference:
     images: Images | None
     record: dict[str, Any]
 
+    def misfit(self, spec: ExtractorSpec) -> str:
+        """What an extractor cannot have made of the statistics, in words; empty where all of them fit."""
+        for layer, statistics in ((spec.features_layer, self.pool), (spec.spatial_layer, self.spatial)):
+            if statistics is not None and layer is None:
+                return f"it has spatial features, which {spec.name} has not"
+            if statistics is not None and layer is not None and statistics.dimensions != spec.dimensions[layer]:
+                return (
+                    f"it has {statistics.dimensions} features where {spec.name} has {spec.dimensions[layer]} ({layer})"
+                )
+        return ""
 
-def write_reference(path: Path, reference: Reference) -> Path:
+
+def write_reference(
+    path: Path, reference: Reference, announce: Callable[[Path, str], None] = lambda file, sha256: None
+) -> Path:
     """Write `path` (.npz) and its sidecar, which is returned; the images of an ADM file are not copied.
 
-    The .npz is written first: if a run breaks off between the two, `read_reference` refuses the file.
+    The .npz appears last: where a run breaks off before, there is no reference, and nothing hinders the next run.
+
+    Args:
+        path: the .npz.
+        reference: what is written.
+        announce: is called with the file and its SHA-256 before it gets its name.
 
     Raises:
-        InputError: `path` is no .npz, or the reference does not say its extractor or size.
+        InputError: `path` is no .npz, the reference does not say its extractor or size, or a file cannot be written.
     """
     if path.suffix != ".npz" or reference.extractor is None or reference.size is None:
         raise InputError(
@@ -78,21 +96,22 @@ def write_reference(path: Path, reference: Reference) -> Path:
         arrays |= {"mu_s": reference.spatial.mean, "sigma_s": reference.spatial.covariance}
     if reference.rows is not None:
         arrays["features"] = reference.rows
-    with atomic_path(path) as partial:
+    with whole_file(path) as partial:
         np.savez(partial, **arrays)
-        sha256 = file_sha256(partial)
-    header = {
-        "schema_version": SCHEMA_VERSION,
-        "name": reference.name,
-        "sha256": sha256,
-        "extractor": reference.extractor,
-        "resolution": list(reference.size),
-        "count": reference.pool.count,
-        "rows": 0 if reference.rows is None else len(reference.rows),
-        "dtype": {key: str(value.dtype) for key, value in arrays.items()},
-    }
-    rest = {key: value for key, value in reference.record.items() if key not in header}
-    return write_json(header | rest, path.with_suffix(".json"))
+        header = {
+            "schema_version": SCHEMA_VERSION,
+            "name": reference.name,
+            "sha256": file_sha256(partial),
+            "extractor": reference.extractor,
+            "resolution": list(reference.size),
+            "count": reference.pool.count,
+            "rows": 0 if reference.rows is None else len(reference.rows),
+            "dtype": {key: str(value.dtype) for key, value in arrays.items()},
+        }
+        rest = {key: value for key, value in reference.record.items() if key not in header}
+        sidecar = write_json(header | rest, path.with_suffix(".json"))
+        announce(partial, str(header["sha256"]))
+    return sidecar
 
 
 def read_reference(path: str | Path, sha256: str | None = None) -> Reference:
@@ -174,12 +193,12 @@ _SIDECAR: dict[str, type] = {
 
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
-    record = read_object(path, "build the reference again")
+    record = read_json(path, "build the reference again")
     check_schema(record, SCHEMA_VERSION, path)
     for key, kind in _SIDECAR.items():
         if type(record.get(key)) is not kind:
-            value = str(record.get(key))[:60]
-            raise InputError(f"{path}: {key} is {value!r}, no {kind.__name__}; build the reference again")
+            value = repr(record.get(key))[:60]
+            raise InputError(f"{path}: {key} is {value}, no {kind.__name__}; build the reference again")
     if [type(side) for side in record["resolution"]] != [int, int]:
         raise InputError(f"{path}: resolution is {record['resolution']}, not [H, W]; build the reference again")
     return record

@@ -103,9 +103,5 @@ def _check_listed(entry: Entry, path: Path, reference: Reference) -> None:
         if own[key] != value:
             raise InputError(f"{path}: {key} {own[key]}, {entry.name} in the manifest has {value}; get another file")
     spec = extractors.extractor(entry.extractor)
-    for layer, statistics in ((spec.features_layer, reference.pool), (spec.spatial_layer, reference.spatial)):
-        if statistics is not None and statistics.dimensions != spec.dimensions[layer]:
-            raise InputError(
-                f"{path}: {statistics.dimensions} features, {spec.name} has {spec.dimensions[layer]} in layer {layer}; "
-                "get another file"
-            )
+    if misfit := reference.misfit(spec):
+        raise InputError(f"{path}: {misfit}; get another file")

@@ -93,6 +93,28 @@ def panels(count: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
     return drawn, axes[:count]
 
 
+def look(number: int) -> tuple[str, str]:
+    """Colour and marker of the series of that number: neighbours differ in both, and 49 series in one of them."""
+    return SERIES[number % len(SERIES)], MARKERS[(number + number // len(SERIES)) % len(MARKERS)]
+
+
+def one_legend(drawn: Figure, ncols: int) -> None:
+    """One legend for all panels, below them: every label once."""
+    handles = {label: each for ax in drawn.axes for each, label in zip(*ax.get_legend_handles_labels(), strict=True)}
+    drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=ncols)
+
+
+def plain_ticks(ax: Axes) -> None:
+    """Numbers as people write them on the logarithmic axes of a plot, at 1, 2 and 5."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    for axis in (ax.xaxis, ax.yaxis):
+        if axis.get_scale() == "log":
+            axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+            axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+            axis.set_minor_formatter(NullFormatter())
+
+
 def errors(rows: pd.DataFrame, middle: str, low: str, high: str) -> Any:
     """The distances from the middle to both ends of an interval, as `errorbar` takes them."""
     return [(rows[middle] - rows[low]).clip(lower=0), (rows[high] - rows[middle]).clip(lower=0)]
@@ -107,12 +129,13 @@ def to_svg(drawing: Drawing, cache: Path | None = None) -> str:
     """
     path = None if cache is None else cache / f"{drawing.name}-{_content(drawing)}.svg"
     if path is not None and path.is_file():
-        return path.read_text(encoding="utf-8")
+        head, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
+        if head == _checksum(text):
+            return text
     text = _inline(svg_file(drawing), drawing)
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_path(path) as partial:
-            partial.write_text(text, encoding="utf-8")
+            partial.write_text(f"{_checksum(text)}\n{text}", encoding="utf-8")
     return text
 
 
@@ -138,6 +161,11 @@ def _inline(text: str, drawing: Drawing) -> str:
         rest = rest.replace(colour, role)
     head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-label="{escape(drawing.alt)}">'
     return head + re.sub(r"\n\s*", "\n", rest)
+
+
+def _checksum(text: str) -> str:
+    """The first line of a figure that is kept, without which it is drawn again."""
+    return f"<!-- SHA-256 {hashlib.sha256(text.encode()).hexdigest()} -->"
 
 
 def _content(drawing: Drawing) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
@@ -125,23 +125,39 @@ def _draw_methods(data: pd.DataFrame) -> Figure:
 
 
 def training(runs: Sequence[Run]) -> Drawing | None:
-    """Loss and FLOPs ratio by step of every training that left its log."""
-    found = with_table(runs, "log", "step", "loss")
-    if not found:
+    """Loss and FLOPs ratio by step of every training that left its log, and of DyDiT and its control in studies."""
+    logs, studies = with_table(runs, "log", "step", "loss"), with_table(runs, "curves", "size", "run", "step", "loss")
+    if not logs and not studies:
         return None
     tables = []
-    for run, table in found:
+    for run, table in logs:
         thin = table.groupby(table.index * _POINTS // max(len(table), 1)).mean(numeric_only=True)
-        tables.append(thin[[c for c in ("step", "loss", "ratio", "target") if c in thin]].assign(run=run.place))
+        tables.append(thin[[c for c in ("step", "loss", "ratio") if c in thin]].assign(run=run.place))
+    tables += [_of_study(run, table) for run, table in studies]
     data = pd.concat(tables, ignore_index=True)
     ends = [
         f"{name}: {rows['loss'].iloc[-1]:.4g} after {rows['step'].iloc[-1]:.0f}" for name, rows in data.groupby("run")
     ]
-    alt = f"Loss by step of {len(found)} trainings. Last of {'; '.join(ends)}."
-    caption = f"Means over neighbouring steps, at most {_POINTS} points for each training."
-    sources = tuple(run.file("log.csv") for run, _ in found)
-    command = "python -m bench finetune --recipe NAME --from FILE --data DIR --out DIR"
+    alt = f"Loss by step of {data['run'].nunique()} trainings. Last of {'; '.join(ends)}."
+    caption = (
+        f"Means over neighbouring steps, at most {_POINTS} points for each training; of a study the largest size, over "
+        "the seeds whose files keep the course of their training."
+    )
+    sources = tuple(run.file(name) for name, found in (("log.csv", logs), ("curves.csv", studies)) for run, _ in found)
+    command = (
+        "python -m bench finetune --recipe NAME --from FILE --data DIR --out DIR" if logs else "nox -s small_scale"
+    )
     return Drawing("training", "Training curves", data, _draw_training, alt, caption, sources, command)
+
+
+def _of_study(run: Run, table: pd.DataFrame) -> pd.DataFrame:
+    """Mean curves of DyDiT by lambda and of the model trained as long, of the size that stands last."""
+    largest = table.loc[table["run"] == "both", "size"].iloc[-1]
+    chosen = table[table["run"].isin(("both", "control")) & (table["size"] == largest)]
+    target = chosen["lambda"].map(lambda value: "" if pd.isna(value) else f" lambda {value}")
+    name = run.place.rpartition("/")[2] + ": " + chosen["run"].replace({"both": "DyDiT"}) + target
+    groups = chosen.assign(run=name).groupby(["run", "step"], sort=False, as_index=False)
+    return cast(pd.DataFrame, groups[["loss", "ratio"]].mean())
 
 
 def _draw_training(data: pd.DataFrame) -> Figure:

@@ -24,18 +24,10 @@ _LEAST_LAMBDAS = 3
 
 def speedup_front(runs: Sequence[Run]) -> Drawing | None:
     """Speed-up against the work that is skipped, with the line where both are equal."""
-    found = with_table(runs, "latency", "engine", "speedup", "speedup_low", "flops_ratio", "published_speedup", "batch")
-    # The run with the most lambdas of each machine: points of other batches and engines would hide each other.
-    best: dict[str, tuple[Run, pd.DataFrame]] = {}
-    for run, table in found:
-        rows = table[(table["engine"] == "realised") & table["published_speedup"].notna()]
-        there = best.get(run.machine, (run, rows[:0]))[1]
-        if rows["lambda"].nunique() > there["lambda"].nunique():
-            best[run.machine] = (run, rows)
+    best = realised_rows(runs)
     if not best:
         return None
-    tables = [rows.assign(machine=machine, **{RATIO: 1 / rows["flops_ratio"]}) for machine, (_, rows) in best.items()]
-    data = pd.concat(tables, ignore_index=True)[[*_REALISED, "profile", "batch"]]
+    data = pd.concat([rows for _, rows in best], ignore_index=True)
     top = data.sort_values("speedup").iloc[-1]
     alt = (
         f"Scatter plot of speed-up against the share of work skipped, {len(data)} measured points with intervals "
@@ -49,8 +41,21 @@ def speedup_front(runs: Sequence[Run]) -> Drawing | None:
         "multiply-adds it executes. On the line all that is skipped is gained. Bars are 95 % intervals; hollow marks "
         "are the paper's, on a V100. Masks are synthetic: drawn to meet the printed FLOPs."
     )
-    sources = tuple(run.file("latency.csv") for run, _ in best.values())
+    sources = tuple(run.file("latency.csv") for run, _ in best)
     return Drawing("speedup-flops", "Speed-up against FLOPs", data, _draw_speedup, alt, caption, sources, LATENCY)
+
+
+def realised_rows(runs: Sequence[Run]) -> list[tuple[Run, pd.DataFrame]]:
+    """Of each machine the run with the most lambdas, and its rows of what skips; others would hide each other."""
+    best: dict[str, tuple[Run, pd.DataFrame]] = {}
+    columns = ("engine", "speedup", "speedup_low", "flops_ratio", "published_speedup", "batch")
+    for run, table in with_table(runs, "latency", *columns):
+        rows = table[(table["engine"] == "realised") & table["published_speedup"].notna()]
+        there = best.get(run.machine, (run, rows[:0]))[1]
+        if rows["lambda"].nunique() > there["lambda"].nunique():
+            rows = rows.assign(machine=run.machine, **{RATIO: 1 / rows["flops_ratio"]})
+            best[run.machine] = (run, rows[[*_REALISED, "profile", "batch"]])
+    return list(best.values())
 
 
 def _draw_speedup(data: pd.DataFrame) -> Figure:

@@ -19,6 +19,7 @@ from bench.claims.finding import (
     read_findings,
     write_findings,
 )
+from bench.records import Results
 from dydit.errors import InputError
 
 BETTER = Rule.below(1.0, "the claim is a direction")
@@ -110,7 +111,7 @@ def test_a_finding_cannot_contradict_itself(changes: dict[str, object], message:
 
 def test_findings_come_back_exactly_and_a_changed_verdict_is_refused(tmp_path: Path) -> None:
     rows = [finding(), dataclasses.replace(finding(KEPT, (0.97, 1.01), ASLEEP), finding_id="other")]
-    path = write_findings(rows, tmp_path)
+    path = write_findings(rows, Results(tmp_path))
     assert read_findings(tmp_path) == tuple(rows)
     assert (
         (tmp_path / "findings.md").read_text().startswith("2 claims of the paper, tried on other networks and data: 1")
@@ -119,7 +120,7 @@ def test_findings_come_back_exactly_and_a_changed_verdict_is_refused(tmp_path: P
     with pytest.raises(InputError, match=r"findings\.csv, row 2: other: verdict 'supported'.*judge the run again"):
         read_findings(tmp_path)
     with pytest.raises(InputError, match="study-random-m is judged twice"):
-        write_findings([finding(), finding()], tmp_path)
+        write_findings([finding(), finding()], Results(tmp_path))
 
 
 def test_people_read_interval_rule_and_the_rate_of_what_did_not_act() -> None:

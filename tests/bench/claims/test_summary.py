@@ -8,6 +8,7 @@ import pytest
 
 from bench.claims.summary import coverage, overview, read_summary, write_summary
 from bench.claims.verdict import Claim, SummaryRow, Tolerance
+from bench.records import Results
 from dydit.errors import InputError
 
 CLAIM = Claim("fid-dynamic", "FID, dynamic against static", "tiny lambda=0.7", "FID[digits-cnn]", "FID", 17.0)
@@ -20,7 +21,7 @@ ROWS = (
 
 @pytest.mark.parametrize("rows", [ROWS, ROWS[1:], ()])
 def test_a_summary_comes_back_exactly(tmp_path: Path, rows: tuple[SummaryRow, ...]) -> None:
-    path = write_summary(iter(rows), tmp_path)
+    path = write_summary(iter(rows), Results(tmp_path))
     assert path.read_text(encoding="utf-8").splitlines()[0] == (
         "claim_id,paper_table,row,metric,unit,published,measured,tolerance,verdict,tier,evidence,note,"
         "confidence,low,high,command,needs"
@@ -31,7 +32,7 @@ def test_a_summary_comes_back_exactly(tmp_path: Path, rows: tuple[SummaryRow, ..
 
 def test_a_claim_judged_twice_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="fid-dynamic is judged twice"):
-        write_summary([ROWS[0], ROWS[0]], tmp_path)
+        write_summary([ROWS[0], ROWS[0]], Results(tmp_path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -46,7 +47,7 @@ def test_a_claim_judged_twice_is_refused(tmp_path: Path) -> None:
     ],
 )
 def test_a_damaged_summary_is_refused(tmp_path: Path, old: str, new: str, message: str) -> None:
-    path = write_summary(ROWS, tmp_path)
+    path = write_summary(ROWS, Results(tmp_path))
     path.write_text(path.read_text(encoding="utf-8").replace(old, new), encoding="utf-8")
     with pytest.raises(InputError, match=message):
         read_summary(tmp_path)

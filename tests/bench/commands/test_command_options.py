@@ -22,7 +22,7 @@ OPTIONS = {
     """,
     "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
-        --out --models --lambdas --batch --profiles --device --dtype --resolution --threads --seconds
+        --out --models --lambdas --batch --profiles --device --dtype --tf32 --resolution --threads --seconds
         --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps --model --weights
     """,
     "generate": """
@@ -49,9 +49,10 @@ OPTIONS = {
         --tensorboard --keep
     """,
     "compare-methods": """
-        --out --methods --model --steps --images --seeds --batch --seconds --models --shorten --processes
+        --device --dtype --out --methods --network --resolution --threads --model --steps --images --seeds --batch
+        --seconds --models --shorten --processes
     """,
-    "small-scale": "--out --dataset --data-root --device --models --stages --shorten --judge --processes",
+    "small-scale": "--out --plan --dataset --data-root --device --models --stages --shorten --judge --processes",
     "routing": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device
         --threads --vae --images
@@ -59,7 +60,7 @@ OPTIONS = {
     "inspect": "FILE --model --resolution --weights",
     "compare": "FIRST SECOND --fail-on-regression --out",
     "history": "--out --machine",
-    "report": "--results --speed --study --check --page",
+    "report": "--results --speed --study --clothes --check --page",
 }
 """Options by command; arguments without dashes as `--help` calls them."""
 

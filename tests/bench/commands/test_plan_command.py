@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench import cli
-from bench.records import run_record
+from bench.records import Results, run_record
 from bench.records.tables import read_table
 from bench.reproduction import reproduce
 from bench.studies.samples import committed_file
@@ -65,7 +65,7 @@ def test_bad_input_is_one_line_and_status_2(command: Command, tmp_path: Path) ->
 def test_tier_full_names_all_that_is_missing_before_any_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reproduce, "measure_released", lambda: pytest.fail("work began"))
     with pytest.raises(InputError) as caught:
-        reproduce.reproduce(tmp_path / "out", "full")
+        reproduce.reproduce(Results(tmp_path / "out"), "full")
     message = str(caught.value)
     assert len(message.splitlines()) == 1
     for name, (_, file) in checkpoint.PUBLISHED.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from bench.data.sets import digits
 from bench.quality.features import classifiers, inception
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import write_reference
-from bench.records import checksums, run_record
+from bench.records import checksums, read_json, run_record, write_json
 from bench.records.tables import read_table
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -174,14 +173,14 @@ def test_references_that_cannot_be_used(measured: Quality, tmp_path: Path) -> No
     built = build_reference(image_set.of_tensor(REAL, "real"), "digits-cnn", name="real", record=RECORD)
     path = tmp_path / "built.npz"
     write_reference(path, built)
-    sidecar = json.loads(path.with_suffix(".json").read_text())
+    sidecar = read_json(path.with_suffix(".json"), "")
     for change, both in (
         ({"extractor": "inception-v3-compat"}, ("inception-v3-compat", "digits-cnn")),
         ({"resolution": [32, 32]}, ("8x8 pixels", "32x32 pixels")),
         ({"weights_sha256": "0" * 64}, ("0" * 64, checksums.file_sha256(classifiers.DIGITS.weights))),
         ({"sha256": "f" * 64}, ("f" * 64, checksums.file_sha256(path))),
     ):
-        path.with_suffix(".json").write_text(json.dumps(sidecar | change))
+        write_json(sidecar | change, path.with_suffix(".json"))
         line = refusal(path)
         assert all(part in line for part in both)
     mu = built.pool.mean.copy()

@@ -19,6 +19,7 @@ from bench.comparison.stages import NETWORK, methods_study
 from bench.comparison.table import methods_table, on_front
 from bench.records import read_run, read_table
 from bench.studies.samples import DIRECTORY
+from bench.studies.scores import METRICS
 
 pytestmark = [
     pytest.mark.usefixtures("one_thread"),
@@ -105,9 +106,7 @@ def test_a_slow_method_gets_a_note_of_its_measured_parts() -> None:
     (entry,) = parse_entries([], [], NETWORK, 5)
     run = {"method": "slow", "efficiency": 0.5, "speedup": 1.0, "flops_ratio": 0.5, "ms_median": 10.0}
     run |= {"sampler_ms": 4.0, "network_speedup": 1.2, "executed_gmacs": 1.0}
-    scores = pd.DataFrame(
-        [{"method": "static", "images": 2} | dict.fromkeys(("FID", "IS", "precision", "recall"), 1.0)]
-    )
+    scores = pd.DataFrame([{"method": "static", "images": 2} | dict.fromkeys(METRICS, 1.0)])
     scores[["drift_mse", "drift_psnr", "drift_fid"]] = 0.0
     note = methods_table([entry], [run], scores).loc[0, "note"]
     assert "1.00 of 2.00" in note and "40% of the run" in note and "1.20 times" in note

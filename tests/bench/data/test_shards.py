@@ -62,7 +62,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert np.array_equal(np.concatenate([part for _, part in parts]), labels)
     assert sorted(path.name for path in (tmp_path / "units").iterdir()) == ["000000.npz", "000001.npz", "000002.npz"]
     written = json.loads((tmp_path / shards.MANIFEST).read_text())
-    assert list(written) == ["schema_version", "count", "unit", "shape", "identity", "record"]
+    assert list(written) == ["schema_version", "count", "unit", "shape", "identity", "record", "content_sha256"]
 
 
 @given(cut=st.integers(0, 10**6))
@@ -266,10 +266,12 @@ def test_png_files_hold_the_images_and_are_written_once(tmp_path: Path, channels
     for path, image in zip(paths, images, strict=True):
         assert np.array_equal(np.asarray(Image.open(path)).reshape(4, 4, channels), image)
     before = [path.stat().st_mtime_ns for path in paths]
+    changed, whole = paths[4], paths[4].read_bytes()
+    changed.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))  # no reader of pictures looks at the last checksum
     paths[5].unlink()
     write_pngs(tmp_path, wanted, 1)
-    assert paths[5].exists()
-    assert [path.stat().st_mtime_ns for path in paths if path != paths[5]] == before[:5] + before[6:]
+    assert paths[5].exists() and changed.read_bytes() == whole
+    assert [path.stat().st_mtime_ns for path in paths if path not in paths[4:6]] == before[:4] + before[6:]
 
 
 def test_leftovers_of_a_killed_run_go_and_all_else_stays(tmp_path: Path) -> None:
@@ -277,14 +279,14 @@ def test_leftovers_of_a_killed_run_go_and_all_else_stays(tmp_path: Path) -> None
     fill(tmp_path, wanted)
     assemble(tmp_path, wanted)
     write_pngs(tmp_path, wanted, 0)
-    (tmp_path / ".run.1234.partial.json").touch()  # of another command
+    (tmp_path / ".run.1234.partial.json").touch()  # of something else
     kept = sorted(tmp_path.rglob("*"))
     for name in (
         ".manifest.0a1b2c3d.partial.json",
         "units/.000001.0a1b2c3d.partial.npz",
         ".samples.0a1b2c3d.partial.npz",
         ".preview.0a1b2c3d.partial.png",
-        "png/.000001.0a.partial.png",
+        "png/.000001.0a1b2c3d.partial.png",
     ):
         (tmp_path / name).write_bytes(b"half")
     with take_directory(tmp_path, shards.FILES):

@@ -22,6 +22,7 @@ from bench.flops.measure import count_and_judge
 from bench.flops.remarks import flops_remarks
 from bench.flops.tables import COLUMNS, flops_table, operator_table, parameters_table
 from bench.flops.verdicts import judge_flops, published_macs
+from bench.records import Results
 from bench.records.tables import read_table
 from dydit import DiT, DiTConfig, DyDiT, InputError, checkpoint, model_config
 from dydit.flops import (
@@ -185,7 +186,7 @@ def test_implied_ratio_inverts_the_target(target):
 
 
 def test_run_writes_its_tables(tmp_path):
-    claims = count_and_judge(tmp_path, "smoke", models=["DiT-S/8", "DyDiT-S/8"], lambdas=[0.25])
+    claims = count_and_judge(Results(tmp_path), "smoke", models=["DiT-S/8", "DyDiT-S/8"], lambdas=[0.25])
     names = {path.stem for path in tmp_path.iterdir()}
     assert names == {"flops", "flops_by_operator", "parameters", "flops_findings"}
     table = read_table(tmp_path, "flops")
@@ -200,9 +201,9 @@ def test_a_name_stands_for_every_resolution_in_print():
 
 def test_bad_input_is_refused_before_anything_is_counted(tmp_path):
     with pytest.raises(InputError, match="nearest names: DiT-XL/2"):
-        count_and_judge(tmp_path, models=["DiT-S/2", "DiT-XL2"])
+        count_and_judge(Results(tmp_path), models=["DiT-S/2", "DiT-XL2"])
     with pytest.raises(InputError, match=r"lambda = 1\.5"):
-        count_and_judge(tmp_path, models=["DyDiT-S/2"], lambdas=[1.5])
+        count_and_judge(Results(tmp_path), models=["DyDiT-S/2"], lambdas=[1.5])
     with pytest.raises(InputError, match="resolution 100"):
         count_network("DiT-S/2", 100)
     assert not any(tmp_path.iterdir())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,8 @@ def config(channels: int, side: int = 4) -> DiTConfig:
     )
 
 
-def save_vae(path: Path, **changes: Any) -> Path:
-    from diffusers import AutoencoderKL
-
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        settings = {"block_out_channels": (4, 8), "norm_num_groups": 2, "layers_per_block": 1, "latent_channels": 4}
-        kinds = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-        AutoencoderKL(**{**settings, **kinds, **changes}).save_pretrained(path)
-    return path
-
-
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vae(tmp_path_factory: pytest.TempPathFactory, save_vae: Callable[..., Path]) -> Path:
     return save_vae(tmp_path_factory.mktemp("vae"))
 
 
@@ -92,7 +82,9 @@ def test_a_half_precision_file_is_decoded_in_float32(vae: Path, tmp_path: Path) 
     assert {tensor.dtype for tensor in decoder.weights().values()} == {torch.float32}
 
 
-def test_a_model_and_a_decoder_that_do_not_fit_are_refused(vae: Path, tmp_path: Path) -> None:
+def test_a_model_and_a_decoder_that_do_not_fit_are_refused(
+    vae: Path, tmp_path: Path, save_vae: Callable[..., Path]
+) -> None:
     refused("pixels.*leave it out", config(3), str(vae))
     refused("2 channels", config(2), None)
     sixteen = save_vae(tmp_path / "sixteen", latent_channels=16)
@@ -102,7 +94,7 @@ def test_a_model_and_a_decoder_that_do_not_fit_are_refused(vae: Path, tmp_path: 
 
 
 def test_a_missing_or_damaged_directory_is_one_line(
-    vae: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    vae: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], save_vae: Callable[..., Path]
 ) -> None:
     assert "sd-vae-ft-mse" in refused("no such directory", config(4), str(tmp_path / "nowhere"))
     empty = tmp_path / "empty"
@@ -117,7 +109,7 @@ def test_a_missing_or_damaged_directory_is_one_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_weights_that_are_missing_are_not_left_random(vae: Path, tmp_path: Path) -> None:
+def test_weights_that_are_missing_are_not_left_random(vae: Path, tmp_path: Path, save_vae: Callable[..., Path]) -> None:
     from safetensors.torch import load_file, save_file
 
     incomplete = save_vae(tmp_path / "incomplete")

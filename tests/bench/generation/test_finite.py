@@ -1,4 +1,4 @@
-"""NaN and infinity end a sampling run at the step where they arise, with the images and the layer."""
+"""NaN and infinity end a sampling run, which names the step where they arose, the images and the layer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from bench.generation import samplers
 from bench.generation.engines import behind_engine
@@ -69,17 +70,13 @@ def test_the_images_the_step_and_the_layer_are_named(
 
 
 def test_what_guidance_and_the_sampler_overflow_is_told_apart() -> None:
-    calls: list[int] = []
-
-    def large(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        calls.append(int(t[0]))
+    def large(x: Tensor, t: int, y: Tensor) -> Tensor:
         sign = torch.where(y == 3, 1.0, -1.0)[:, None, None, None]
         return torch.cat([sign * torch.full_like(x, 2e38), torch.zeros_like(x)], 1) + 0 * torch.cat([x, x], 1)
 
     everything = "image 4, 5, 6, 7, 8 and 1 more"
     with pytest.raises(InputError, match=f"{everything}: NaN or infinity in step 2 of 4, .* began with; guidance"):
         drawn(large)
-    assert len(calls) == 2
     with pytest.raises(InputError, match=f"{everything}: NaN or infinity after the last step; guidance"):
         drawn(large, steps=1)
 
@@ -88,7 +85,7 @@ def test_what_runs_the_network_is_told_apart_from_it() -> None:
     model = network(DiT)
 
     class Wrong(SamplingModel):
-        def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
             return super().__call__(x, t, y) / 0
 
     with pytest.raises(InputError, match=r"in step 1 of 4, timestep \d+, and not in the network by itself"):
@@ -102,3 +99,13 @@ def test_finite_numbers_pass_unchanged() -> None:
     watched = FiniteModel(model, [5, 3], INDICES)
     assert torch.equal(watched(x, t, y), model(x, t, y)) and watched.step == 1
     assert watched.check(x) is x
+
+
+def test_no_step_waits_for_a_gpu() -> None:
+    """A fake one has no values: whatever reads one raises."""
+    with FakeTensorMode(), torch.device("cuda"):
+        x, y = torch.zeros(2, 1, 8, 8), torch.zeros(2, dtype=torch.int64)
+        watched = FiniteModel(lambda x, t, y: x * t, [5, 3], range(2))
+        assert watched(watched(x, 5, y), 3, y).device.type == "cuda" and watched.step == 2
+        with pytest.raises(DataDependentOutputException):
+            watched.check(x)

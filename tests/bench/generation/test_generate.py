@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,9 @@ from bench.records import checksums
 from bench.studies.samples import committed_file
 from dydit import DiT, DyDiT, InputError, checkpoint
 from dydit.config import DiTConfig
+from dydit.inference import engine as engine_module
+from dydit.inference import products
+from dydit.inference.torch_blocks import TorchBlocks
 from dydit.sampling import ImageNoise
 
 pytestmark = pytest.mark.filterwarnings(
@@ -52,7 +57,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> collections.Counter[int]:
     original = make_unit
 
     def counting(job: Any, model: Any, manifest: Any, unit: int, *rest: Any) -> Any:
-        def network(x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+        def network(x: Tensor, t: int, y: Tensor) -> Tensor:
             counted[unit] += 1
             assert len(x) == 2 * manifest.unit  # every batch is a whole unit, guided
             return model(x, t, y)
@@ -203,6 +208,32 @@ def test_a_run_that_breaks_off_while_growing_leaves_no_old_samples(
     assert len(run(options(tmp_path, images=37))[0]) == 37
 
 
+def test_the_kernels_that_a_run_was_begun_with_are_kept_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Others round differently, and another process or another day may find others the fastest."""
+    tiles = iter(products.TILES["bfloat16"])
+
+    class Tunable(TorchBlocks):
+        tunable = True
+
+        @contextlib.contextmanager
+        def tuning(self) -> Iterator[None]:
+            products.choose_products(products.Shapes("bfloat16", 16, 128, 32), next(tiles))
+            yield
+
+    monkeypatch.setattr(products, "_tuned", {})
+    monkeypatch.setattr(engine_module, "default_blocks", lambda _: Tunable())
+    run(options(tmp_path))
+    chosen, first = products.tuned_products(), dict(products._tuned)
+    assert shards.read_manifest(tmp_path).identity["products"] == chosen != []
+    products._tuned.clear()
+    run(options(tmp_path, images=37))
+    assert shards.read_manifest(tmp_path).identity["products"] == chosen and products._tuned == first
+    run(options(tmp_path / "masked", engine="masked"))
+    assert "products" not in shards.read_manifest(tmp_path / "masked").identity
+
+
 @pytest.mark.parametrize(
     ("changes", "field", "old", "new"),
     [
@@ -305,14 +336,10 @@ def test_a_published_layout_is_loaded_by_name(tmp_path: Path, monkeypatch: pytes
         generate_images(options(tmp_path / "refused", checkpoint=str(path), model="DyDiT-S/2"))
 
 
-def test_latents_are_decoded_end_to_end(tmp_path: Path) -> None:
+def test_latents_are_decoded_end_to_end(tmp_path: Path, save_vae: Callable[..., Path]) -> None:
     from diffusers import AutoencoderKL
 
-    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        vae = AutoencoderKL(block_out_channels=(4, 8), norm_num_groups=2, **blocks)
-    vae.save_pretrained(tmp_path / "vae")
+    vae = AutoencoderKL.from_pretrained(save_vae(tmp_path / "vae"))
     source = tiny(tmp_path / "m.safetensors", DyDiT, in_channels=4)
     images, _ = run(options(tmp_path / "out", checkpoint=source, vae=str(tmp_path / "vae")))
     assert images.shape == (20, 8, 8, 3)

@@ -197,7 +197,7 @@ def test_a_checkpoint_of_a_training_tells_its_classes_too(tmp_path: Path) -> Non
     model = DyDiT(**CONFIG.kwargs())
     state = {"step": 2, "model": model.state_dict(), "average": model.state_dict(), "optimizer": {}}
     identity = {"network": "DyDiT", "config": CONFIG.kwargs()}
-    path = save_checkpoint(tmp_path, state, identity, PETS, keep=1)
+    path = save_checkpoint(tmp_path, state, identity, PETS, keep=1, logs={})
     assert prepare_generation(options(str(path), tmp_path / "out")).labels.labels == (1, 4, 7, 8)
 
 

@@ -36,10 +36,9 @@ class Gaussians:
         self.interpolation = interpolation
         self.seen: list[int] = []
 
-    def __call__(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
-        assert len(set(t.tolist())) == 1
-        self.seen.append(int(t[0]))
-        product = PRODUCTS[t[0]]
+    def __call__(self, x: Tensor, t: int, y: Tensor) -> Tensor:
+        self.seen.append(t)
+        product = PRODUCTS[t]
         mean = torch.where(y == CLASSES, 0.0, y - 1.0)[:, None, None, None]
         eps = (1 - product).sqrt() * (x.double() - product.sqrt() * mean) / (product * SPREAD**2 + 1 - product)
         return torch.cat([eps, torch.full_like(eps, self.interpolation)], dim=1).float()
@@ -54,8 +53,7 @@ def drawn(run: samplers.Solver, model: Any, scale: float = 1.5) -> Tensor:
 
 def guided_eps(model: Any, x: Tensor, t: int, y: Tensor, scale: float) -> Tensor:
     """Guidance on three of the four channels, written down once more: (N, 4, S, S)."""
-    times = torch.full((len(x),), t)
-    own, null = (model(x, times, labels)[:, :4] for labels in (y, torch.full_like(y, CLASSES)))
+    own, null = (model(x, t, labels)[:, :4] for labels in (y, torch.full_like(y, CLASSES)))
     return torch.cat([null[:, :3] + scale * (own - null)[:, :3], own[:, 3:]], dim=1)
 
 

@@ -42,12 +42,13 @@ def test_every_engine_has_a_row_with_what_it_executes(tmp_path: Path) -> None:
     assert table.loc["realised", "flops_ratio"] == pytest.approx(expected)
     assert (table["efficiency"] * table["macs_ratio"]).to_numpy() == pytest.approx(table["speedup"].to_numpy())
     record = read_run(tmp_path)
+    assert record["ran_in"]["realised"]["products"] == "torch, float32"
     assert record["routing"] == "learned" and len(record["samples"]) == 4 and len(record["checkpoint"]["sha256"]) == 64
 
 
 def test_engines_draw_the_same_images() -> None:
     network, _ = checkpoint.load_model(FILE)
-    run = LearnedRun(FILE, None, None, "ema", [3], STEPS, "cpu", "fp32", 0, Budget())
+    run = LearnedRun(FILE, None, None, "ema", [3], STEPS, "cpu", "fp32", False, 0, Budget())
     diffusion = run.diffusion()
     drawn = {}
     with torch.inference_mode():

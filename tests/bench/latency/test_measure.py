@@ -16,7 +16,7 @@ from bench.latency.measure import _sampling, measure_breakdown, measure_latency
 from bench.latency.tables import write_growth
 from bench.machine import devices
 from bench.machine.timing import Budget
-from bench.records import run_directory, run_record
+from bench.records import Results, run_record
 from bench.records.tables import read_table
 from dydit import InputError
 from dydit.inference.spans import span
@@ -35,7 +35,7 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     options = LatencyOptions(
         models=["DyDiT-S/2"], lambdas=[0.5, 0.3], batch=[1, 2], profiles=["even"], run_steps=1, budget=QUICK
     )
-    measure_latency([options], directory)
+    measure_latency([options], Results(directory))
     return directory
 
 
@@ -67,6 +67,7 @@ def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
     samples = run_record.read_run(ran)["samples"]
     assert len(samples) == 2 * 6
     assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
+    assert {sample["ran_in"]["products"] for sample in samples} == {"torch, float32"}
     best = read_table(ran, "latency_best")
     assert len(best) == 5
     np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
@@ -127,7 +128,7 @@ def test_the_parts_of_a_forward_on_a_gpu_are_timed_by_events(monkeypatch: pytest
 def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(breakdown, "REPEATS", 1)
     options = LatencyOptions(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"], batch=[1])
-    table = measure_breakdown(options, tmp_path)
+    table = measure_breakdown(options, Results(tmp_path))
     for engine in ("static", "realised"):
         rows = table[table["engine"] == engine].set_index("part")
         assert rows["share"].sum() == pytest.approx(1.0)
@@ -144,7 +145,8 @@ def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: 
         ({"lambdas": [1.5]}, r"\(0, 1\]"),
         ({"batch": [0]}, "batch"),
         ({"dtype": "fp8"}, "fp32, bf16"),
-        ({"device": "tpu"}, "use cpu or cuda"),
+        ({"device": "tpu"}, "choose cpu or cuda"),
+        ({"tf32": True}, "a CPU has no TF32"),
         ({"profiles": ["odd"]}, "even, width-heavy"),
         ({"run_steps": 0}, "1 to 250"),
     ],
@@ -185,11 +187,11 @@ cli.main(sys.argv[1:])
     done = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "latency.csv").is_file()
-    joined = write_growth([tmp_path, tmp_path], run_directory.prepare_output(tmp_path / "growth"))
+    joined = write_growth([tmp_path, tmp_path], Results(tmp_path / "growth"))
     assert list(joined["tokens"]) == [256, 256] and joined["efficiency"].notna().all()
     assert (tmp_path / "growth" / "latency_growth.md").is_file()
 
 
 def test_growth_of_a_directory_without_a_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"latency\.csv"):
-        write_growth([tmp_path], tmp_path)
+        write_growth([tmp_path], Results(tmp_path))

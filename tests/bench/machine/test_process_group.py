@@ -171,3 +171,46 @@ cli.main(["flops"])
     assert (status, other) == (2, 9)
     (line,) = [line for line in errors.splitlines() if not line.startswith("[")]  # torch's own warnings
     assert line.startswith("error: process 0: another process of the run ended or cannot be reached")
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ("wanted += ['--seed', str(rank)]", "option.seed is 0 in one and 1 in the other"),
+        # The same path, which holds another file on another node.
+        ("job.checkpoint.load_model = lambda _, **options: load(files[rank], **options)", "job.weights_sha256 is "),
+        ("environment.PACKAGES = ('numpy', 'torchvision')[rank:]", "version.numpy is "),
+    ],
+)
+def test_processes_that_were_given_different_jobs_do_not_begin(
+    tmp_path: Path, together: Any, changes: str, told: str
+) -> None:
+    code = f"""
+import os
+from bench import cli
+from bench.generation import job
+from bench.records import environment
+rank, load = int(os.environ["RANK"]), job.checkpoint.load_model
+wanted, files = {arguments(options(tmp_path / "out"))!r}, {[str(committed_file(target)) for target in (0.5, 0.7)]!r}
+{changes}
+cli.main(wanted)
+"""
+    (status, error), other = together(code, 2)
+    assert (status, other) == (2, (2, "")), error
+    assert error.startswith("error: processes 0 and 1 were not given the same: ") and len(error.splitlines()) == 1
+    assert told in error and not list((tmp_path / "out").iterdir())
+
+
+def test_a_directory_that_is_not_shared_is_refused_before_the_first_unit(tmp_path: Path, together: Any) -> None:
+    wanted = arguments(options(tmp_path / "out"))
+    code = f"""
+import os
+from bench import cli
+from bench.data import shards
+if os.environ["RANK"] == "1":
+    shards.find_manifest = lambda directory: None
+cli.main({wanted!r})
+"""
+    (status, error), other = together(code, 2)
+    assert (status, other) == (2, (2, ""))
+    assert "is not one directory for all processes" in error and not (tmp_path / "out" / "units").exists()

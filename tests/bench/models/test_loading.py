@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bench.models import SamplingModel, begin_run, candidate_of, load_candidate
 from dydit import DiT, InputError, macs
+from dydit.inference import Engine
 
 SOURCE = """
 import torch
@@ -134,6 +135,27 @@ def test_a_run_begins_for_those_that_want_to_know() -> None:
     candidate_of(Plain(begin_run=heard.append), "plain")
     SamplingModel(Plain(begin_run=heard.append)).begin_run((9, 0))
     assert heard == [[999], [9, 0]]
+
+
+def test_a_network_of_anyone_is_given_a_timestep_for_each_image_and_an_engine_the_number() -> None:
+    seen: list[Any] = []
+
+    class Watching(Plain):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            seen.append(t)
+            return x
+
+    class WatchingEngine(Engine):
+        def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
+            seen.append(t)
+            return x
+
+    x, y = torch.zeros(2, 1, 4, 4), torch.zeros(2, dtype=torch.int64)
+    small = DiT(input_size=4, patch_size=2, in_channels=1, hidden_size=16, depth=1, num_heads=2, num_classes=3)
+    for model in (Watching(), WatchingEngine(small.eval())):
+        SamplingModel(model)(x, 417, y)
+    assert seen[0].tolist() == [417, 417] and seen[0].dtype == torch.int64
+    assert seen[1] == 417
 
 
 def test_a_network_computes_in_its_dtype_behind_float32() -> None:

@@ -196,7 +196,7 @@ def test_one_image_repeated_is_named_with_every_value_and_has_no_interval_of_the
 def test_one_class_is_precise_but_covers_little() -> None:
     zeros, others = DIGITS.images[DIGITS.labels == 0], DIGITS.images[DIGITS.labels != 8]
     measured = evaluate(zeros, others)
-    assert list(values(measured)) == ["FID", "IS", "IS_std", "IS_all", "precision", "recall"]
+    assert list(values(measured)) == ["FID", "IS", "IS_std", "IS_all", "precision", "recall", "KID", "KID_std"]
     assert measured["precision"].value > 0.95 and measured["recall"].value < 0.3 and measured["IS"].value < 3.0
 
 
@@ -274,7 +274,9 @@ def test_a_reference_by_another_extractor_is_refused(real: Reference) -> None:
         measure_quality(named(MADE), other)
     assert "inception-v3-compat" in str(caught.value) and "digits-cnn" in str(caught.value)
     short = dataclasses.replace(real, extractor=None, pool=moments.of_features(np.eye(5)))
-    with pytest.raises(InputError, match="another extractor than digits-cnn: it has 5 features where that has 64"):
+    with pytest.raises(
+        InputError, match="another extractor than digits-cnn: it has 5 features where digits-cnn has 64"
+    ):
         measure_quality(named(MADE), short)
     with pytest.raises(
         InputError, match=f"real digits was made with weights of SHA-256 {'0' * 64}, .*{classifiers.DIGITS.weights}"

@@ -15,10 +15,10 @@ from bench.records import (
     check_disk,
     check_same_run,
     clear_write_errors,
-    prepare_output,
     take_directory,
     whole_file,
 )
+from bench.records.run_directory import prepare_output
 from dydit import InputError
 from dydit.checkpoint.atomic import atomic_path, partial_path
 
@@ -89,6 +89,34 @@ def test_a_run_removes_its_own_half_written_files_only(tmp_path: Path) -> None:
         path.touch()
     with take_directory(tmp_path, ["log.csv", "units/*.npz", "absent/*.npz"]):
         assert sorted(path for path in tmp_path.rglob("*") if path.is_file()) == sorted([*others, *whole])
+
+
+def test_one_file_of_a_directory_may_be_taken_alone(tmp_path: Path) -> None:
+    half = partial_path(tmp_path / "b.npz", "0a1b2c3d")
+    half.touch()
+    with take_directory(tmp_path, ["a.npz"], "a"), take_directory(tmp_path, ["c.npz"], "c"):
+        assert half.exists()
+        with (
+            pytest.raises(InputError, match="another run is writing a; wait"),
+            take_directory(tmp_path, ["a.npz"], "a"),
+        ):
+            pytest.fail("taken twice")
+    with pytest.raises(KeyboardInterrupt), take_directory(tmp_path, ["b.npz"], "b"):
+        assert not half.exists()
+        raise KeyboardInterrupt
+    (tmp_path / ".a.lock").touch()  # as a run leaves it that was killed
+    with take_directory(tmp_path, ["a.npz"], "a", wait=True):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_a_name_removes_all_half_written_files_and_no_others(tmp_path: Path) -> None:
+    half = partial_path(tmp_path / "t.csv", "0a1b2c3d")
+    others = [tmp_path / ".mine.partial.zip", tmp_path / ".t.partial.csv"]
+    for path in (half, *others):
+        path.touch()
+    with take_directory(tmp_path):
+        assert sorted(tmp_path.iterdir()) == sorted(others)
 
 
 RUN = {"model": "DiT", "config": {"depth": 2, "heads": 3}, "seed": 0, "rates": [0.5, 0.5]}

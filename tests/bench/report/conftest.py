@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from bench.claims import Activity, Claim, Rule, StatedClaim, SummaryRow, Tolerance, write_findings, write_summary
-from bench.records import run_record
+from bench.records import Results, run_record
 from bench.records.tables import write_table
 
 RECORD: dict[str, Any] = {
@@ -48,10 +48,10 @@ def make_run() -> Callable[..., Path]:
             SummaryRow.judged(claim, flops, TOLERANCE, "smoke", "flops.csv"),
             SummaryRow.not_run(waiting, "smoke", "needs a GPU", command="python -m bench x", needs="a GPU"),
         ]
-        write_summary(rows, directory)
+        write_summary(rows, Results(directory))
         activity = Activity("heads closed", 0.5, "DyDiT: open heads 0.5")
         stated = StatedClaim("f", "Learned beats random", "DyDiT, Table 3", "FID ratio", Rule.below(1.0, "a direction"))
-        write_findings([stated.judge(0.7, (0.6, 0.8), activity, seeds=3, evidence="runs.csv")], directory)
+        write_findings([stated.judge(0.7, (0.6, 0.8), activity, seeds=3, evidence="runs.csv")], Results(directory))
         write_table(latency_table(speedup), directory, "latency")
         run_record.write_run(RECORD | changes, directory)
         return directory

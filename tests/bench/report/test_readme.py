@@ -71,13 +71,20 @@ def test_the_bullets_say_what_the_numbers_say(runs: Runs, shown: Callable[[str],
     assert "**Not run:** 1; 1 for a GPU" in text
 
 
+def test_the_duration_is_that_of_the_record(runs: Runs, shown: Callable[[str], str]) -> None:
+    assert "does not tell how long" in shown("duration")
+    facts = environment.environment_record() | {"tier": "default", "seconds": 754}
+    run_record.write_run(facts, runs["results"])
+    assert f"Tier default took 12 min 34 s on {environment.machine_name(facts)}" in shown("duration")
+
+
 def test_findings_of_every_committed_run_are_told(make_run: Callable[..., Path], tmp_path: Path) -> None:
     results = tmp_path / "results"
     chosen = {name: make_run(results / "machine" / Path(where).parent.name) for name, where in RUNS.items()}
-    fashion = make_run(results / "machine" / "fashion")
+    other = make_run(results / "machine" / "other")
     make_run(results / "local" / "mine")
     found = other_findings(chosen, results)
-    assert found[:2] == [chosen["results"], chosen["study"]] and fashion in found
+    assert found[:3] == [chosen["results"], chosen["study"], chosen["clothes"]] and other in found
     assert results / "local" / "mine" not in found
 
 

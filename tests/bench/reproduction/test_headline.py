@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from bench.claims import HEADLINE_ROWS
+from bench.records import Results
 from bench.reproduction import headline
 from bench.reproduction.headline import Protocol, Released
 from bench.studies.samples import committed_file
@@ -24,7 +25,7 @@ PAIR = "dydit-table1-dydit-xl-lambda-0.7-fid-50k-over-dit-xl"
 def test_every_metric_of_every_model_gets_a_verdict_and_a_second_run_makes_nothing_anew(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = headline.measure_headline(tmp_path, "full", models=STUDY, protocol=SMALL)
+    rows = headline.measure_headline(Results(tmp_path), "full", models=STUDY, protocol=SMALL)
     # Five metrics in the main comparison and the FID of Table 8 of each; what DiT prints of the static model; a pair.
     assert len(rows) == len({row.claim_id for row in rows}) == 2 * (5 + 1) + 5 + 5 + 1 + 1
     assert {row.verdict for row in rows if row.claim_id != PAIR} == {"deviates"}  # two steps are no ImageNet
@@ -35,7 +36,7 @@ def test_every_metric_of_every_model_gets_a_verdict_and_a_second_run_makes_nothi
         raise AssertionError("a finished unit was made again")
 
     monkeypatch.setattr("bench.generation.generate.make_unit", never)
-    again = headline.measure_headline(tmp_path, "full", models=STUDY, protocol=SMALL)
+    again = headline.measure_headline(Results(tmp_path), "full", models=STUDY, protocol=SMALL)
     assert [row.measured for row in again] == [row.measured for row in rows]
 
 
@@ -48,7 +49,7 @@ def test_a_pair_is_judged_by_its_own_interval(tmp_path: Path, monkeypatch: pytes
         ((1.0, 0.9, 1.1), "not run"),
     ):
         monkeypatch.setattr(headline, "paired_fid_ratio", lambda *_, ratio=ratio: ratio)
-        pair = headline.measure_headline(tmp_path, "full", models=STUDY, protocol=SMALL)[-1]
+        pair = headline.measure_headline(Results(tmp_path), "full", models=STUDY, protocol=SMALL)[-1]
         assert (pair.claim_id, pair.verdict, pair.confidence) == (PAIR, verdict, "derived")
         assert pair.published == pytest.approx(2.12 / 2.27) and pair.metric == "FID-50K ratio"
         if verdict == "not run":
@@ -69,6 +70,6 @@ def test_pairs_wait_for_what_the_full_tier_needs() -> None:
 def test_all_that_is_missing_is_named_before_any_work(tmp_path: Path) -> None:
     models = (Released("absent.pt", "DiT-XL/2", STUDY[1].rows), *STUDY)
     with pytest.raises(InputError, match=r"absent\.pt") as caught:
-        headline.measure_headline(tmp_path / "out", "full", tmp_path, models, SMALL)
+        headline.measure_headline(Results(tmp_path / "out"), "full", tmp_path, models, SMALL)
     assert len(str(caught.value).splitlines()) == 1
     assert not (tmp_path / "out").exists()

@@ -16,7 +16,7 @@ from threadpoolctl import threadpool_limits
 
 from bench.claims import JUDGED_PAPERS, load_published, read_findings, read_summary
 from bench.machine import cpu_threads
-from bench.records import read_run
+from bench.records import Results, read_run
 from bench.report.readme import committed_run
 from bench.reproduction import reproduce
 from bench.reproduction.reproduce import Reproduction
@@ -29,7 +29,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Reprod
     directory = tmp_path_factory.mktemp("reproduce")
     with pytest.MonkeyPatch.context() as patch, cpu_threads(1), threadpool_limits(1):
         patch.setitem(reproduce.TIERS, "smoke", dict.fromkeys(("digits", "fashion"), Sampling(images=20, steps=2)))
-        yield directory, reproduce.reproduce(directory, "smoke")
+        results = Results(directory)
+        made = reproduce.reproduce(results, "smoke")
+        results.write_record(made.record)
+        yield directory, made
 
 
 def test_every_published_number_has_one_row(run: tuple[Path, Reproduction]) -> None:

@@ -14,7 +14,8 @@ import torch
 from scipy import stats
 
 from bench.claims import RELEASED_LAMBDAS, published_fid_ratio, read_findings
-from bench.records import environment_record, read_run, read_table, write_run, write_table
+from bench.records import environment_record, read_run, read_table, write_table
+from bench.records.run_record import write_run
 from bench.report.readme import committed_run
 from bench.studies import answers, scores
 from bench.studies.catalogue import DIGITS, FASHION, MIDDLE, SEEDS, STATIC, Study
@@ -52,6 +53,7 @@ def runs(
                     "sampled_ratio": target,
                     **dict.fromkeys(("heads", "groups", "tokens"), target),
                     "loss": 0.09,
+                    **{"early_width": 0.4, "late_width": 0.6, "between_images": 0.2},
                     **{"objects": 0.1, "background": 0.2, "drift_psnr": 20.0, "drift_mse": 100 * (1 - (target or 0))},
                     "FID": named * (1 + 0.1 * seed) * np.exp(noise * source.standard_normal()),
                 }
@@ -143,7 +145,9 @@ def test_ablations_of_a_mechanism_that_slept_are_not_exercised(skipped: float, e
         assert rows[name].activity == pytest.approx(skipped) and "tokens skipped by DyDiT" in rows[name].mechanism
     assert {row.verdict for name, row in rows.items() if name not in about_tokens} <= {"supported", "inconclusive"}
     assert rows["study-random-m"].verdict == "supported"  # a claim about widths, which act
-    table = answers.questions(frame.assign(tokens=frame["tokens"].where(frame["run"] != "token-skip-attention", 0.995)))
+    table = answers.questions(
+        DIGITS, frame.assign(tokens=frame["tokens"].where(frame["run"] != "token-skip-attention", 0.995))
+    )
     answer = table.set_index("question").loc["Does attention need every token?", "answer"]
     assert answer == "not exercised (tokens skipped by token-skip-attention: 0.50% of decisions)"
 
@@ -184,11 +188,11 @@ def test_the_interval_of_one_more_run_is_wider_than_that_of_the_mean() -> None:
 
 def test_answers_follow_from_the_numbers() -> None:
     fid = {"control": 20.0, "layer-skip-only": 30.0, "soft-gated": 18.0}
-    table = answers.questions(runs(fid, noise=1e-4)).set_index("configurations")["answer"]
+    table = answers.questions(DIGITS, runs(fid, noise=1e-4)).set_index("configurations")["answer"]
     skipping = table["size m: layer-skip-only at lambda 0.5 / DyDiT at lambda 0.5"]
     assert skipping.startswith("against DyDiT at lambda 0.5: FID 50.0% higher")
     assert table["size m: soft-gated at lambda 1.0 / control"].startswith("against control: FID 10.0% lower")
-    vague = answers.questions(runs(noise=0.1))["answer"]
+    vague = answers.questions(DIGITS, runs(noise=0.1))["answer"]
     assert vague.str.contains("FID undecided, -").mean() > 0.7
 
 
@@ -211,6 +215,8 @@ def test_scores_are_kept_and_made_again_for_other_weights(tmp_path: Path, monkey
     quarters = scores.quarters_table(study, tmp_path)
     assert quarters["quarter"].tolist() == [1, 2, 3, 4] and (quarters["stage"] == "dydit-m-0.5-s1").all()
     assert quarters[["heads", "groups"]].mean().mean() == pytest.approx(last[["heads", "groups"]].mean(), abs=0.01)
+    widths = quarters.set_index("quarter")[["heads", "groups"]].mean(axis=1)
+    assert (last["early_width"], last["late_width"]) == pytest.approx((widths[4], widths[1]))
 
     kept = tmp_path / "scores" / "dydit-m-0.5-s1.json"
     before = kept.stat().st_mtime_ns
@@ -247,17 +253,23 @@ def test_the_study_on_clothes_is_judged_by_its_own_extractor_and_size(tmp_path: 
     frame = runs({"both": 18.0}, study=FASHION)
     rows = {row.finding_id: row for row in study_findings(FASHION, frame)}
     assert {name for name, row in rows.items() if row.verdict == "supported"} == {
-        *("fashion-drift", "fashion-objects-0.7", "fashion-objects-0.5"),
+        *("fashion-drift", "fashion-objects-0.7", "fashion-objects-0.5", "fashion-width-0.7", "fashion-width-0.5"),
         *("fashion-start-0.7", "fashion-start-0.5", "fashion-ratio-0.7", "fashion-ratio-0.5"),
         *(f"fashion-{run}-f" for run in ("tdw-only", "sdt-only", "random", "layer-skip", "token-skip-attention")),
     }
     assert all(
-        "FID[fashion-cnn]" in row.quantity for name, row in rows.items() if not re.search("ratio|drift|objects", name)
+        "FID[fashion-cnn]" in row.quantity
+        for name, row in rows.items()
+        if not re.search("ratio|drift|objects|width", name)
     )
     write_table(frame, tmp_path, "runs")
     write_run(environment_record(), tmp_path)
     assert [row.finding_id for row in judge_again(tmp_path)] == list(rows)
     assert read_table(tmp_path, "means")["FID[fashion-cnn]"].notna().all()
+    answered = read_table(tmp_path, "questions").set_index("configurations")
+    assert answered["FID[fashion-cnn] ratio"].notna().all()
+    slow = answered.loc["size f: router-rate-1 at lambda 0.5 / DyDiT at lambda 0.5", "answer"]
+    assert "FID 11.1% higher" in slow and "tokens open 0.5000, deviation between images 0.200; in DyDiT" in slow
 
 
 def test_tokens_of_the_object_hold_more_than_background() -> None:

@@ -18,7 +18,8 @@ from bench import cli
 from bench.data import preprocessing
 from bench.data.sets import digits
 from bench.quality.features import classifiers, extractors
-from bench.records.tables import read_table
+from bench.records import read_run, read_table
+from bench.studies import run
 from bench.studies.catalogue import (
     CIFAR10,
     CONTROL,
@@ -34,7 +35,7 @@ from bench.studies.catalogue import (
     stage_stem,
 )
 from bench.studies.samples import DIRECTORY, Sampling, Variant, compared_variants, draw_samples, load_stage
-from bench.studies.train import evaluated, train_all
+from bench.studies.train import CURVE_POINTS, StepOutcome, _curve, curves_table, evaluated, train_all
 from dydit import DiTConfig, DyDiT, InputError, checkpoint
 from dydit.ablations.networks import RandomRouting
 from dydit.training import Recipe
@@ -52,6 +53,44 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("study")
     assert train_all(TRIAL, directory) == len(TRIAL.stages) == 5
     return directory
+
+
+def test_files_keep_the_course_of_their_training(trained: Path) -> None:
+    curves = curves_table(TRIAL, trained).set_index("stage")
+    control, random = curves.loc["dit-m-control-s1"], curves.loc["dydit-m-random-0.5-s1"]
+    assert control["step"].tolist() == random["step"].tolist() == [1, 2, 3]  # 1000 // 300 steps, each of them a point
+    assert (curves["loss"] > 0.05).all() and (control["ratio"] == 1).all() and random["ratio"].between(0.2, 1).all()
+    long = [StepOutcome(float(step), 1.0, False) for step in range(81)]
+    points = _curve(long)
+    assert len(points) == CURVE_POINTS and points[0] == (2, 0.5, 1.0) and points[-1] == (81, 79.0, 1.0)
+
+
+def test_a_plan_times_each_kind_of_network_once_and_trains_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clocked: list[tuple[str, bool]] = []
+
+    def seconds(stage: Stage, images: object, warmup: int, device: str) -> float:
+        clocked.append((stage.name, warmup > 0))
+        return 3.0 if warmup else 2.0
+
+    monkeypatch.setattr(run, "_step_seconds", seconds)
+    study = DIGITS.only(["dydit-m-0.5-s1", "dydit-m-0.7-s2", "dit-m-control-s1"])
+    bench("small-scale", "--plan", "--stages", *(stage.name for stage in study.stages), "--out", tmp_path)
+    assert clocked == [("dit-m", False), ("dydit-m-0.5-s1", False), ("dydit-m-0.5-s1", True)]
+    table = read_table(tmp_path, "plan").set_index("stage")
+    assert table.loc["dydit-m-0.5-s1", "hours"] == pytest.approx((150 * 3 + 850 * 2) / 3600)
+    assert table.loc["all", "steps"] == 6000
+    whole = table["hours"].drop("all").sum() / read_run(tmp_path)["processes"]
+    assert table.loc["all", "hours"] == pytest.approx(whole)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_the_seconds_of_a_step_are_those_of_real_training() -> None:
+    study = TRIAL.only(["dydit-m-random-0.5-s1"])
+    table = run.estimate_study(study, processes=1, device="cpu", data_root=None)
+    assert table["stage"].tolist() == [*(stage.name for stage in study.stages), "all"]
+    assert table["step_s"].iloc[:-1].between(1e-4, 60).all()
 
 
 def test_two_processes_train_the_same_bytes_as_one(trained: Path, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from bench import cli
 from bench.generation.decoding import LATENT_SCALE
+from bench.records import read_json, write_json
 from bench.training import finetune, latents
 from bench.training.job import FinetuneOptions
 from dydit import DiT, DyDiT, InputError, checkpoint
@@ -24,22 +26,9 @@ COUNT = 6
 
 
 @pytest.fixture(scope="module")
-def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def vae(tmp_path_factory: pytest.TempPathFactory, save_vae: Callable[..., Path]) -> Path:
     """A small random autoencoder that makes latents of an eighth of the side."""
-    from diffusers import AutoencoderKL
-
-    path: Path = tmp_path_factory.mktemp("vae")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        AutoencoderKL(
-            block_out_channels=(4, 4, 4, 8),
-            norm_num_groups=2,
-            layers_per_block=1,
-            latent_channels=4,
-            down_block_types=["DownEncoderBlock2D"] * 4,
-            up_block_types=["UpDecoderBlock2D"] * 4,
-        ).save_pretrained(path)
-    return path
+    return save_vae(tmp_path_factory.mktemp("vae"), levels=4)
 
 
 @pytest.fixture(scope="module")
@@ -121,14 +110,15 @@ def test_another_set_is_not_mixed_in(made: Path, folder: Path, vae: Path) -> Non
         encode(folder, vae, made, unit=3)
 
 
-def test_a_file_cut_short_is_refused(folder: Path, vae: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_cut_short_or_has_changed_is_refused(folder: Path, vae: Path, tmp_path: Path) -> None:
     encode(folder, vae, tmp_path)
     for name in ("000001.npy", "labels.npy", "latents.json"):
         path = tmp_path / name
         content = path.read_bytes()
-        path.write_bytes(content[:-7])
-        with pytest.raises(InputError, match=r"(no whole set of latents|not JSON).*bench latents"):
-            latents.open_latents(tmp_path)
+        for damaged in (content[:-7], content[:-9] + bytes([content[-9] ^ 1]) + content[-8:]):
+            path.write_bytes(damaged)
+            with pytest.raises(InputError, match=r"; run `python -m bench latents` again"):
+                latents.open_latents(tmp_path)
         path.write_bytes(content)
     (tmp_path / "000000.npy").unlink()
     with pytest.raises(InputError, match="no whole set of latents"):
@@ -192,12 +182,12 @@ def test_latents_of_an_earlier_version_are_read_and_damaged_classes_are_not(
     made: Path, tmp_path: Path, classes: Any
 ) -> None:
     shutil.copytree(made, tmp_path / "set")
-    content = json.loads((made / "latents.json").read_text())
+    content = read_json(made / "latents.json", "")
     if classes is None:
         del content["classes"]
     else:
         content["classes"] = classes
-    (tmp_path / "set" / "latents.json").write_text(json.dumps(content))
+    write_json(content, tmp_path / "set" / "latents.json")
     if classes:
         with pytest.raises(InputError, match="no whole set of latents"):
             latents.open_latents(tmp_path / "set")

@@ -82,7 +82,7 @@ def test_a_log_on_a_full_disk_stops_both(
     code = f"""
 from bench import cli
 from bench.training import log
-log._cut_back = lambda *_: open("/dev/full", "a", 1)
+log._begun = lambda *_: open("/dev/full", "a", 1)
 cli.main({line(tmp_path, "--micro-batch", "2")!r})
 """
     (status, told), other = together(code, 2)

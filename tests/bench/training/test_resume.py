@@ -108,6 +108,49 @@ def test_a_checkpoint_cut_short_is_passed_over(
     assert "00000006.pt: not a whole checkpoint" in error and "00000004.pt; processes" in error
 
 
+def test_a_bit_that_flipped_in_a_checkpoint_reaches_no_weight(
+    tmp_path: Path,
+    options: Callable[..., FinetuneOptions],
+    assert_goes_on: Callable[[], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Nor does a changed log reach the record of the model, whose loss it tells."""
+    finetune.finetune(options(tmp_path))
+    newest, log = tmp_path / "checkpoints" / "00000006.pt", tmp_path / "log.csv"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 64
+    newest.write_bytes(content)
+    log.write_text(log.read_text().replace("\n1,", "\n1,9", 1))
+    assert_goes_on()
+    assert "passed over: " in capsys.readouterr().err
+
+
+def test_a_damaged_checkpoint_never_stays_in_the_place_of_a_whole_one(
+    tmp_path: Path, options: Callable[..., FinetuneOptions]
+) -> None:
+    finetune.finetune(options(tmp_path))
+    newest = tmp_path / "checkpoints" / "00000006.pt"
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert checkpoints.newest_checkpoint(tmp_path) == newest.with_name("00000004.pt")
+    there = checkpoints.read_whole(newest.with_name("00000004.pt"))
+    state = there["training"] | {"step": 5}
+    path = checkpoints.save_checkpoint(tmp_path, state, there["identity"], there["classes"], keep=1, logs={})
+    assert list((tmp_path / "checkpoints").iterdir()) == [path] and checkpoints.newest_checkpoint(tmp_path) == path
+
+
+def test_a_damaged_model_of_a_finished_run_is_made_again(
+    tmp_path: Path, options: Callable[..., FinetuneOptions], assert_goes_on: Callable[[], None]
+) -> None:
+    path = finetune.finetune(options(tmp_path))
+    assert path is not None
+    before = path.read_bytes()
+    path.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    with pytest.raises(InputError, match="has changed"):
+        checkpoint.read(path)
+    assert_goes_on()
+    assert path.read_bytes() == before
+
+
 @pytest.mark.skipif(not FULL.exists(), reason="no /dev/full")
 @pytest.mark.parametrize(
     ("name", "there"),
@@ -142,13 +185,13 @@ def test_a_full_disk_leaves_the_files_before_it_whole(
 def test_a_log_on_a_full_disk_stops_the_run_in_one_line(
     tmp_path: Path, refused_on_full_disk: Callable[..., str], assert_goes_on: Callable[[], None]
 ) -> None:
-    cut_back = log._cut_back
+    begun = log._begun
 
     def full(path: Path, *others: Any) -> Any:
-        cut_back(path, *others).close()
+        begun(path, *others).close()
         return FULL.open("a", 1)
 
-    error = refused_on_full_disk(log, "_cut_back", full)
+    error = refused_on_full_disk(log, "_begun", full)
     assert f"{tmp_path}: cannot be written (No space left on device)" in error
     assert_goes_on()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dydit import DiT, DyDiT
+from dydit import DiT, DyDiT, InputError, Routing, macs
 from dydit.ablations.networks import SoftGated
 from dydit.baselines import BranchCache, MergingBlocks, Method, ReusedBlocks, apply_method
 
@@ -97,3 +97,17 @@ def test_merging_and_reuse_of_blocks_go_together(build, sampled) -> None:
     merged, reused = apply_method(model, "tome:0.5"), apply_method(model, "deepcache:2")
     sampled(merged), sampled(reused)
     assert both.claimed_macs() < min(merged.claimed_macs(), reused.claimed_macs())
+
+
+def test_masks_from_outside_are_run_by_and_claimed(build) -> None:
+    dynamic = build(DyDiT)
+    config = dynamic.config
+    routing = Routing.random((2, config.depth, config.num_heads, config.tokens), (0.5, 0.5, 0.5))
+    method = Method(dynamic, routing=routing)
+    x = torch.randn(2, config.in_channels, config.input_size, config.input_size)
+    t, y = torch.tensor([500, 500]), torch.tensor([0, 1])
+    with torch.no_grad():
+        torch.testing.assert_close(method(x, t, y), dynamic.route(x, t, y, routing)[0], rtol=1e-4, atol=1e-5)
+    assert method.claimed_macs() == macs(config, routing).total()
+    with pytest.raises(InputError, match="takes no masks"):
+        Method(DiT(**config.kwargs()), routing=routing)

@@ -280,6 +280,31 @@ def test_damaged_bytes_are_refused_or_read_and_never_crash(tmp_path: Path, seed:
         assert str(path) in str(error)
 
 
+@pytest.mark.parametrize("form", ["zip", "safetensors"])
+def test_no_flipped_bit_changes_what_is_read(build, tmp_path: Path, form: str) -> None:
+    """Every bit of the headings, and some of the rest."""
+    path, model = tmp_path / f"model.{form.replace('zip', 'pt')}", build(DiT, input_size=4, num_classes=3, depth=1)
+    if form == "zip":
+        torch.save(model.state_dict(), path)
+    else:
+        checkpoint.write(path, model, {"seed": "1"})
+    whole, before = path.read_bytes(), checkpoint.read(path)
+    places = [*range(0, 8 * 1200, 7), *random.Random(0).sample(range(8 * len(whole)), 200)]
+    places += range(8 * (len(whole) - 1500), 8 * len(whole), 7)
+    refused = 0
+    for place in places:
+        content = bytearray(whole)
+        content[place // 8] ^= 1 << place % 8
+        path.write_bytes(content)
+        try:
+            found = checkpoint.read(path)
+        except InputError:
+            refused += 1
+        else:
+            assert same(found.state, before.state) and (found.record, found.kind) == (before.record, before.kind)
+    assert refused > 0.5 * len(places)
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [

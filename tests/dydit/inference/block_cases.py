@@ -19,12 +19,13 @@ from dydit.ablations.networks import LayerRouter
 from dydit.config import DiTConfig
 from dydit.dit import DiT, DiTBlock, Mlp
 from dydit.dydit import DyDiT
-from dydit.inference import triton_blocks
+from dydit.inference import products as products_module
 from dydit.inference.cuda_graphs import GraphedForward
 from dydit.inference.engine import Engine
+from dydit.inference.products import LIBRARY, Products, Shapes, Tile, arithmetic_of
 from dydit.inference.spans import watch_spans
 from dydit.inference.torch_blocks import Modulation, TorchBlocks
-from dydit.inference.triton_blocks import LIBRARY, Products, Tile, TritonBlocks
+from dydit.inference.triton_blocks import TritonBlocks
 from dydit.inference.weight_slices import MlpWeights
 from dydit.inference.width_plan import WidthPlan
 from dydit.routing import TokenRouter
@@ -186,8 +187,8 @@ def test_an_engine_of_fused_kernels_computes_the_same_function(
     model = copy.deepcopy(build(kind)).to(DEVICE)
     x, t, y = (v.to(DEVICE) for v in draw(model, n=3))
     t[:] = 500
-    plan = WidthPlan.from_routers(model, [500]) if isinstance(model, DyDiT) else None
-    torch.testing.assert_close(Engine(model, plan, backend="triton")(x, t, y), model(x, t, y), rtol=1e-4, atol=1e-4)
+    plan, blocks = WidthPlan.from_routers(model, [500]) if isinstance(model, DyDiT) else None, TritonBlocks(x.device)
+    torch.testing.assert_close(Engine(model, plan, backend=blocks)(x, t, y), model(x, t, y), rtol=1e-4, atol=1e-4)
 
 
 def test_an_engine_tunes_for_every_shape_of_its_forward(
@@ -199,7 +200,7 @@ def test_an_engine_tunes_for_every_shape_of_its_forward(
     x, t, y = (v.to(DEVICE) for v in draw(model, n=2))
     t[:] = 500
     widths = torch.arange(4) < torch.tensor([[2], [3]])
-    tuned = Engine(model, WidthPlan({500: (widths, widths)}), backend="triton")
+    tuned = Engine(model, WidthPlan(dict.fromkeys((500, 501), (widths, widths))), backend=TritonBlocks(x.device))
     slow = tuple(Tile(16, 16, 16, group=1, warps=4, stages=1) for _ in range(2))
     durations = iter([2.0, 1.0, None, 1.0, 2.0, None])
 
@@ -209,14 +210,14 @@ def test_an_engine_tunes_for_every_shape_of_its_forward(
             raise triton_kernels.OutOfResources(2**20, 2**10, "shared memory")
         return duration
 
-    monkeypatch.setattr(triton_blocks, "_tuned", {})
-    monkeypatch.setitem(triton_blocks.TILES, torch.float32, (slow, SMALL, (SMALL[0], slow[1])))
+    monkeypatch.setattr(products_module, "_tuned", {})
+    monkeypatch.setitem(products_module.TILES, "float32", (slow, SMALL, (SMALL[0], slow[1])))
     monkeypatch.setattr(triton_kernels, "median_ms", measure)
     wanted = tuned(x, t, y)
-    assert not triton_blocks._tuned
-    tuned.tune(x, t, y)
-    shapes = [(torch.float32, 32, 48 * groups, 48) for groups in (2, 3)]
-    assert triton_blocks._tuned == {shapes[0]: SMALL, shapes[1]: slow}
+    assert not products_module._tuned
+    tuned.tune(2)
+    chosen = {Shapes("float32", 32, 48 * 2, 48): SMALL, Shapes("float32", 32, 48 * 3, 48): slow}
+    assert products_module._tuned == chosen
     seen: list[str] = []
     with watch_spans(lambda name: contextlib.nullcontext(seen.append(name))):
         torch.testing.assert_close(tuned(x, t, y), wanted, rtol=1e-5, atol=1e-5)
@@ -242,13 +243,12 @@ def test_refused_tensors(refusal: Refusal) -> None:
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_the_host_waits_for_nothing(build: Callable[..., Any], draw: Callable[..., Any], kind: type[DiT]) -> None:
     model = copy.deepcopy(build(kind)).to("cuda", torch.bfloat16)
-    x, t, y = (v.cuda() for v in draw(model, n=3))
-    t[:] = 500
+    x, _, y = (v.cuda() for v in draw(model, n=3))
     engine = Engine(model, WidthPlan.from_routers(model, [500]) if isinstance(model, DyDiT) else None)
-    engine.run(x.bfloat16(), t, y, 500, None)  # compiles, slices
+    engine(x.bfloat16(), 500, y)  # compiles, slices
     torch.cuda.set_sync_debug_mode("error")
     try:
-        engine.run(x.bfloat16(), t, y, 500, None)
+        engine(x.bfloat16(), 500, y)
     finally:
         torch.cuda.set_sync_debug_mode("default")
 
@@ -263,7 +263,7 @@ def test_every_candidate_at_full_width(dtype: torch.dtype) -> None:
     modulation = Modulation(*torch.randn(16, 1, 6 * 1152, device="cuda").to(dtype).chunk(6, dim=-1)[3:])
     selected = torch.rand(16, config.tokens, device="cuda") < 0.6
     problem = (hidden, selected, MlpWeights.take(block.mlp, tuple(range(9)), 16), modulation)
-    for products in triton_blocks.candidates(dtype, torch.device(DEVICE)):
+    for products in products_module.candidates(arithmetic_of(dtype, hidden.device), hidden.device):
         out = updated(problem, products)
         if dtype == torch.float32:
             wanted = expected(problem)
@@ -281,7 +281,7 @@ def test_graphs_replay_the_masked_forward(build: Callable[..., Any], draw: Calla
         x, t, y = (v.cuda() for v in draw(model, n=2, seed=seed))
         t[:] = 150 * (seed % 3)
         wanted = model(x, t, y)
-        torch.testing.assert_close(graphed(x, t.cpu(), y), wanted, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(graphed(x, 150 * (seed % 3), y), wanted, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(graphed(x, t, y), wanted, rtol=1e-4, atol=1e-4)
     x, t, y = (v.cuda() for v in draw(model, n=3, seed=9))
     torch.testing.assert_close(graphed(x, t, y), model(x, t, y), rtol=1e-4, atol=1e-4)
@@ -293,7 +293,8 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from dydit.inference import triton_blocks, triton_kernels
+from dydit.inference import triton_kernels
+from dydit.inference.products import TILES
 
 INTEGERS = set("rows tokens channels mask_stride gate_stride columns depth width shift_stride scale_stride".split())
 POINTERS = {"count": "*i32", "index": "*i32", "mask": "*u8"}
@@ -314,7 +315,7 @@ def build(kernel, constants, values, warps, stages):
     return built.asm["ptx"]
 
 
-for dtype, values in ((torch.bfloat16, "*bf16"), (torch.float32, "*fp32")):
+for arithmetic, values in (("bfloat16", "*bf16"), ("tf32", "*fp32"), ("float32", "*fp32")):
     for masked in (True, False):
         flags = {"ROWS": 64, "WIDTH": 128, "ROUTED": True, "MASKED": masked}
         build(triton_kernels.select_tokens, flags, values, 4, 3)
@@ -322,14 +323,16 @@ for dtype, values in ((torch.bfloat16, "*bf16"), (torch.float32, "*fp32")):
         build(triton_kernels.modulate, {"BLOCK": 2048, "SELECTED": selected}, values, 4, 3)
         build(triton_kernels.add_gated, {"BLOCK": 2048, "SELECTED": selected, "BIASED": selected}, values, 4, 3)
     build(triton_kernels.bias_gelu, {"ROWS": 16, "COLUMNS": 128}, values, 4, 3)
-    for tiles in triton_blocks.TILES[dtype]:
+    for tiles in TILES[arithmetic]:
         for scatter, tile in zip((False, True), tiles):
             constants = {"ROWS": tile.rows, "COLUMNS": tile.columns, "DEPTH": tile.depth, "GROUP": tile.group}
             constants |= {"SCATTER": scatter, "WHOLE": True, "WIDEN": False}
+            constants |= {"PRECISION": "tf32" if arithmetic == "tf32" else "ieee"}
             if not scatter:
                 constants |= dict.fromkeys(("index", "gate", "tokens", "gate_stride"))
             ptx = build(triton_kernels.linear, constants, values, tile.warps, tile.stages)
-            assert ("wgmma.mma_async" in ptx) == (dtype == torch.bfloat16), (scatter, tile)
+            assert ("wgmma.mma_async" in ptx) == (arithmetic != "float32"), (scatter, tile)
+            assert (".tf32" in ptx) == (arithmetic == "tf32"), (scatter, tile)
 """
 
 

@@ -7,26 +7,27 @@ from __future__ import annotations
 
 import collections
 import importlib.util
+import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch._subclasses.fake_tensor import DynamicOutputShapeException, FakeTensorMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-from dydit import DiT, DyDiT, inference
-from dydit.dit import Mlp
-from dydit.inference import triton_blocks
+from dydit import DiT, inference
+from dydit.inference import engine as engine_module
+from dydit.inference import products, triton_blocks
 from dydit.inference.cuda_graphs import GraphedForward
-from dydit.inference.engine import Engine, make_backend
-from dydit.inference.torch_blocks import DenseTorchBlocks, Modulation, TorchBlocks
+from dydit.inference.engine import Engine, default_blocks
+from dydit.inference.torch_blocks import Modulation, TorchBlocks
+from dydit.inference.triton_blocks import SelectedTokens, TritonBlocks
 from dydit.inference.weight_slices import MlpWeights
-from dydit.inference.width_plan import WidthPlan
 
 Refusal = Callable[..., AbstractContextManager[None]]
 ROOT = Path(__file__).parents[3]
@@ -54,90 +55,72 @@ def test_kernels_compiled() -> None:
     run_cases(TRITON_INTERPRET="0")
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_dense_updates_the_selected_tokens_alone(share: float) -> None:
-    torch.manual_seed(0)
-    weights = MlpWeights.take(Mlp(32, 128), (0, 2, 3), 4)
-    modulation = Modulation(*torch.randn(3, 1, 3 * 32).chunk(3, dim=-1))
-    hidden = torch.randn(3, 16, 32)
-    selected = torch.rand(3, 16) < share
-    out, wanted = hidden.clone(), hidden.clone()
-    with torch.no_grad():
-        DenseTorchBlocks().update_selected(out, selected, weights, modulation)
-        TorchBlocks().update_selected(wanted, selected, weights, modulation)
-    torch.testing.assert_close(out, wanted, rtol=0, atol=1e-5)
-    assert torch.equal(out[~selected], hidden[~selected])
-
-
 def test_candidates_are_valid() -> None:
-    for dtype, candidates in triton_blocks.TILES.items():
+    for arithmetic, candidates in products.TILES.items():
         for tile in (tile for pair in candidates for tile in pair):
             assert all(size & (size - 1) == 0 for size in (tile.rows, tile.columns, tile.depth, tile.warps))
-            stage = (tile.rows + tile.columns) * tile.depth * dtype.itemsize
+            stage = (tile.rows + tile.columns) * tile.depth * (2 if arithmetic == "bfloat16" else 4)
             assert stage * tile.stages <= 227 * 1024
 
 
-def test_names_are_explicit(refusal: Refusal, monkeypatch: pytest.MonkeyPatch) -> None:
-    cpu = torch.device("cpu")
-    with refusal('"fast"', '"torch"', '"dense"', '"triton"'):
-        make_backend("fast", cpu)
+def test_without_triton_torch_computes_on_a_gpu_and_one_line_says_so(
+    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, refusal: Refusal
+) -> None:
     monkeypatch.setitem(sys.modules, "dydit.inference.triton_kernels", None)
     monkeypatch.delattr(inference, "triton_kernels", raising=False)
-    with refusal("Triton is not installed", '"dense"'):
-        make_backend("triton", cpu)
+    engine_module._tell_once.cache_clear()
+    gpu = torch.device("cuda")
+    assert type(default_blocks(gpu)) is type(default_blocks(gpu)) is TorchBlocks
+    (line,) = caplog.messages
+    assert "pip install triton" in line and "torch alone computes" in line
+    with refusal("Triton cannot be used", "pip install triton"):
+        TritonBlocks(gpu)
+    assert default_blocks(gpu).ran_in(torch.float32, gpu)["MLP of selected tokens"].startswith("torch")
 
 
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton is not installed")
 def test_triton_wants_a_gpu(refusal: Refusal) -> None:
-    with refusal("on cpu", '"torch"'):
-        make_backend("triton", torch.device("cpu"))
+    with refusal("on cpu", "need CUDA"):
+        TritonBlocks(torch.device("cpu"))
 
 
-class Launches:
-    """In place of the device code: every kernel may be launched with anything and does nothing."""
-
-    def __getattr__(self, name: str) -> Any:
-        return collections.defaultdict(lambda: lambda *_, **__: None)
-
-
-@pytest.fixture
-def bfloat16() -> Iterator[None]:
-    """Modules are made in it: fake ones cannot change their dtype."""
-    torch.set_default_dtype(torch.bfloat16)
-    yield
-    torch.set_default_dtype(torch.float32)
+def test_what_tuning_chose_is_adopted_elsewhere(monkeypatch: pytest.MonkeyPatch, refusal: Refusal) -> None:
+    shapes = products.Shapes("tf32", 512, 96, 48), products.Shapes("bfloat16", 512, 96, 48)
+    chosen = {shapes[0]: products.TILES["tf32"][1], shapes[1]: products.LIBRARY}
+    monkeypatch.setattr(products, "_tuned", dict(chosen))
+    written = json.loads(json.dumps(products.tuned_products()))
+    monkeypatch.setattr(products, "_tuned", {})
+    products.adopt_products(written)
+    assert products._tuned == chosen
+    for entry in ({"rows": 1}, written[0] | {"products": "fast"}, written[0] | {"products": [{"rows": 16}] * 2}):
+        with refusal("tuned products", "tune again"):
+            products.adopt_products([entry])
 
 
-@pytest.mark.usefixtures("bfloat16")
-@pytest.mark.parametrize(
-    "products", [triton_blocks.TILES[torch.bfloat16][0], triton_blocks.LIBRARY], ids=["triton", "library"]
-)
-@pytest.mark.parametrize("override", [False, True], ids=["routed", "override"])
-@pytest.mark.parametrize("kind", [DiT, DyDiT])
-def test_a_forward_on_cuda_asks_the_host_for_nothing(
-    build: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, kind: type[DiT], override: bool, products: Any
+@pytest.mark.parametrize(("setting", "precision", "name"), [("high", "tf32", "tf32"), ("highest", "ieee", "float32")])
+def test_fused_products_take_tf32_where_torchs_own_do(
+    monkeypatch: pytest.MonkeyPatch, setting: str, precision: str, name: str
 ) -> None:
-    """Fake tensors have devices and shapes and no values: a forward that reads one, or mixes devices, raises."""
-    monkeypatch.setattr(triton_blocks, "_device_code", Launches)
-    monkeypatch.setattr(triton_blocks, "default_products", lambda _: products)
-    plan = WidthPlan.from_routers(build(), [500]) if kind is DyDiT else None
-    with FakeTensorMode(), torch.no_grad():
-        with torch.device("cuda"):
-            model = kind(**build().config.kwargs()).eval()
-            model.pos_embed = model.pos_embed.bfloat16()
-            x, t, y = torch.randn(3, 4, 8, 8), torch.full((3,), 500), torch.zeros(3).long()
-            tokens = torch.ones(3, 2, 16, dtype=torch.bool) if override and kind is DyDiT else None
-        output = Engine(model, plan).run(x, t, y, 500, tokens)
-        assert (output.shape, output.device.type, output.dtype) == ((3, 8, 8, 8), "cuda", torch.bfloat16)
+    launches: list[dict[str, Any]] = []
 
+    class Recorder:
+        def __getattr__(self, _: str) -> Any:
+            return collections.defaultdict(lambda: lambda *_, **flags: launches.append(flags))
 
-def test_a_fake_forward_that_gathers_does_ask(build: Callable[..., Any]) -> None:
-    plan = WidthPlan.from_routers(build(), [500])
-    with FakeTensorMode(), torch.no_grad(), pytest.raises(DynamicOutputShapeException):
-        model = build(seed=1)
-        Engine(model, plan, backend="torch").run(
-            torch.randn(1, 4, 8, 8), torch.zeros(1).long(), torch.zeros(1).long(), 500, None
-        )
+    monkeypatch.setattr(triton_blocks, "_device_code", Recorder)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision(setting)
+    try:
+        with FakeTensorMode(), torch.device("cuda"):
+            hidden, blocks = torch.randn(1, 16, 32), TritonBlocks(torch.device("cuda"))
+            weights = MlpWeights(torch.randn(96, 32), torch.randn(96), torch.randn(32, 96), torch.randn(32))
+            selected = SelectedTokens(torch.zeros(16).int(), torch.zeros(1).int())
+            blocks.update_selected(hidden, selected, weights, Modulation(*torch.randn(3, 1, 1, 32)))
+            said = blocks.ran_in(torch.float32, hidden.device)
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert [flags["PRECISION"] for flags in launches if "PRECISION" in flags] == [precision] * 2
+    assert said["products"] == f"torch, {name}" and said["MLP of selected tokens"].startswith(f"Triton, {name}")
 
 
 def test_graphs_want_a_gpu(build: Callable[..., Any], refusal: Refusal) -> None:

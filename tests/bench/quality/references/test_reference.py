@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +22,7 @@ from bench.quality.references import manifest, pins
 from bench.quality.references.build import build_reference
 from bench.quality.references.reference import Reference, read_reference, write_reference
 from bench.quality.references.resolve import resolve_reference
-from bench.records import checksums
+from bench.records import checksums, read_json, write_json
 from dydit.errors import InputError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -149,7 +148,7 @@ def test_a_reference_comes_back_exactly(tmp_path: Path) -> None:
         assert np.array_equal(one.mean, other.mean) and np.array_equal(one.covariance, other.covariance)
     assert back.rows is not None and built.rows is not None and np.array_equal(back.rows, built.rows)
     assert (back.name, back.extractor, back.size, back.images) == ("built", "digits-cnn", (8, 8), None)
-    sidecar = json.loads(path.with_suffix(".json").read_text())
+    sidecar = read_json(path.with_suffix(".json"), "")
     assert sidecar == back.record and sidecar["sha256"] == checksums.file_sha256(path)
     assert (sidecar["count"], sidecar["rows"], sidecar["resolution"]) == (60, 60, [8, 8])
     assert sidecar["dtype"]["mu"] == "float64" and sidecar["dtype"]["features"] == "float32"
@@ -247,7 +246,7 @@ def test_arrays_that_are_no_reference_are_refused(tmp_path: Path, key: str, chan
     [
         ("not JSON", "not JSON"),
         ("[]", "holds a JSON list"),
-        ({"schema_version": 2}, "schema_version is 2"),
+        ({"schema_version": 2}, "schema_version 2 is newer"),
         ({"extractor": None}, "extractor is None"),
         ({"resolution": [8]}, r"resolution is \[8\]"),
         ({"count": 11}, "10 images, its sidecar says 11"),
@@ -258,8 +257,10 @@ def test_an_unusable_sidecar_is_refused(
 ) -> None:
     path = tmp_path / "a.npz"
     sidecar = write_reference(path, made_up(10))
-    text = change if isinstance(change, str) else json.dumps(json.loads(sidecar.read_text()) | change)
-    sidecar.write_text(text)
+    if isinstance(change, str):
+        sidecar.write_text(change)
+    else:
+        write_json(read_json(sidecar, "") | change, sidecar)
     with pytest.raises(InputError, match=message):
         read_reference(path)
 
@@ -321,7 +322,7 @@ def test_a_built_reference_is_found_by_name(root: Path) -> None:
         ({"split": "test"}, "split test, built in the manifest has all"),
         ({"extractor": "inception-v3-compat"}, "extractor inception-v3-compat, built in the manifest has digits-cnn"),
         ({"size": (16, 16)}, r"resolution \(16, 16\), built in the manifest has \(8, 8\)"),
-        ({"dimensions": 5}, "5 features, digits-cnn has 64"),
+        ({"dimensions": 5}, "5 features where digits-cnn has 64"),
     ],
 )
 def test_a_built_reference_of_something_else_is_refused(
@@ -346,7 +347,7 @@ def test_a_built_reference_of_something_else_is_refused(
         ({"mu_s": None, "sigma_s": None}, "array mu_s is missing"),
         ({"arr_0": None}, "array arr_0 is missing"),
         ({"arr_0": np.zeros((6, 16, 16, 3), np.uint8)}, r"\(16, 16\), made in the manifest has \(8, 8\)"),
-        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features, digits-cnn has 64"),
+        ({"mu": np.zeros(3), "sigma": np.eye(3)}, "3 features where digits-cnn has 64"),
     ],
 )
 def test_a_ready_made_file_of_something_else_is_refused(root: Path, change: dict[str, Any], message: str) -> None:

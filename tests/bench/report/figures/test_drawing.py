@@ -35,11 +35,17 @@ def test_the_same_content_is_the_same_file(drawing: Drawing) -> None:
     assert svg_file(drawing) == svg_file(drawing)
 
 
-def test_what_was_drawn_before_is_not_drawn_again(drawing: Drawing, tmp_path: Path) -> None:
+def test_what_was_drawn_before_is_not_drawn_again_unless_it_has_changed(
+    drawing: Drawing, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = to_svg(drawing, tmp_path)
     (kept,) = tmp_path.iterdir()
-    kept.write_text("kept")
-    assert to_svg(drawing, tmp_path) == "kept"
+    with monkeypatch.context() as patch:
+        patch.setattr("bench.report.figures.drawing.svg_file", lambda _: pytest.fail("drawn again"))
+        assert to_svg(drawing, tmp_path) == first
     changed = dataclasses.replace(drawing, data=drawing.data.assign(y=[3.0, 5.0]))
-    assert to_svg(changed, tmp_path) not in ("kept", first)
+    assert to_svg(changed, tmp_path) != first
     assert len(list(tmp_path.iterdir())) == 2
+    whole = kept.read_text()
+    kept.write_text(whole.replace("line", "lime", 1))
+    assert to_svg(drawing, tmp_path) == first and kept.read_text() == whole

@@ -11,11 +11,23 @@ import pytest
 
 from bench.claims import Tolerance, find_published, write_summary
 from bench.claims.verdict import SummaryRow
-from bench.records import read_table, write_table
+from bench.records import Results, read_table, write_table
 from bench.report.figures.catalogue import KINDS, draw_all
+from bench.report.figures.drawing import Drawing
 from bench.report.figures.learned import methods, training, widths
 from bench.report.figures.pictures import pictures
-from bench.report.figures.published import FID, HERE, flops_front, time_front
+from bench.report.figures.published import (
+    FID,
+    FID_RATIO,
+    HERE,
+    LEFT_OUT,
+    LESS,
+    SHARE,
+    SPEEDUP,
+    WORK,
+    flops_front,
+    time_front,
+)
 from bench.report.figures.speed import growth, parts, speedup_front, time_by_lambda
 from bench.report.runs import Run, load_runs
 
@@ -37,27 +49,48 @@ def load(tmp_path: Path) -> Load:
     return make
 
 
-@pytest.mark.parametrize(
-    ("front", "metric"), [(flops_front, "FLOPs (MACs convention)"), (time_front, "acceleration")], ids=["work", "time"]
-)
-def test_the_fronts_show_the_printed_numbers(front: Callable[..., object], metric: str) -> None:
-    drawing = front([])
-    data = drawing.data  # type: ignore[attr-defined]
-    point = data[data["row"] == "DyDiT-XL lambda=0.5"].iloc[0]
-    printed = find_published("dydit_iclr2025", table="Table 8", row="DyDiT-XL lambda=0.5", metric=metric).value
-    assert (point.iloc[3], point[FID]) == (printed, 2.07)
-    assert "measured here" not in set(data["series"]) and "2.07" in drawing.alt  # type: ignore[attr-defined]
+def _row(drawing: Drawing, row: str) -> pd.Series:
+    found = drawing.data[drawing.data["row"] == row]
+    assert len(found) == 1
+    return found.iloc[0]
+
+
+def test_the_fronts_show_the_printed_numbers_against_their_own_baselines() -> None:
+    work, time = flops_front([]), time_front([])
+    shown = _row(work, "DyDiT-XL lambda=0.5")
+    assert (shown[FID], shown[SHARE], shown[FID_RATIO]) == (2.07, 57.88 / 118.69, 2.07 / 2.27)
+    assert shown[WORK] == pytest.approx(57.88e9 * 2 * 250 / 1e12, rel=1e-4)
+    assert _row(time, "DyDiT-XL lambda=0.5")[SPEEDUP] == 1.73
+    assert HERE not in set(work.data["series"]) and "The lowest FID of DyDiT, Table 8 is 2.07" in work.alt
+
+
+def test_what_is_not_understood_is_named_and_not_drawn() -> None:
+    for drawing in (flops_front([]), time_front([])):
+        left = drawing.data[drawing.data[LEFT_OUT] != ""]
+        assert "SODA Ns=72 (DDPM)" in set(left["row"]) and f"{len(left)} rows are left out" in drawing.caption
+        made = drawing.draw(drawing.data)
+        places = {tuple(point) for ax in made.axes for line in ax.get_lines() for point in line.get_xydata()}  # type: ignore[arg-type]
+        assert not {(row[WORK], row[FID]) for _, row in left.iterrows()} & places
 
 
 def test_a_measured_fid_joins_the_front(tmp_path: Path) -> None:
     published = find_published("dydit_iclr2025", table="Table 8", row="DyDiT-XL lambda=0.5", metric=FID)
     row = SummaryRow.judged(published, 2.11, Tolerance.symmetric(0.1, "other images"), "full", "quality.csv")
     (tmp_path / "run").mkdir()
-    write_summary([row], tmp_path / "run")
+    write_summary([row], Results(tmp_path / "run"))
     drawing = flops_front(load_runs([tmp_path / "run"], tmp_path))
-    assert drawing is not None
     here = drawing.data[drawing.data["series"] == HERE]
-    assert here[["row", FID]].to_numpy().tolist() == [["DyDiT-XL lambda=0.5", 2.11]]
+    assert here[["row", FID, FID_RATIO]].to_numpy().tolist() == [["DyDiT-XL lambda=0.5, run", 2.11, 2.11 / 2.27]]
+    assert "was measured here yet" not in drawing.caption
+
+
+def test_measured_speed_ups_join_the_front(make_run: Make, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    methods_table = pd.DataFrame({"method": ["static", "tome:0.2"], "flops_ratio": [1.0, 0.8], "speedup": [1.0, 1.1]})
+    write_table(methods_table, run, "methods")
+    here = time_front(load_runs([run], tmp_path)).data.query("series == @HERE").set_index("row")
+    assert here.loc["DyDiT-S/2 lambda=0.5", [LESS, SPEEDUP]].tolist() == [2.0, 1.8]
+    assert here.loc["tome:0.2", [LESS, SPEEDUP]].tolist() == [1.25, 1.1]
 
 
 def test_the_run_with_most_lambdas_of_a_machine_is_shown(make_run: Make, tmp_path: Path) -> None:
@@ -109,6 +142,19 @@ def test_methods_are_shown_at_the_usual_number_of_steps(load: Load) -> None:
     drawing = methods(load(means=table))
     assert drawing is not None
     assert drawing.data[["run", "ratio", "FID"]].to_numpy().tolist() == [["control", 1.0, 40.0], ["DyDiT", 0.5, 43.0]]
+
+
+def test_training_curves_of_a_study_are_those_of_its_largest_dydit(load: Load) -> None:
+    rows = [
+        {"size": size, "run": run, "lambda": target, "seed": seed, "step": step, "loss": 10 * seed / step, "ratio": 0.5}
+        for size, run, target in (("s", "both", 0.5), ("l", "both", 0.5), ("l", "control", None), ("m", "random", 0.5))
+        for seed in (1, 3)
+        for step in (25, 50)
+    ]
+    drawing = training(load(curves=pd.DataFrame(rows)))
+    assert drawing is not None
+    assert drawing.data["run"].tolist() == ["run: DyDiT lambda 0.5"] * 2 + ["run: control"] * 2
+    assert drawing.data["loss"].tolist() == [0.8, 0.4] * 2
 
 
 def test_training_curves_are_thinned(load: Load) -> None:
