@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -19,6 +20,17 @@ from bench.options import add_options, read_options
 
 LONGEST = 1500
 """Characters of an error message."""
+INTERRUPTED, PIPE_CLOSED = 130, 141
+"""Exit statuses after Ctrl-C, and where nobody reads the output any more, as shells have them."""
+_MOVE = "something of another kind lies there; move it away"
+_ROOM = "make room and repeat the run"
+_REMEDIES = {
+    errno.ENAMETOOLONG: "give a shorter path",
+    **dict.fromkeys((errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ENOTEMPTY), _MOVE),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT, errno.EFBIG), _ROOM),
+    **dict.fromkeys((errno.EACCES, errno.EPERM, errno.EROFS), "make it accessible, or choose another place"),
+}
+"""What to do about an error of the operating system, by its number."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -29,23 +41,51 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run a command; bad input is one line and exit status 2, `--strict` with a deviation 1."""
+    """Run a command: bad input, and what the operating system refuses, is one line and exit status 2.
+
+    `--strict` with a deviation is exit status 1, Ctrl-C 130, and a reader of the output that went away 141.
+    """
     arguments = list(sys.argv[1:] if argv is None else argv)
     parsed = _parser(arguments).parse_args(arguments)
     # Not at the top: it brings torch, for which `--help` need not wait.
-    from dydit import InputError
+    from dydit import InputError, first_line
 
     action: Action = parsed.action
     try:
         sys.exit(action.run(read_options(parsed, action.options)) or 0)
     except InputError as error:
-        print(f"error: {bounded(str(error))}", file=sys.stderr)
-        sys.exit(2)
+        _end(2, str(error))
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, "interrupted; what was written is whole, and the same line goes on from it where it can")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would try to write the rest
+        sys.exit(PIPE_CLOSED)
     except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
+        _end(2, _refused_by_system(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
             raise
-        print(bounded(f"error: {error.strerror}: {error.filename}; give a shorter path"), file=sys.stderr)
-        sys.exit(2)
+        _end(2, f"out of memory ({first_line(error)}); compute less at once: a smaller batch, unit or image")
+
+
+def _end(status: int, message: str) -> NoReturn:
+    # A path whose bytes are no UTF-8 cannot be printed everywhere.
+    print(f"error: {bounded(message)}".encode("utf-8", "backslashreplace").decode(), file=sys.stderr)
+    sys.exit(status)
+
+
+def _refused_by_system(error: OSError) -> str:
+    """What an error of the operating system is about, what it is, and what to do about it."""
+    path = error.filename2 or error.filename  # of a file that could not take its final name, the final name
+    about = f"{os.fsdecode(path)}: " if isinstance(path, str | bytes | os.PathLike) else ""
+    reason = error.strerror or next((str(each) for each in error.args if each), type(error).__name__)
+    return f"{about}{reason}; {_REMEDIES.get(error.errno or 0, 'mend that and repeat the run')}"
+
+
+def _out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, in the words of Python, of a GPU, of torch on a CPU, or of the C++ library."""
+    words = ("CUDA out of memory", "can't allocate memory", "std::bad_alloc")
+    return isinstance(error, MemoryError) or any(each in str(error) for each in words)
 
 
 def bounded(message: str) -> str:

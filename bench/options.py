@@ -1,8 +1,10 @@
 """Options declared once: fields of dataclasses, from which the parser of a command line is built.
 
-The options of a command are a frozen dataclass, keywords only, whose fields are made by `option`. What several commands
-share stands in the base classes below. A subclass that repeats an inherited field with another default changes the
-default alone: help, name and metavar stay.
+The options of a command are a frozen dataclass below `Options`, keywords only, whose fields are made by `option`. What
+several commands share stands in the base classes below. A subclass that repeats an inherited field with another default
+changes the default alone: help, name, metavar and limits stay.
+
+Every number has limits, which are checked when the dataclass is made: before any work, and whoever makes it.
 
 Built on argparse, because a bare machine with torch, numpy and pandas must be able to run the latency harness.
 """
@@ -16,10 +18,61 @@ import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
 
 Kind = TypeVar("Kind")
 _KEY = "option"
+
+
+class Range(NamedTuple):
+    """The numbers that an option takes: from `least`, which `above` excludes, to `most`; never NaN."""
+
+    least: float
+    most: float
+    above: bool = False
+
+    def __contains__(self, number: object) -> bool:
+        """Whether a number is one of them."""
+        assert isinstance(number, int | float)
+        return self.least <= number <= self.most and not (self.above and number == self.least)
+
+    def whole(self, value: Any, name: str) -> int:
+        """A whole number that a file holds, unchanged.
+
+        Raises:
+            ValueError: it is none, or none of these; the message calls it `name`.
+        """
+        if type(value) is not int or value not in self:
+            raise ValueError(f"{name} is {str(value)[:20]!r}; it must be {self.words(whole=True)}")
+        return value
+
+    def words(self, whole: bool) -> str:
+        """What it admits, for a message."""
+        if whole:
+            return f"a whole number from {self.least:,} to {self.most:,}"
+        return f"a number in {'(' if self.above else '['}{self.least:,}, {self.most:,}]"
+
+
+IMAGES = Range(1, 10_000_000)
+"""Drawn in one run; ImageNet has 1.3 million, the paper's rows 50,000."""
+BATCH = Range(1, 65_536)
+"""Images computed at once, or kept in one file."""
+SAMPLER_STEPS = Range(1, 1000)
+"""Of the noise schedule that the networks are trained on."""
+STEPS = Range(1, 1_000_000_000)
+"""Of an optimiser, and what is counted in them."""
+SEED = Range(0, 2**63 - 1)
+"""What every generator takes, and no two of which draw the same numbers."""
+PIXELS = Range(1, 16_384)
+"""Side of an image."""
+CHANNELS = Range(1, 4)
+"""Of an image, or of a latent."""
+THREADS = Range(1, 1024)
+"""Or processes; more than any machine has cores, and a system may refuse to start them."""
+SECONDS = Range(0, 1_000_000)
+SHARE = Range(0, 1)
+LAMBDA = Range(0, 1, above=True)
+"""A target FLOPs ratio."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +84,8 @@ class Declaration:
     metavar: str | tuple[str, ...] | None
     positional: bool
     repeated: bool
+    within: Range | None
+    choices: tuple[str, ...]
 
 
 def option(
@@ -41,6 +96,8 @@ def option(
     metavar: str | tuple[str, ...] | None = None,
     positional: bool = False,
     repeated: bool = False,
+    within: Range | None = None,
+    choices: tuple[str, ...] = (),
 ) -> Any:
     """A field of a dataclass that is an option of a command, too.
 
@@ -54,8 +111,10 @@ def option(
         metavar: how a value is called in `--help`, one name per value of a tuple.
         positional: an argument without dashes.
         repeated: a `Sequence[X]` of which every occurrence of the option adds one value.
+        within: the numbers that it takes, each of them where it takes several.
+        choices: the words that it takes; any without.
     """
-    declaration = Declaration(help, name, metavar, positional, repeated)
+    declaration = Declaration(help, name, metavar, positional, repeated, within, choices)
     return dataclasses.field(default=default, metadata={_KEY: declaration})
 
 
@@ -65,7 +124,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
     Defaults stay with the dataclass: what was not given is absent from what the parser returns.
     """
     hints = typing.get_type_hints(kind)
-    for field, declared in sorted(declarations(kind), key=lambda declared: declared[0].default is not MISSING):
+    for field, declared in sorted(declarations(kind), key=lambda each: each[0].default is not MISSING):
         settings = _reading(hints[field.name], declared.repeated)
         if declared.metavar is not None:
             settings["metavar"] = declared.metavar
@@ -74,7 +133,7 @@ def add_options(parser: argparse.ArgumentParser, kind: type) -> None:
             optional = {"nargs": "*"} if field.default is not MISSING else {}
             parser.add_argument(field.name, **(settings | optional))
         else:
-            flag = "--" + (declared.name or field.name).replace("_", "-")
+            flag = _flag(field, declared)
             parser.add_argument(flag, dest=field.name, required=field.default is MISSING, **settings)
 
 
@@ -101,6 +160,22 @@ def declarations(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Declarati
             if declared is not None and _KEY in declared.metadata:
                 yield field, declared.metadata[_KEY]
                 break
+
+
+def _refusal(declared: Declaration, value: Any) -> str | None:
+    """What the declaration of an option admits, in words, where it does not admit this value; None where it does."""
+    if isinstance(value, str | Path) and "\0" in str(value):
+        return "a text without NUL"
+    if declared.choices and value is not None and value not in declared.choices:
+        return " or ".join(declared.choices)
+    if declared.within is not None and isinstance(value, int | float) and value not in declared.within:
+        return declared.within.words(whole=isinstance(value, int))
+    return None
+
+
+def _flag(field: dataclasses.Field[Any], declared: Declaration) -> str:
+    """How an option is called on the command line."""
+    return "--" + (declared.name or field.name).replace("_", "-")
 
 
 def _names(kind: Any) -> list[str]:
@@ -133,35 +208,60 @@ def _reading(annotation: Any, repeated: bool) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutputOptions:
+class Options:
+    """The base of all options, which checks their limits.
+
+    Raises:
+        InputError: a number outside of its range, a word that is none of the choices, or a text with NUL in it.
+    """
+
+    def __post_init__(self) -> None:
+        for field, declared in declarations(type(self)):
+            value = getattr(self, field.name)
+            for each in value if isinstance(value, tuple | list) else (value,):
+                if (admitted := _refusal(declared, each)) is not None:
+                    from dydit import InputError  # not at the top: it brings torch, for which `--help` need not wait
+
+                    name = field.name if declared.positional else _flag(field, declared)
+                    raise InputError(f"{name} {str(each)[:60]}: give {admitted}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions(Options):
     """Where a command writes."""
 
     out: Path = option(Path("results/local"), help="directory for the results")
 
 
 @dataclass(frozen=True, kw_only=True)
-class StrictOptions:
+class StrictOptions(Options):
     """Whether verdicts decide the exit status."""
 
     strict: bool = option(False, help="exit with status 1 when a verdict is `deviates`")
 
 
 @dataclass(frozen=True, kw_only=True)
-class DataOptions:
+class DataOptions(Options):
     """Where files lie that are not fetched."""
 
     data_root: Path | None = option(None, metavar="DIR", help="directory of data sets and downloaded files")
 
 
 @dataclass(frozen=True, kw_only=True)
-class WeightsOptions:
+class AverageOptions(Options):
+    """Which weights of a training checkpoint are read."""
+
+    weights: str = option("ema", help="of a training checkpoint: ema or model", choices=("ema", "model"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightsOptions(AverageOptions):
     """How the weights of a checkpoint are read."""
 
     model: str | None = option(None, metavar="NAME", help="such as DyDiT-XL/2, for files that do not name their model")
     resolution: int | None = option(
-        None, metavar="PIXELS", help="of a named model's images (default: 256, or that of its data set)"
+        None, metavar="PIXELS", help="of a named model's images (default: 256, or that of its data set)", within=PIXELS
     )
-    weights: str = option("ema", help="of a training checkpoint: ema or model")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -172,7 +272,7 @@ class CheckpointOptions(WeightsOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeviceOptions:
+class DeviceOptions(Options):
     """Where a command computes."""
 
     device: str = option("cpu", help="cpu or cuda")
@@ -182,25 +282,25 @@ class DeviceOptions:
 class ProcessOptions(DeviceOptions):
     """Where each process of a run computes. Under torchrun, cuda is the GPU of the process's local rank."""
 
-    threads: int = option(1, help="CPU threads per process; their number decides rounding")
+    threads: int = option(1, help="CPU threads per process; their number decides rounding", within=THREADS)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DtypeOptions:
+class DtypeOptions(Options):
     """The floating-point type of a network."""
 
     dtype: str = option("fp32", help="of the network: fp32 or bf16")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tf32Options:
+class Tf32Options(Options):
     """The arithmetic of float32 products."""
 
     tf32: bool = option(False, help="float32 products on a GPU take TF32 inputs, as in the papers")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AutoencoderOptions:
+class AutoencoderOptions(Options):
     """The autoencoder of latents."""
 
     vae: str | None = option(
@@ -211,7 +311,7 @@ class AutoencoderOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExtractorOptions:
+class ExtractorOptions(Options):
     """Weights of a feature extractor that are not the published ones, or lie elsewhere."""
 
     extractor_weights: Path | None = option(

@@ -13,6 +13,15 @@ VAE_DOWNSAMPLING = 8
 TIMESTEPS = 1000
 """Steps of the noise schedule that the networks are trained on; they see the numbers 0 to 999."""
 PATCH_SIZES = (2, 4, 8)
+LARGEST = {
+    "input_size": 1024,
+    "in_channels": 1024,
+    "hidden_size": 65_536,
+    "depth": 1000,
+    "num_classes": 1_000_000,
+    "mlp_hidden": 1_048_576,
+}
+"""What no network of this family comes near: a larger field is a damaged file or a mistyped number."""
 PAPER_LAMBDAS: dict[str, tuple[float, ...]] = {
     "S": (0.9, 0.8, 0.7, 0.5, 0.4, 0.3),
     "B": (0.9, 0.8, 0.7, 0.5, 0.4, 0.3),
@@ -60,6 +69,9 @@ class DiTConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"config: {name} = {getattr(self, name)}; it must be at least 1")
+        for name, most in LARGEST.items():
+            if getattr(self, name) > most:
+                raise InputError(f"config: {name} = {str(getattr(self, name))[:40]}; it must be at most {most:,}")
         pairs = [("input_size", "patch_size"), ("mlp_hidden", "num_heads")]
         if self.head_width is None:
             pairs.insert(1, ("hidden_size", "num_heads"))

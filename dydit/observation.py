@@ -1,11 +1,13 @@
-"""What the routers of a DyDiT decide while it samples, handed step by step to whoever measures something of it."""
+"""What happens inside of a network: what its routers decide while it samples, and where its numbers become NaN."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dydit.routing import Routing
 
@@ -58,3 +60,45 @@ class ObservedSampling:
         if self._step == self.steps:
             self._step, self._first = 0, indices.stop
         return output
+
+
+@dataclass(frozen=True)
+class NotFinite:
+    """Where NaN or infinity arose first: the `module` by its name in the network, and the `rows` of its output."""
+
+    module: str
+    rows: tuple[int, ...]
+
+
+@torch.no_grad()
+def first_not_finite(network: nn.Module, run: Callable[[], object]) -> NotFinite | None:
+    """The first module of a network, in the order of computation, whose output is not finite in `run`; None: none is.
+
+    Of modules within others the innermost is named. Every output is looked at, which a device has to wait for: this is
+    for a run that has failed.
+
+    Args:
+        network: whose modules are watched.
+        run: calls the network, or parts of it.
+    """
+    found: list[NotFinite] = []
+
+    def watch(name: str) -> Callable[..., None]:
+        def look(_module: nn.Module, _inputs: Any, output: Any) -> None:
+            if not found and isinstance(output, Tensor) and (rows := rows_not_finite(output)):
+                found.append(NotFinite(name, rows))
+
+        return look
+
+    hooks = [module.register_forward_hook(watch(name)) for name, module in network.named_modules() if name]
+    try:
+        run()
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found[0] if found else None
+
+
+def rows_not_finite(values: Tensor) -> tuple[int, ...]:
+    """Rows of a tensor (N, ...) that hold NaN or infinity."""
+    return tuple((~torch.isfinite(values)).reshape(len(values), -1).any(1).nonzero().flatten().tolist())

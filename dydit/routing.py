@@ -26,10 +26,12 @@ def gumbel_sigmoid(logits: Tensor, training: bool, tau: float = TAU) -> Tensor:
     """Binary gate of the same shape and dtype as `logits`, values 0 and 1.
 
     Training draws Gumbel noise and passes the gradient of the soft gate straight through;
-    evaluation is deterministic: open where sigmoid(logit) > 0.5.
+    evaluation is deterministic: open where sigmoid(logit) > 0.5. A logit that is NaN gives a gate that is NaN, so that
+    it reaches the output and is seen there, and does not pass for a closed gate.
     """
     if not training:
-        return (torch.sigmoid(logits) > 0.5).to(logits.dtype)
+        share = torch.sigmoid(logits)
+        return torch.where(share > 0.5, 1.0, 0.0 * share)
     # At least float32: half precision has too few uniform values, and 1 - s + s would not be 1 there.
     real = logits.to(torch.promote_types(logits.dtype, torch.float32))
     # g1 - g2 of two standard Gumbel variables is one logistic variable.

@@ -20,10 +20,14 @@ from bench.data import shards, sources
 from bench.data.sets.catalogue import read_datasets
 from bench.inspection.inspect_file import inspect
 from bench.quality.references.manifest import load_manifest
+from bench.quality.references.pins import read_pins
 from bench.quality.references.reference import read_reference
-from bench.records import read_run, read_table, shipped_data
+from bench.records import read_arrays, read_run, read_table, shipped_data
+from bench.training.checkpoints import read_whole
 from bench.training.latents import open_latents
+from bench.training.log import Logs, training_outcome
 from dydit import DyDiT, InputError, checkpoint
+from dydit.training import Recipe
 
 TINY = {"input_size": 4, "patch_size": 2, "in_channels": 1, "hidden_size": 8, "depth": 1, "num_heads": 2}
 Mutation = tuple[str, float, bytes]
@@ -73,6 +77,14 @@ def run_manifest() -> bytes:
     return json.dumps({"schema_version": shards.SCHEMA_VERSION, **content}).encode()
 
 
+def latents_manifest() -> bytes:
+    return json.dumps({"schema_version": 1, "count": 3, "unit": 2, "shape": [4, 8, 8], "sha256": {}}).encode()
+
+
+def training_checkpoint() -> bytes:
+    return pytorch({"schema_version": 1, "identity": {"recipe": {}}, "training": {"step": 3, "model": torch.zeros(2)}})
+
+
 def text(name: str) -> Callable[[], bytes]:
     return lambda: (shipped_data() / name).read_bytes()
 
@@ -85,6 +97,11 @@ def read_folder(name: str, read: Callable[[Path], object]) -> Callable[[Path], o
         return read(path.parent)
 
     return reader
+
+
+def read_log(folder: Path) -> object:
+    with Logs.opened(folder, 3, {}) as logs:
+        return training_outcome(logs.texts["log.csv"], Recipe(1, 1, 0))
 
 
 CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
@@ -113,6 +130,14 @@ CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
     "statistics": (lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), "x.npz", read_reference),
     "manifest of a run": (run_manifest, "x", read_folder("manifest.json", shards.read_manifest)),
     "run record": (lambda: b'{"schema_version": 1, "command": "x"}', "x", read_folder("run.json", read_run)),
+    "pins": (lambda: b'{"schema_version": 1, "pins": {}}', "x", read_folder("pins.json", read_pins)),
+    "latents": (latents_manifest, "x", read_folder("latents.json", open_latents)),
+    "log": (
+        lambda: b"step,loss,ratio,gradient_norm,target,skipped\n0,1.0,1.0,1.0,1.0,False\n",
+        "x",
+        read_folder("log.csv", read_log),
+    ),
+    "checkpoint of a training": (training_checkpoint, "x.pt", read_whole),
     "table": (lambda: b"a,b\n1,2\n", "x", read_folder("t.csv", lambda path: read_table(path, "t"))),
     "data sets": (text("datasets.toml"), "x.toml", read_datasets),
     "references": (text("manifest.toml"), "x.toml", load_manifest),
@@ -172,6 +197,90 @@ def test_a_header_cannot_claim_memory(content: bytes, read: Callable[[Path], obj
     path.write_bytes(content)
     with pytest.raises(InputError, match=r"claims|has 8 bytes"):
         read(path)
+
+
+IMAGES, LABELS = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
+ARCHIVES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
+    "images": (lambda: npz(arr_0=IMAGES), "arr_0.npy", sources.open_images),
+    "labels": (lambda: npz(arr_0=IMAGES, arr_1=LABELS), "arr_1.npy", lambda path: sources.open_images(path).labels),
+    "statistics": (lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), "mu.npy", read_reference),
+    "unit": (
+        lambda: npz(images=IMAGES, labels=LABELS),
+        "images.npy",
+        lambda path: read_arrays(path, "images", remedy="remove it"),
+    ),
+    "weights": (lambda: pytorch(network().state_dict()), "archive/data.pkl", checkpoint.load_model),
+}
+
+
+@pytest.mark.parametrize("case", ARCHIVES)
+@pytest.mark.filterwarnings("ignore:Duplicate name")  # zipfile's, while it is written
+def test_two_members_of_one_name_and_encrypted_ones_are_refused(case: str, tmp_path: Path) -> None:
+    make, member, read = ARCHIVES[case]
+    twice = io.BytesIO(make())
+    with zipfile.ZipFile(twice, "a") as archive:
+        archive.writestr(member, archive.read(member))
+    encrypted = bytearray(make())
+    for signature, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[encrypted.index(signature) + flags] |= 1
+    for content in (twice.getvalue(), bytes(encrypted)):
+        path = tmp_path / ("x.pt" if case == "weights" else "x.npz")
+        path.write_bytes(content)
+        with pytest.raises(InputError):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "read", "message"),
+    [
+        (b'{"count": 1e999}', "manifest.json", shards.read_manifest, "the number 1e999"),
+        (b'{"count": NaN}', "latents.json", open_latents, "the number NaN"),
+        (b'{"schema_version": 1, "schema_version": 1}', "run.json", read_run, "the key 'schema_version' twice"),
+        (latents_manifest().replace(b"3", b"1000000000000"), "latents.json", open_latents, "count is '1000000000000'"),
+        (latents_manifest().replace(b"3", b"8.7"), "latents.json", open_latents, "count is '8.7'"),
+        (latents_manifest().replace(b": 1,", b': "9",'), "latents.json", open_latents, "schema_version is '9'"),
+        (b"\xff\xfe", "log.csv", read_log, "not a log"),
+    ],
+)
+def test_numbers_that_cannot_be_are_refused_by_name(
+    content: bytes, name: str, read: Callable[[Path], object], message: str, tmp_path: Path
+) -> None:
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"depth": 2.5}, "depth = 2.5"),
+        ({"num_classes": 10**12}, "it must be at most 1,000,000"),
+        ({"mlp_ratio": 1e300}, "mlp_hidden = "),
+        ({"input_size": 2**40}, "it must be at most 1,024"),
+    ],
+)
+def test_a_recorded_network_beyond_all_measure_is_refused(
+    change: dict[str, float], message: str, tmp_path: Path
+) -> None:
+    record = {"kind": "DyDiT", "config": json.dumps({**network().config.kwargs(), **change})}
+    checkpoint.write_tensors(tmp_path / "x.safetensors", network().state_dict(), record)
+    with pytest.raises(InputError, match=message):
+        checkpoint.load_model(tmp_path / "x.safetensors")
+
+
+def test_the_name_of_a_weight_cannot_claim_a_depth(tmp_path: Path) -> None:
+    state = network().state_dict()
+    checkpoint.write_tensors(tmp_path / "x.safetensors", {**state, "blocks.999999999.x": torch.zeros(1)}, {})
+    with pytest.raises(InputError, match="depth = 1000000000; it must be at most 1,000"):
+        checkpoint.load_model(tmp_path / "x.safetensors", model="DyDiT-S/2")
+
+
+@pytest.mark.parametrize("step", [-1, 2.5, True, 10**12, "3"])
+def test_a_training_cannot_go_on_from_a_step_that_there_is_not(step: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(pytorch({"schema_version": 1, "identity": {"recipe": {}}, "training": {"step": step}}))
+    with pytest.raises(InputError, match="step is"):
+        read_whole(path)
 
 
 @pytest.mark.parametrize("case", CASES)

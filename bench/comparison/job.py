@@ -13,7 +13,19 @@ from bench.comparison.entries import DEFAULTS, Entry, parse_entries
 from bench.comparison.sampled import build
 from bench.comparison.stages import NETWORK, methods_study, take_shipped
 from bench.machine import DTYPES, check_device
-from bench.options import DeviceOptions, DtypeOptions, OutputOptions, option
+from bench.options import (
+    BATCH,
+    PIXELS,
+    SAMPLER_STEPS,
+    SECONDS,
+    STEPS,
+    THREADS,
+    DeviceOptions,
+    DtypeOptions,
+    OutputOptions,
+    Range,
+    option,
+)
 from bench.records import Results, environment_record
 from bench.studies.catalogue import SEEDS, Study
 from bench.studies.run import default_processes, take_study
@@ -23,8 +35,8 @@ from dydit import InputError
 _OF_DIGITS = ("images", "models", "shorten", "processes")
 _OF_NETWORKS = ("resolution", "device", "dtype", "threads")
 """Options that are of no use in the other case."""
-LEAST_IMAGES = 10
-"""Parts of the samples that the Inception Score is a mean over."""
+DRAWN = Range(10, 100_000)
+"""Images of a method and seed: the Inception Score is a mean over ten parts of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +44,7 @@ class ComparisonOptions(DtypeOptions, DeviceOptions, OutputOptions):
     """What to compare, on the digits or at the size of a named network, and how long.
 
     Raises:
-        InputError: a number below 1, or an option of the digits with a network, or the other way round.
+        InputError: seeds that stand twice, or an option of the digits with a network, or the other way round.
     """
 
     out: Path = Path("results/local/methods")
@@ -46,28 +58,31 @@ class ComparisonOptions(DtypeOptions, DeviceOptions, OutputOptions):
         metavar="NAME",
         help="such as DiT-XL/2, with random weights: work and time alone, nothing is trained or scored",
     )
-    resolution: int = option(256, metavar="PIXELS", help="of the network's images")
-    threads: int | None = option(None, metavar="N", help="CPU threads of the network (default: all; digits take 1)")
+    resolution: int = option(256, metavar="PIXELS", help="of the network's images", within=PIXELS)
+    threads: int | None = option(
+        None, metavar="N", help="CPU threads of the network (default: all; digits take 1)", within=THREADS
+    )
     model: Sequence[str] = option(
         (), metavar="NAME", repeated=True, help="package.module:factory, a network of your own that draws digits, too"
     )
-    steps: int = option(50, metavar="N", help="DDPM steps, where a method does not name its sampler")
-    images: int = option(500, metavar="N", help="drawn from every method and seed")
-    seeds: Sequence[int] = option(SEEDS, metavar="N", help="of trainings, and of labels and noise; of 1 2 3")
-    batch: int = option(8, metavar="N", help="images at once in what is timed and counted")
-    seconds: float = option(60.0, help="time to spend on timing")
+    steps: int = option(
+        50, metavar="N", help="DDPM steps, where a method does not name its sampler", within=SAMPLER_STEPS
+    )
+    images: int = option(500, metavar="N", help="drawn from every method and seed", within=DRAWN)
+    seeds: Sequence[int] = option(
+        SEEDS, metavar="N", help="of trainings, and of labels and noise; of 1 2 3", within=Range(min(SEEDS), max(SEEDS))
+    )
+    batch: int = option(8, metavar="N", help="images at once in what is timed and counted", within=BATCH)
+    seconds: float = option(60.0, help="time to spend on timing", within=SECONDS)
     models: Path | None = option(None, metavar="DIR", help="of the trained files (default: OUT/models)")
-    shorten: int = option(1, metavar="N", help="divide every step count of the trainings, for a trial")
-    processes: int | None = option(None, metavar="N", help="methods trained and scored at once (default: one per core)")
+    shorten: int = option(1, metavar="N", help="divide every step count of the trainings, for a trial", within=STEPS)
+    processes: int | None = option(
+        None, metavar="N", help="methods trained and scored at once (default: one per core)", within=THREADS
+    )
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch", "shorten", "processes", "threads"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise InputError(f"--{name} {value}; give a whole number from 1")
-        if self.images < LEAST_IMAGES:
-            raise InputError(f"--images {self.images}; the Inception Score takes {LEAST_IMAGES} parts, give as many")
-        if not self.seeds or not set(self.seeds) <= set(SEEDS) or len(set(self.seeds)) < len(self.seeds):
+        super().__post_init__()
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give some of {' '.join(map(str, SEEDS))}")
         foreign, belongs = _OF_DIGITS, f"is for the digits, not for --network {self.network}"
         if self.network is None:

@@ -20,7 +20,7 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, read_json, read_kept, tensors_sha256, whole_file, write_json
+from bench.records import file_sha256, read_arrays, read_json, read_kept, tensors_sha256, whole_file, write_json
 from bench.studies.catalogue import Study
 from bench.studies.scores import METRICS
 
@@ -61,7 +61,7 @@ def score_entries(scoring: Scoring, entries: Sequence[Entry], processes: int) ->
         Task(entry.name, functools.partial(_score, scoring, entry, static), needs[entry.name]) for entry in entries
     ]
     run_tasks(tasks, processes, "scoring methods")
-    kept = (read_json(_file(scoring, entry), "repeat the run, which scores it again") for entry in entries)
+    kept = (read_json(_file(scoring, entry), "repeat the run, which scores it again", "rows") for entry in entries)
     return pd.DataFrame([row for record in kept for row in record["rows"]])
 
 
@@ -86,8 +86,8 @@ def _row(scoring: Scoring, entry: Entry, static: Entry, seed: int) -> dict[str, 
         images, _ = draw_images(entry, build(entry, seed, scoring.models), scoring.images, seed)  # the control
     real = scoring.study.load(None).images
     measured = evaluate(images, real, extractor=scoring.study.extractor, weights=scoring.weights)
-    with np.load(_images_file(scoring, seed)) as kept:
-        base = of_tensor(torch.from_numpy(kept["images"]), STATIC)
+    (kept,) = read_arrays(_images_file(scoring, seed), "images", remedy="remove it and score again")
+    base = of_tensor(torch.from_numpy(kept), STATIC)
     weights = extractor(scoring.study.extractor).weights(scoring.weights)
     drift = measure_drift(of_tensor(images, entry.name), base, scoring.study.extractor, weights)
     psnr = float(np.median(drift.psnr()))

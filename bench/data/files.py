@@ -19,6 +19,7 @@ from bench.data import shards
 from bench.data.image_set import Images
 from bench.data.preprocessing import to_tensor
 from bench.machine import track
+from bench.records import array_header, array_names, open_archive, read_member
 from dydit import InputError, first_line
 from dydit.checkpoint.files import another_kind
 
@@ -110,10 +111,10 @@ def open_npz(path: Path, name: str) -> Images:
         InputError: a file that is not whole, or arrays of another dtype or shape.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             member = archive.getinfo("arr_0.npy")
             with archive.open(member) as file:
-                shape, fortran, dtype = shards.array_header(file)
+                shape, fortran, dtype = array_header(file)
                 header = file.tell()
             if dtype != np.uint8 or len(shape) != 4 or shape[3] not in (1, 3) or 0 in shape:
                 raise InputError(f"{name}: arr_0 is {dtype} {shape}; it must be uint8 (N, H, W, 1 or 3), none empty")
@@ -125,7 +126,7 @@ def open_npz(path: Path, name: str) -> Images:
                 _verify(archive, member, name)
                 reader = _StoredArray(path.resolve(), _data_start(path, member) + header, shape, fortran)
             else:
-                reader = _LoadedArray(shards.read_member(archive, "arr_0.npy"))
+                reader = _LoadedArray(read_member(archive, "arr_0.npy"))
     except InputError:
         raise
     except Exception as error:  # damaged bytes raise many kinds
@@ -147,9 +148,8 @@ def _what_it_is(path: Path, error: Exception) -> str:
     except OSError:
         kind = None
     if kind == "NumPy arrays (.npz)":
-        with zipfile.ZipFile(path) as archive:
-            names = [name.removesuffix(".npy") for name in archive.namelist()]
-        if "arr_0" not in names:
+        names = sorted(array_names(path))
+        if names and "arr_0" not in names:
             if "mu" in names:
                 return "holds statistics (mu, sigma), not images; give it as --reference"
             return f"holds arrays {', '.join(names[:5])}, none of them arr_0; store images as arr_0"
@@ -180,8 +180,8 @@ def _is_text(path: Path) -> bool:
 def _npz_labels(path: Path, count: int, name: str) -> Tensor:
     """The labels of ADM's layout, read where they are used: no metric needs them."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            labels = shards.read_member(archive, "arr_1.npy")
+        with open_archive(path) as archive:
+            labels = read_member(archive, "arr_1.npy")
     except Exception as error:  # damaged bytes raise many kinds
         raise InputError(f"{name}: arr_1 holds no labels ({first_line(error)})") from None
     if labels.dtype.kind not in "iu" or labels.shape != (count,):

@@ -174,12 +174,12 @@ def to_uint8(x: Tensor) -> Tensor:
     """Model output to bytes by the published protocol: clamp(127.5 * x + 128, 0, 255), truncated.
 
     Raises:
-        InputError: `x` is not floating point, or holds NaN (whose byte would depend on the processor).
+        InputError: `x` is not floating point, or holds NaN (whose byte would depend on the processor) or infinity.
     """
     if not x.is_floating_point():
         raise InputError(f"images are {x.dtype}; to_uint8 takes floating-point values in [-1, 1]")
-    if x.isnan().any():
-        raise InputError("images hold NaN; the model that made them diverged")
+    if not x.isfinite().all():
+        raise InputError("images hold NaN or infinity; the model that made them diverged")
     return (127.5 * x + 128.0).clamp(0, 255).to(torch.uint8)
 
 

@@ -12,23 +12,31 @@ Every file appears whole or not at all. N is the number of images, n that of one
 from __future__ import annotations
 
 import dataclasses
-import functools
-import math
-import zipfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.records import ALL_FILES, check_same_run, read_json, whole_file, write_json
+from bench.options import BATCH, CHANNELS, IMAGES, PIXELS
+from bench.records import (
+    ALL_FILES,
+    check_same_run,
+    check_schema,
+    member_header,
+    open_archive,
+    read_json,
+    read_member,
+    whole_file,
+    write_json,
+)
 from dydit import InputError, first_line
 from dydit.checkpoint.json_objects import read_object
 from dydit.sampling import Track
 
 MANIFEST = "manifest.json"
-_LARGEST = 2**33  # bytes of one array in a file: a claim above it is a damaged file
 SCHEMA_VERSION = 1
 """Version of the manifest and the unit files; to be raised when a field changes its meaning."""
 FILES = (*ALL_FILES, "units/*.*", "png/*.*")
@@ -59,15 +67,11 @@ class Manifest:
     @property
     def units(self) -> int:
         """How many unit files there are once the run has finished."""
-        return len(self._ranges)
+        return -(-self.count // self.unit)
 
     def indices(self, unit: int) -> range:
         """The image indices of one unit; the last unit may be shorter."""
-        return self._ranges[unit]
-
-    @functools.cached_property
-    def _ranges(self) -> list[range]:
-        return unit_ranges(self.count, self.unit)
+        return unit_range(self.count, self.unit, unit)
 
     def check_continues(self, there: Manifest, directory: Path) -> None:
         """Refuse to mix this run with the one that is `there`; more images of the same run may be added.
@@ -79,9 +83,14 @@ class Manifest:
         check_same_run(directory, old | {"images": max(there.count, self.count)}, new | {"images": self.count})
 
 
-def unit_ranges(count: int, size: int) -> list[range]:
-    """The indices of each unit of `count` images: `size` consecutive ones, fewer in the last."""
-    return [range(start, min(start + size, count)) for start in range(0, count, size)]
+def unit_ranges(count: int, size: int) -> Iterator[range]:
+    """The indices of each unit of `count` images, one after another, see `unit_range`."""
+    return (unit_range(count, size, unit) for unit in range(-(-count // size)))
+
+
+def unit_range(count: int, size: int, unit: int) -> range:
+    """The indices of one unit of `count` images: `size` consecutive ones, fewer in the last."""
+    return range(unit * size, min((unit + 1) * size, count))
 
 
 def is_run(directory: Path) -> bool:
@@ -117,17 +126,11 @@ def read_manifest(directory: Path) -> Manifest:
     path = directory / MANIFEST
     try:
         content = read_json(path, "restore it, or generate again into another directory")
-        version = content["schema_version"]
-        if isinstance(version, int) and version > SCHEMA_VERSION:
-            raise InputError(
-                f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version "
-                "reads; update the project"
-            )
+        check_schema(content, SCHEMA_VERSION, path)
+        count, unit = IMAGES.whole(content["count"], "count"), BATCH.whole(content["unit"], "unit")
         height, width, channels = content["shape"]
-        count, unit = content["count"], content["unit"]
-        if any(type(number) is not int or number < 1 for number in (count, unit, height, width, channels)):
-            raise ValueError("a count or size that is no whole number from 1")
-        return Manifest(count, unit, (height, width, channels), dict(content["identity"]), dict(content["record"]))
+        shape = PIXELS.whole(height, "height"), PIXELS.whole(width, "width"), CHANNELS.whole(channels, "channels")
+        return Manifest(count, unit, shape, dict(content["identity"]), dict(content["record"]))
     except FileNotFoundError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); name a directory that `python -m bench generate` wrote"
@@ -169,7 +172,7 @@ def load_unit(directory: Path, manifest: Manifest, unit: int) -> tuple[Images, L
     """
     path = unit_path(directory, unit)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             arrays = {name: read_member(archive, f"{name}.npy") for name in ("images", "labels")}
         for name, (shape, dtype) in _expected(manifest, unit).items():
             if arrays[name].shape != shape or arrays[name].dtype != dtype:
@@ -211,51 +214,10 @@ def _expected(manifest: Manifest, unit: int) -> dict[str, tuple[tuple[int, ...],
 
 def _is_whole(directory: Path, manifest: Manifest, unit: int, read: bool) -> bool:
     try:
-        with zipfile.ZipFile(unit_path(directory, unit)) as archive:
+        with open_archive(unit_path(directory, unit)) as archive:
             for name, expected in _expected(manifest, unit).items():
                 if member_header(archive, f"{name}.npy") != expected:
                     return False
             return not read or archive.testzip() is None
     except Exception:  # damaged bytes raise many kinds, and all mean the same
         return False
-
-
-def read_member(archive: zipfile.ZipFile, name: str) -> NDArray[Any]:
-    """The array of a member whose header `member_header` accepts.
-
-    Raises:
-        KeyError: no such member.
-        ValueError: as `member_header`, or an array of objects.
-    """
-    member_header(archive, name)
-    with archive.open(name) as file:
-        array: NDArray[Any] = np.lib.format.read_array(file, allow_pickle=False)
-        return array
-
-
-def member_header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and dtype of a member that holds as many bytes as they need, at most 8 GiB.
-
-    Raises:
-        KeyError: no such member.
-        ValueError: a header that claims other sizes than there are, or too large an array.
-    """
-    member = archive.getinfo(name)
-    with archive.open(member) as file:
-        shape, _, dtype = array_header(file)
-        claimed = math.prod(shape) * dtype.itemsize
-        if claimed != member.file_size - file.tell():
-            raise ValueError(f"{name} claims {dtype} {shape}, but has {member.file_size - file.tell()} bytes")
-        if claimed > _LARGEST:
-            raise ValueError(f"{name} claims {claimed:,} bytes, more than {_LARGEST:,}")
-    return shape, dtype
-
-
-def array_header(file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
-    """Shape, whether in Fortran's order, and dtype of a .npy; the file is left at the first value."""
-    version = np.lib.format.read_magic(file)
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(file)
-    if version == (2, 0):
-        return np.lib.format.read_array_header_2_0(file)
-    raise ValueError(f"a .npy of version {version}")

@@ -39,6 +39,8 @@ def open_images(
     path = Path(source)
     if path.is_dir() and not _is_run(path):
         return open_folder(path, name, resolution)
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise InputError(f"{name}: a device or pipe, not a file; give a .npz or a folder")
     if not path.exists():
         raise InputError(
             f"{name}: no such file or folder, and no data set of that name; known are {', '.join(DATASETS)}"

@@ -24,7 +24,7 @@ Inputs = tuple[Tensor, ...]
 
 _ELEMENTWISE = (
     "add addcmul sub rsub mul div neg abs exp log log1p sqrt rsqrt pow cos sin tanh sigmoid silu relu gelu clamp where "
-    "gt ge lt le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not masked_fill "
+    "gt ge lt le eq ne logical_and logical_or logical_not bitwise_and bitwise_or bitwise_not masked_fill isnan "
     "softmax _softmax _safe_softmax sum mean max min amax amin any all cumsum linalg_vector_norm sort argsort topk"
 )
 _MOVEMENT = (

@@ -13,7 +13,7 @@ from bench.flops.checkpoint_macs import CheckpointMacs, measure_checkpoint
 from bench.flops.executed import candidate_table, count_candidate
 from bench.flops.measure import count_and_judge
 from bench.models import load_candidate
-from bench.options import OutputOptions, StrictOptions, WeightsOptions, option
+from bench.options import IMAGES, LAMBDA, SAMPLER_STEPS, OutputOptions, StrictOptions, WeightsOptions, option
 from bench.records import environment_record, take_results
 from dydit import InputError
 
@@ -23,7 +23,9 @@ class FlopsOptions(StrictOptions, WeightsOptions, OutputOptions):
     """What to count, and a checkpoint whose masks are measured, too."""
 
     models: Sequence[str] | None = option(None, metavar="NAME", help="such as DiT-XL/2; all by default")
-    lambdas: Sequence[float] | None = option(None, metavar="L", help="FLOPs targets; the paper's by default")
+    lambdas: Sequence[float] | None = option(
+        None, metavar="L", help="FLOPs targets; the paper's by default", within=LAMBDA
+    )
     checkpoint: str | None = option(None, metavar="FILE", help="trained DyDiT, whose own masks are counted, too")
     model: str | None = option(
         None,
@@ -31,8 +33,8 @@ class FlopsOptions(StrictOptions, WeightsOptions, OutputOptions):
         help="such as DyDiT-XL/2, for files that do not name their model; or package.module:factory, a network of "
         "your own, whose executed multiply-adds are counted instead",
     )
-    images: int = option(8, help="images sampled with --checkpoint, or of a network of your own")
-    steps: int = option(250, help="of the sampler with these")
+    images: int = option(8, help="images sampled with --checkpoint, or of a network of your own", within=IMAGES)
+    steps: int = option(250, help="of the sampler with these", within=SAMPLER_STEPS)
 
 
 def measure_flops(options: FlopsOptions) -> list[SummaryRow]:
@@ -61,8 +63,6 @@ def measure_candidate(options: FlopsOptions) -> pd.DataFrame:
     for name in ("checkpoint", "models", "lambdas"):
         if getattr(options, name) is not None:
             raise InputError(f"--model {options.model}: a network of its own is counted alone; leave --{name} out")
-    if options.images < 1:
-        raise InputError(f"images = {options.images}; it must be at least 1")
     candidate = load_candidate(options.model)
     with take_results(options.out) as results:
         record = environment_record(model=options.model, source_sha256=candidate.source_sha256())

@@ -15,17 +15,22 @@ from bench.generation.labels import DrawnLabels, choose_labels
 from bench.machine import DTYPES, check_arithmetic, check_fits, own_device, status
 from bench.models import Candidate, SamplingModel, is_factory, load_candidate
 from bench.options import (
+    BATCH,
+    IMAGES,
+    SAMPLER_STEPS,
+    SEED,
     AutoencoderOptions,
     CheckpointOptions,
     DtypeOptions,
     OutputOptions,
     ProcessOptions,
+    Range,
     Tf32Options,
     option,
     shared_values,
 )
 from bench.records import tensors_sha256
-from dydit import DiT, InputError, check_scale, checkpoint, guidance_branches
+from dydit import DiT, InputError, checkpoint, guidance_branches
 
 UNIT = 64
 """Images per unit, unless a run is smaller."""
@@ -36,9 +41,9 @@ class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
     """How a checkpoint is sampled; the defaults are those of the paper's headline rows."""
 
     sampler: str = option("ddpm", help="ddpm, ddim, dpm-solver++, or lcm for a network distilled into one")
-    steps: int = option(250, help="of the sampler")
-    scale: float = option(1.5, help="of guidance; 1 is none")
-    seed: int = option(0, help="of labels and noise")
+    steps: int = option(250, help="of the sampler", within=SAMPLER_STEPS)
+    scale: float = option(1.5, help="of guidance; 1 is none", within=Range(1, 1000))
+    seed: int = option(0, help="of labels and noise", within=SEED)
     classes: str | None = option(
         None,
         metavar="A,B,...",
@@ -50,6 +55,7 @@ class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
         metavar="N",
         help=f"consecutive images per batch and file (default: as the directory's run, {UNIT} in a new one); "
         "decides rounding, as the device does",
+        within=BATCH,
     )
 
 
@@ -64,7 +70,7 @@ class DrawingOptions(SamplingOptions, DtypeOptions, Tf32Options):
         help="such as DyDiT-XL/2, for files that do not name their model; or package.module:factory, a network of your "
         "own instead of a checkpoint",
     )
-    images: int = option(metavar="N", help="how many; the paper's rows use 50000")
+    images: int = option(metavar="N", help="how many; the paper's rows use 50000", within=IMAGES)
     engine: str | None = option(
         None, help="realised (default of a DyDiT), masked (default of an ablation), or static (default of a DiT)"
     )
@@ -90,11 +96,7 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         return cls(**(shared_values(options, cls) | others))
 
     def __post_init__(self) -> None:
-        unit = UNIT if self.unit is None else self.unit
-        for name, number in (("images", self.images), ("unit", unit), ("threads", self.threads)):
-            if number < 1:
-                raise InputError(f"{name} = {number}; it must be at least 1")
-        check_scale(self.scale)
+        super().__post_init__()
         if self.engine is not None and self.engine not in ENGINES:
             raise InputError(f"engine {self.engine!r}: choose one of {', '.join(ENGINES)}")
         if self.dtype not in DTYPES:
@@ -168,10 +170,10 @@ def sampling_model(job: GenerationJob, unit: int) -> SamplingModel:
     """The network on its device behind its engine: (x, t, y) in float32 -> output in float32.
 
     Raises:
-        InputError: a guided batch of `unit` images does not fit the GPU.
+        InputError: a guided batch of `unit` images does not fit the device's free memory.
     """
     dtype, network = DTYPES[job.options.dtype], job.network
-    if job.device.type == "cuda" and not isinstance(network, Candidate):
+    if not isinstance(network, Candidate):
         check_fits(type(network).__name__, network.config, unit, job.device, dtype)
     network.to(job.device, dtype)
     return behind_engine(network, job.engine, job.options.method, job.solver.timesteps, dtype)

@@ -14,6 +14,7 @@ from typing import Any, TypedDict, Unpack
 import torch
 from torch import Tensor
 
+from bench.generation.finite import FiniteModel
 from bench.models import ImageShape, begin_run
 from dydit import Diffusion, InputError, Model, Sampler, draw
 from dydit.sampling import Track, denoise, predict
@@ -154,10 +155,15 @@ def guided_samples(
         device: of the network.
         track: progress wrapper over the steps.
         classes: that labels are drawn from; by default all.
+
+    Raises:
+        InputError: NaN or infinity in a step; images, step and layer are named.
     """
+    finite = FiniteModel(model, solver.timesteps, indices)
 
     def solve(x: Tensor, y: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
-        return solver.solve(model, x, y, noise=noise, scale=scale, null_label=config.null_label, track=track)
+        x = solver.solve(finite, x, y, noise=noise, scale=scale, null_label=config.null_label, track=track)
+        return finite.check(x)
 
     begin_run(model, solver.timesteps)
     shape = (config.in_channels, config.input_size, config.input_size)

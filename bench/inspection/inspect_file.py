@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from bench.data.folder import picture_files
 from bench.data.image_set import describe_classes, read_class_table
 from bench.data.sets.catalogue import DATASETS
 from bench.quality.references.reference import read_reference
-from bench.records import file_sha256, portable
+from bench.records import array_names, file_sha256, portable
 from dydit import VAE_DOWNSAMPLING, InputError, checkpoint, first_line, is_router_key
 from dydit.checkpoint.files import WEIGHTS, locate
 
@@ -50,7 +49,7 @@ def inspect(source: str, *, model: str | None = None, resolution: int | None = N
     path = Path(source)
     if source in checkpoint.PUBLISHED or path.suffix.lower() in CHECKPOINTS or _holds_weights(path):
         return _checkpoint_facts(source, model, resolution, weights)
-    if path.suffix == ".npz" and _holds_statistics(path):
+    if path.suffix == ".npz" and "mu" in array_names(path):
         return _statistics_facts(path)
     return _image_facts(source)
 
@@ -58,14 +57,6 @@ def inspect(source: str, *, model: str | None = None, resolution: int | None = N
 def _holds_weights(path: Path) -> bool:
     names = (*WEIGHTS, *(f"{name}.index.json" for name in WEIGHTS), "model_index.json")
     return path.name.endswith(".index.json") or any((path / name).is_file() for name in names)
-
-
-def _holds_statistics(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "mu.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def _checkpoint_facts(source: str, model: str | None, resolution: int | None, weights: str) -> Facts:

@@ -14,8 +14,8 @@ from bench.claims import PublishedSpeed, published_speeds
 from bench.latency import alternatives, synthetic_routing
 from bench.latency.alternatives import in_inference_mode
 from bench.machine import DTYPES, Budget, check_arithmetic
-from bench.options import DeviceOptions, DtypeOptions, Tf32Options, option
-from dydit import DiT, DiTConfig, DyDiT, InputError, Model, Routing, check_lambda, is_router_key, macs, model_config
+from bench.options import BATCH, LAMBDA, SEED, THREADS, DeviceOptions, DtypeOptions, Range, Tf32Options, option
+from dydit import DiT, DiTConfig, DyDiT, InputError, Model, Routing, is_router_key, macs, model_config
 from dydit.dit import sincos_table
 from dydit.flops import MATMUL
 from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
@@ -27,15 +27,17 @@ Network = TypeVar("Network", DiT, DyDiT)
 
 @dataclass(frozen=True, kw_only=True)
 class TimingOptions(DtypeOptions, Tf32Options, DeviceOptions):
-    """What to time; nothing is checked."""
+    """What to time; but for the limits of numbers, nothing is checked."""
 
     models: Sequence[str] = option(("DiT-S/2", "DiT-B/2"), metavar="NAME", help="such as DiT-B/2")
-    lambdas: Sequence[float] | None = option(None, metavar="L", help="the paper's by default")
-    batch: Sequence[int] = option((1, 2, 4, 8), help="images; guidance doubles the rows that the network sees")
+    lambdas: Sequence[float] | None = option(None, metavar="L", help="the paper's by default", within=LAMBDA)
+    batch: Sequence[int] = option(
+        (1, 2, 4, 8), help="images; guidance doubles the rows that the network sees", within=BATCH
+    )
     profiles: Sequence[str] = option(synthetic_routing.PROFILES, metavar="P", help="of the synthetic routing")
-    seed: int = option(0, help="of weights, inputs and routing")
-    threads: int | None = option(None, help="CPU threads")
-    run_steps: int = option(5, help=f"sampling steps measured for s/image; {STEPS} is all")
+    seed: int = option(0, help="of weights, inputs and routing", within=SEED)
+    threads: int | None = option(None, help="CPU threads", within=THREADS)
+    run_steps: int = option(5, help=f"sampling steps measured for s/image; {STEPS} is all", within=Range(1, STEPS))
     graphs: bool = option(False, help="capture static and realised forwards as CUDA graphs")
     alternatives: Sequence[str] = option(
         (), metavar="NAME", help=f"the static model by {', '.join(alternatives.ALTERNATIVES)}, or all of them, too"
@@ -54,17 +56,12 @@ class LatencyOptions(TimingOptions):
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in self.models:
             model_config(name, self.resolution)
-        for value in self.lambdas or ():
-            check_lambda(value)
         for profile in self.profiles:
             if profile not in synthetic_routing.PROFILES:
                 raise InputError(f"routing profile {profile!r}: choose one of {', '.join(synthetic_routing.PROFILES)}")
-        if not self.batch or min(self.batch) < 1:
-            raise InputError(f"batch {list(self.batch)}: give whole numbers from 1")
-        if not 1 <= self.run_steps <= STEPS:
-            raise InputError(f"run steps {self.run_steps}: give 1 to {STEPS}")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)

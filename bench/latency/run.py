@@ -14,16 +14,16 @@ from bench.latency.measure import measure_breakdown, measure_latency, options_ar
 from bench.latency.tables import SHOWN, write_growth
 from bench.latency.whole_runs import Runs
 from bench.machine import Budget
-from bench.options import OutputOptions, option, shared_values
+from bench.options import PIXELS, SAMPLER_STEPS, SECONDS, AverageOptions, OutputOptions, option, shared_values
 from bench.records import Results, take_results
 
 
 @dataclass(frozen=True, kw_only=True)
-class LatencyRunOptions(TimingOptions, OutputOptions):
+class LatencyRunOptions(TimingOptions, AverageOptions, OutputOptions):
     """What to time at several resolutions, or what else to do: a profile, or the growth over finished runs."""
 
-    resolution: Sequence[int] = option((256,), help="pixels, such as 256 512")
-    seconds: float = option(Budget.seconds, help="time to spend on one model and batch")
+    resolution: Sequence[int] = option((256,), help="pixels, such as 256 512", within=PIXELS)
+    seconds: float = option(Budget.seconds, help="time to spend on one model and batch", within=SECONDS)
     checkpoint: str | None = option(
         None, metavar="FILE", help="time whole sampling runs of this trained DyDiT, by its own masks, instead"
     )
@@ -34,8 +34,7 @@ class LatencyRunOptions(TimingOptions, OutputOptions):
         help="package.module:factory: time whole sampling runs of networks of your own instead; given several times, "
         "the others are held against the first; with --checkpoint: such as DyDiT-XL/2, if the file does not name it",
     )
-    weights: str = option("ema", help="of that file, if it is a training checkpoint: ema or model")
-    steps: int = option(50, metavar="N", help="of the sampler in these runs")
+    steps: int = option(50, metavar="N", help="of the sampler in these runs", within=SAMPLER_STEPS)
     profile: bool = option(False, help="break a forward into its parts instead of timing runs")
     growth: Sequence[Path] | None = option(
         None, metavar="DIR", help="time nothing; join finished runs into latency_growth.csv"

@@ -12,7 +12,7 @@ import pandas as pd
 
 from bench.latency.cases import STEPS, Case, LatencyOptions
 from bench.machine import Footprint, Timed, arithmetic_name, speedup
-from bench.records import Results, environment_record, portable, read_table
+from bench.records import Results, clear_content_errors, environment_record, portable, read_table
 from dydit import macs, model_config
 from dydit.flops import MATMUL
 from dydit.inference import tuned_products
@@ -93,9 +93,11 @@ def write_growth(directories: Sequence[Path], results: Results) -> pd.DataFrame:
     """Join `latency.csv` of finished runs into latency_growth.csv, with a run.json that names them.
 
     Raises:
-        InputError: a directory without such a table.
+        InputError: a directory without such a table, or one with other columns.
     """
-    frame = growth(pd.concat([read_table(run, "latency") for run in directories], ignore_index=True))
+    tables = [read_table(run, "latency") for run in directories]
+    with clear_content_errors(directories[0] / "latency.csv"):
+        frame = growth(pd.concat(tables, ignore_index=True))
     results.write_table(frame, "latency_growth")
     results.write_record(environment_record(sources=[portable(str(run)) for run in directories]))
     return frame

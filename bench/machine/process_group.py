@@ -60,7 +60,7 @@ class ProcessGroup:
         `backend` is that of torch.distributed; it must include gloo, through which objects and CPU tensors are sent.
 
         Raises:
-            InputError: the environment holds no address, or the other processes do not answer.
+            InputError: the environment holds no address, the other processes do not answer, or one of them ended.
         """
         if self.size == 1:
             yield
@@ -74,6 +74,13 @@ class ProcessGroup:
         try:
             self._patient = dist.new_group(timeout=PATIENCE)
             yield
+        except RuntimeError as error:
+            if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+                raise
+            raise InputError(
+                f"process {self.rank}: another process of the run ended or cannot be reached; see what it says, and "
+                "start all of them again: the run goes on from what is written"
+            ) from error
         finally:
             dist.destroy_process_group()
 

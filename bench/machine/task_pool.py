@@ -9,11 +9,13 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from multiprocessing import connection
 
 from bench.machine.progress import status, track
+from dydit import InputError
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -36,6 +38,9 @@ def run_tasks(tasks: Sequence[Task], workers: int, description: str) -> int:
 
     Tasks whose needs are done begin in the order of `tasks`. The first error of a task ends the run and is raised here;
     what other tasks have finished stays.
+
+    Raises:
+        InputError: a process was killed; or whatever a task raises.
 
     Returns:
         The number of tasks that returned a line to show.
@@ -70,6 +75,12 @@ def _run_in_processes(tasks: Sequence[Task], workers: int) -> Iterator[str]:
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     yield future.result()
                     sorter.done(running.pop(future))
+        except BrokenProcessPool:
+            names = ", ".join(sorted(running.values()))
+            raise InputError(
+                f"a process was killed, or ran out of memory, while these were at work: {names}; repeat the run, which "
+                "goes on from what is finished, with fewer --processes if memory is short"
+            ) from None
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

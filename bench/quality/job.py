@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from bench.claims import SummaryRow, write_summary
-from bench.options import DataOptions, ExtractorOptions, OutputOptions, StrictOptions, option
+from bench.options import BATCH, DataOptions, ExtractorOptions, OutputOptions, Range, StrictOptions, option
 from bench.quality.features import BATCH_SIZE, EXTRACTORS, extractor
 from bench.quality.measure import Quality, measure_quality
 from bench.quality.metrics.distances import EXACT
@@ -42,9 +42,12 @@ class QualityOptions(ExtractorOptions, StrictOptions, DataOptions, OutputOptions
     metrics: Sequence[str] | None = option(
         None, metavar="NAME", help=f"of {' '.join(METRICS)}; all that the extractor has"
     )
-    batch: int = option(BATCH_SIZE, metavar="N", help="images per forward pass")
+    batch: int = option(BATCH_SIZE, metavar="N", help="images per forward pass", within=BATCH)
     resamples: int | None = option(
-        None, metavar="N", help="behind each interval, 0 for none; default 100 up to 128 features"
+        None,
+        metavar="N",
+        help="behind each interval, 0 for none; default 100 up to 128 features",
+        within=Range(0, 100_000),
     )
     distances: str | None = option(
         None,

@@ -119,7 +119,10 @@ def measure_quality(
     check_weights(reference, checked)
     arithmetic = extraction.describe_arithmetic(settings.spec)  # before the passes, as the flags are then
     reference_rows = read_reference_rows(settings, checked, reference)
-    measured = _values(settings, read_samples(settings, checked, samples), reference, reference_rows)
+    features = read_samples(settings, checked, samples)
+    measured = _values(settings, features, reference, reference_rows)
+    if features.alike:
+        measured = values.warn_of_equal_samples(measured, features.count)
     return Quality(
         samples=samples.name,
         reference=reference.name,
@@ -180,7 +183,9 @@ def _values(
         if metric in metrics:
             assert layer is not None and statistics is not None  # check_settings, check_pair
             own = features.statistics[layer]
-            measured += values.frechet_values(metric, own, features.rows.get(layer), statistics, resampling)
+            # Samples that are all alike have no scatter, of which an interval could be made.
+            rows = None if features.alike else features.rows.get(layer)
+            measured += values.frechet_values(metric, own, rows, statistics, resampling)
     if "IS" in metrics:
         assert spec.logits_layer is not None  # check_settings
         logits = features.rows.get(spec.logits_layer)

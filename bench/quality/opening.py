@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from bench.data.image_set import Images
 from bench.quality.references import manifest
 from bench.quality.references.reference import Reference
 from bench.quality.references.resolve import resolve_reference
-from bench.records import portable
+from bench.records import array_names, portable
 from dydit import InputError
 
 
@@ -55,20 +54,12 @@ def open_reference(source: str, data_root: Path | None, size: tuple[int, int]) -
     entry, path = manifest.load_manifest().get(source), Path(source)
     if entry is not None and (source not in DATASETS or entry.find(data_root) is not None):
         return resolve_reference(source, data_root)
-    if _holds_statistics(path):
+    if "mu" in array_names(path):
         return resolve_reference(path, data_root)
     if not path.exists() and source.partition("/")[0] not in DATASETS:
         known = ", ".join(dict.fromkeys([*manifest.load_manifest(), *DATASETS]))
         raise InputError(f"reference {source}: no such file or folder, and none of the names: {known}")
     return open_samples(source, data_root, size)
-
-
-def _holds_statistics(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return "mu.npy" in archive.namelist()
-    except (OSError, zipfile.BadZipFile):
-        return False  # a folder, or a broken file, which `open_images` will refuse
 
 
 def samples_record(source: str, samples: Images) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import numpy as np
 
 from bench.data.image_set import Images
 from bench.quality.features import Weights, extraction
+from bench.quality.metrics.distances import all_equal
 from bench.quality.metrics.moments import Moments, Statistics
 from bench.quality.references.reference import Reference
 from bench.quality.settings import Settings
@@ -20,12 +21,14 @@ class SampleFeatures:
 
     Attributes:
         count: number of samples.
+        alike: whether all samples have the same features, up to rounding.
         statistics: for FID and sFID.
         rows: features of every sample, in order, for intervals and the metrics that compare images.
         scores: for the Inception Score, where it is measured.
     """
 
     count: int
+    alike: bool = True
     statistics: dict[str, Statistics] = field(default_factory=dict)
     rows: dict[str, Rows] = field(default_factory=dict)
     scores: Scores | None = None
@@ -44,11 +47,13 @@ def read_samples(settings: Settings, weights: Weights, samples: Images) -> Sampl
     if "IS" in settings.metrics and spec.logits_layer is not None:
         scores = ScoreStream(len(samples), spec.dimensions[spec.logits_layer], settings.resampling.seed)
     features = SampleFeatures(len(samples))
+    first: dict[str, Rows] = {}
     start = 0
     for batch in extraction.stream_features(
         samples, spec.name, sorted(layers | kept), weights, settings.batch_size, f"features of {samples.name}"
     ):
         for layer, rows in batch.items():
+            features.alike = features.alike and all_equal(rows, first.setdefault(layer, rows[0].copy()))
             if layer in moments:
                 moments[layer].update(rows)
             elif scores is not None and layer == spec.logits_layer:

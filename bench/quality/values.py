@@ -78,8 +78,7 @@ def frechet_values(
         resampling: how intervals are resampling.
     """
     side, count, n_reference = FidReference(reference), statistics.count, reference.count or None
-    few = count <= reference.dimensions
-    note = f"{count} images for {reference.dimensions} features: far above the FID of many images" if few else ""
+    note = "; ".join(_poor_statistics(statistics, reference))
     value = side.distance(statistics)
     if rows is None or not resampling.resamples:
         return [_value(metric, value, None, n_reference, note=note)]
@@ -97,18 +96,37 @@ def frechet_values(
     return values
 
 
+def _poor_statistics(statistics: Statistics, reference: Statistics) -> list[str]:
+    """What makes a distance between these statistics say less than one between many different images."""
+    features, notes = reference.dimensions, []
+    if statistics.count <= features:
+        notes.append(f"{statistics.count} images for {features} features: far above the FID of many images")
+    if 0 < reference.count <= features:
+        notes.append(f"the reference has {reference.count} images for {features} features")
+    if reference.constant == features:
+        notes.append("warning: all images of the reference have the same features")
+    elif statistics.constant > reference.constant:
+        notes.append(
+            f"{statistics.constant} of {features} features have one value in all samples, {reference.constant} in the "
+            "reference"
+        )
+    return notes
+
+
 @dataclass(frozen=True)
 class Scores:
     """Inception Scores: of every split, in the order of the samples and in a random one, and of all samples at once.
 
     `parts` are in random order, too: tenths of the splits where these are the protocol's, of which there may be one or
-    two, and else the splits themselves. How far they scatter tells how far a split does by chance.
+    two, and else the splits themselves. How far they scatter tells how far a split does by chance. `classes` are those
+    that the extractor thinks the most probable of some sample.
     """
 
     ordered: tuple[SplitScore, ...]
     shuffled: tuple[SplitScore, ...]
     parts: tuple[SplitScore, ...]
     whole: float
+    classes: frozenset[int]
 
 
 class ScoreStream:
@@ -127,16 +145,18 @@ class ScoreStream:
         self._ordered = ScoreMoments(classes, size)
         self._shuffled = ScoreMoments(classes, size, order)
         self._parts = ScoreMoments(classes, size // SPLITS if size == ADM_SPLIT else size, order)
+        self._classes: set[int] = set()
 
     def update(self, probs: NDArray[np.float64]) -> None:
         """Add the probabilities (n, classes) of the samples that follow those before."""
         for moments in (self._ordered, self._shuffled, self._parts):
             moments.update(probs)
+        self._classes.update(probs.argmax(axis=1).tolist())
 
     def scores(self) -> Scores:
         """The scores of all samples, once they have come."""
         ordered, shuffled, parts = (tuple(moments.splits()) for moments in (self._ordered, self._shuffled, self._parts))
-        return Scores(ordered, shuffled, parts, self._ordered.whole())
+        return Scores(ordered, shuffled, parts, self._ordered.whole(), frozenset(self._classes))
 
 
 def inception_score_values(scores: Scores, probs: Rows | None, resampling: Resampling) -> list[Value]:
@@ -162,6 +182,8 @@ def inception_score_values(scores: Scores, probs: Rows | None, resampling: Resam
         notes.append(f"the last split has {last} and is left out of the mean")
     elif last < size:
         notes.append(f"the last split has {last}")
+    if len(scores.classes) == 1:
+        notes.append(f"warning: to the extractor all samples are of class {min(scores.classes)}")
     if size == 1:
         notes.append("warning: a split of 1 scores 1 whatever it shows, see IS_all")
     elif size < _LEAST_IN_SPLIT:
@@ -266,6 +288,20 @@ def warn_of_shared_images(values: list[Value], rows: Rows, reference: Rows) -> l
         "value and interval assume independent sets"
     )
     return [value if value.metric in _OF_SAMPLES_ALONE else _noted(value, warning) for value in values]
+
+
+def warn_of_equal_samples(values: list[Value], count: int) -> list[Value]:
+    """The values of samples that are all alike, each with a warning.
+
+    Args:
+        values: of these samples.
+        count: how many they are.
+    """
+    warning = (
+        f"warning: all {count} samples have the same features, so that this is the value of one image repeated; look "
+        "at the images, and at the extractor's weights"
+    )
+    return [_noted(value, warning) for value in values]
 
 
 def warn_of_equal_statistics(values: list[Value], statistics: Statistics, reference: Statistics) -> list[Value]:

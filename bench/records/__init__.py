@@ -3,6 +3,15 @@
 Uses machine.
 """
 
+from bench.records.archives import (
+    array_header,
+    array_names,
+    member_header,
+    open_archive,
+    read_array,
+    read_arrays,
+    read_member,
+)
 from bench.records.checksums import check_listed, file_sha256, tensors_sha256
 from bench.records.environment import (
     environment_record,
@@ -23,8 +32,8 @@ from bench.records.run_directory import (
     take_directory,
     whole_file,
 )
-from bench.records.run_record import RUN, read_json, read_kept, read_run, write_json
-from bench.records.tables import read_table, to_markdown, write_table
+from bench.records.run_record import RUN, check_schema, read_json, read_kept, read_run, write_json
+from bench.records.tables import clear_content_errors, read_table, to_markdown, write_table
 from bench.records.toml_tables import from_table, read_toml
 
 __all__ = [
@@ -33,9 +42,13 @@ __all__ = [
     "ROOT",
     "RUN",
     "Results",
+    "array_header",
+    "array_names",
     "check_disk",
     "check_listed",
     "check_same_run",
+    "check_schema",
+    "clear_content_errors",
     "clear_write_errors",
     "environment_record",
     "file_sha256",
@@ -43,11 +56,16 @@ __all__ = [
     "installed",
     "job_facts",
     "machine_name",
+    "member_header",
+    "open_archive",
     "portable",
     "printable",
     "provenance",
+    "read_array",
+    "read_arrays",
     "read_json",
     "read_kept",
+    "read_member",
     "read_run",
     "read_table",
     "read_toml",

@@ -90,13 +90,26 @@ def job_facts(options: DataclassInstance) -> dict[str, Any]:
     return {"option": given, "version": versions}
 
 
-def machine_name(record: Mapping[str, Any]) -> str:
-    """Folder name for the results of one kind of machine: `cpu-intel-xeon-2-cores`, `nvidia-h100-80gb-hbm3`."""
-    devices = record["torch"]["devices"]
-    if devices:
-        return _slug((f"{len(devices)}x " if len(devices) > 1 else "") + devices[0]["name"])
-    model = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", (record["cpu"]["model"] or "unknown").lower())
-    return _slug(f"cpu {model} {record['cpu']['logical_cores']} cores")
+def machine_name(record: Mapping[str, Any], where: str | Path = "run.json") -> str:
+    """Folder name for the results of one kind of machine: `cpu-intel-xeon-2-cores`, `nvidia-h100-80gb-hbm3`.
+
+    Args:
+        record: of a run.
+        where: its file, for the message.
+
+    Raises:
+        InputError: the record names no machine.
+    """
+    try:
+        devices, cpu = record["torch"]["devices"], record["cpu"]
+        if devices:
+            return _slug((f"{len(devices)}x " if len(devices) > 1 else "") + devices[0]["name"])
+        model = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", (cpu["model"] or "unknown").lower())
+        return _slug(f"cpu {model} {cpu['logical_cores']} cores")
+    except (LookupError, TypeError, AttributeError):
+        raise InputError(
+            f"{where}: names no machine, so that its record is of another version; run the measurement again"
+        ) from None
 
 
 def portable(text: str) -> str:

@@ -32,18 +32,19 @@ def write_json(record: Mapping[str, Any], path: Path) -> Path:
     return path
 
 
-def read_json(path: Path, remedy: str) -> dict[str, Any]:
+def read_json(path: Path, remedy: str, *needed: str) -> dict[str, Any]:
     """A record as `write_json` left it, compared with its checksum where it has one.
 
     Args:
         path: the file.
         remedy: what the user can do about a damaged one.
+        needed: keys that the caller reads.
 
     Raises:
         FileNotFoundError: no such file; what that means differs from caller to caller.
-        InputError: a file that cannot be read, holds no JSON object, or has changed since it was written.
+        InputError: a file that cannot be read, holds no JSON object, lacks a key, or has changed since it was written.
     """
-    record = read_object(path, remedy)
+    record = read_object(path, remedy, *needed)
     check_content(record, lambda: _content_sha256(record), str(path), remedy)
     return record
 
@@ -77,26 +78,45 @@ def write_run(record: Mapping[str, Any], directory: Path) -> Path:
     return write_json(version | dict(record) | version, directory / RUN)
 
 
-def read_run(directory: Path) -> dict[str, Any]:
+def read_run(directory: Path, *needed: str) -> dict[str, Any]:
     """The record in `run.json`.
 
+    Args:
+        directory: of the run.
+        needed: keys that the caller reads.
+
     Raises:
-        InputError: no such file, not a run record, one that has changed, or one of a newer schema than this code knows.
+        InputError: no such file, no run record, one that has changed, of a newer schema than this code knows, or
+            without a key.
     """
     path = directory / RUN
     try:
-        record = read_json(path, "run the measurement again")
+        record = read_json(path, "run the measurement again", *needed)
     except FileNotFoundError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
+    check_schema(record, SCHEMA_VERSION, path)
+    return record
+
+
+def check_schema(record: Mapping[str, Any], newest: int, path: Path) -> None:
+    """Refuse a record of another schema than those that this code reads.
+
+    Args:
+        record: with its `schema_version`.
+        newest: version that is read.
+        path: of the file, for the message.
+
+    Raises:
+        InputError: the version is no whole number from 1, or newer.
+    """
     version = record.get("schema_version")
-    if not isinstance(version, int) or version < 1:
-        raise InputError(f"{path}: schema_version is {version!r}; it must be a whole number from 1")
-    if version > SCHEMA_VERSION:
+    if type(version) is not int or version < 1:
+        raise InputError(f"{path}: schema_version is {str(version)[:20]!r}; it must be a whole number from 1")
+    if version > newest:
         raise InputError(
-            f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}, the newest that this version reads; "
+            f"{path}: schema_version {str(version)[:20]} is newer than {newest}, the newest that this version reads; "
             "update the project"
         )
-    return record
 
 
 def check_recorded(path: Path) -> None:

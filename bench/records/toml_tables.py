@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
 import types
 import typing
@@ -64,7 +65,7 @@ def _checked(where: str, annotation: Any, value: Any) -> Any:
         (annotation,) = (part for part in parts if part is not types.NoneType)
         return _checked(where, annotation, value)
     expected = {tuple: list, Mapping: dict}.get(origin, annotation) if origin else annotation
-    if type(value) is not expected:
+    if type(value) is not expected or (expected is float and not math.isfinite(value)):
         raise InputError(f"{where} = {value!r}; it must be of type {expected.__name__}")
     if origin is tuple:
         return tuple(_checked(where, parts[0], item) for item in value)

@@ -43,7 +43,7 @@ def committed_runs(results: Path = RESULTS) -> list[Path]:
     machines = [folder for folder in results.glob("*") if folder.name != LOCAL]
     runs = sorted(record.parent for folder in machines for record in folder.rglob("run.json"))
     for run in runs:
-        place, machine = run.relative_to(results), machine_name(read_run(run))
+        place, machine = run.relative_to(results), machine_name(read_run(run), run / "run.json")
         if len(place.parts) != 2 or place.parts[0] != machine:
             raise InputError(f"results: the run in {place} was measured on {machine}; move it to {machine}/RUN")
     return runs
@@ -55,7 +55,8 @@ def index_of_runs(results: Path = RESULTS) -> str:
     Raises:
         InputError: a run outside of MACHINE/RUN, or one without a known table.
     """
-    return to_markdown(pd.DataFrame([_row(run, read_run(run)) for run in committed_runs(results)]))
+    facts = ("started", "commit", "dirty", "command")
+    return to_markdown(pd.DataFrame([_row(run, read_run(run, *facts)) for run in committed_runs(results)]))
 
 
 def _row(run: Path, record: Mapping[str, Any]) -> dict[str, str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from bench.claims import findings_overview, read_findings, read_summary
-from bench.records import ROOT, machine_name, read_run, read_table, to_markdown
+from bench.records import ROOT, clear_content_errors, machine_name, read_run, read_table, to_markdown
 from bench.report import words
 from bench.report.index import LOCAL, RESULTS
 from bench.report.pages import fill_section
@@ -141,9 +141,10 @@ def update_section(runs: Runs, name: str, check: bool = False, root: Path = ROOT
     """
     section = SECTIONS[name]
     page = root / section.page
-    text = section.show(runs)
-    if section.run:
-        text += f"\n\n{_source(runs[section.run], RUNS[section.run], page)}"
+    with clear_content_errors(runs[section.run] if section.run else runs["results"]):
+        text = section.show(runs)
+        if section.run:
+            text += f"\n\n{_source(runs[section.run], RUNS[section.run], page)}"
     return fill_section(page, name, text, check)
 
 

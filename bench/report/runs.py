@@ -101,11 +101,7 @@ def _load(folder: Path, results: Path) -> Run:
     place = folder.relative_to(results).as_posix() if folder.is_relative_to(results) else portable(str(folder))
     problems: list[str] = []
     record = _try(lambda: read_run(folder), problems, {})
-    try:
-        machine = machine_name(record) if record else ""
-    except (KeyError, TypeError, IndexError, AttributeError):
-        machine = ""
-        problems.append(f"{place}/run.json: names no machine, so its record is of another version; run it again")
+    machine = _try(lambda: machine_name(record, f"{place}/run.json"), problems, "") if record else ""
     if machine and folder.is_relative_to(results) and folder.parent.name not in (machine, LOCAL):
         problems.append(f"{place}: was measured on {machine}; move it to {machine}/{folder.name}")
     tables = {

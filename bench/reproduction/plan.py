@@ -18,7 +18,7 @@ import torch
 
 from bench.generation.job import DrawingOptions, GenerationOptions
 from bench.machine import DTYPES
-from bench.options import DataOptions, ExtractorOptions, OutputOptions, option
+from bench.options import LAMBDA, DataOptions, ExtractorOptions, OutputOptions, Range, option
 from bench.records import Results
 from bench.reproduction.costs import cost_table, planned_pass, planned_work
 from bench.reproduction.network import planned_network
@@ -43,11 +43,20 @@ class PlanOptions(DrawingOptions, ExtractorOptions, DataOptions, OutputOptions):
     out: Path = Path("results/local/plan")
     samples: Path = option(GenerationOptions.out, metavar="DIR", help="--out of the run")
     target: float | None = option(
-        None, name="lambda", metavar="L", help="of a DyDiT whose weights are not here and whose name does not say it"
+        None,
+        name="lambda",
+        metavar="L",
+        help="of a DyDiT whose weights are not here and whose name does not say it",
+        within=LAMBDA,
     )
-    gpus: Sequence[int] = option((1, 8, 64), metavar="N", help="how many GPUs (or processes) to tell the time for")
+    gpus: Sequence[int] = option(
+        (1, 8, 64), metavar="N", help="how many GPUs (or processes) to tell the time for", within=Range(1, 1_000_000)
+    )
     rate: float | None = option(
-        None, metavar="R", help="images/s of one device, instead of measuring it here; the device need not be here then"
+        None,
+        metavar="R",
+        help="images/s of one device, instead of measuring it here; the device need not be here then",
+        within=Range(1e-9, 1e9),
     )
     reference: str | None = option(None, metavar="NAME", help="what the images will be compared with; none by default")
     extractor: str = option("inception-v3-compat", help="of the scoring")
@@ -62,10 +71,6 @@ class PlanOptions(DrawingOptions, ExtractorOptions, DataOptions, OutputOptions):
         Raises:
             InputError: a value out of range, or one that the run's machine does not have.
         """
-        if not self.gpus or min(self.gpus) < 1:
-            raise InputError(f"gpus {list(self.gpus)}: give whole numbers from 1")
-        if self.rate is not None and not 0.0 < self.rate < float("inf"):
-            raise InputError(f"rate {self.rate}: give images a second of one device, above 0")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         elsewhere = {} if self.rate is None else {"device": "cpu", "dtype": "fp32", "tf32": False}

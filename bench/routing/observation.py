@@ -50,9 +50,7 @@ def prepare_observation(options: GenerationOptions) -> GenerationJob:
         raise InputError(
             f"{options.checkpoint}: holds a {type(network).__name__}, whose masks are not DyDiT's; give a DyDiT"
         )
-    if job.device.type == "cuda":
-        unit = images_per_unit(options)
-        check_fits(type(network).__name__, network.config, unit, job.device, torch.float32)
+    check_fits(type(network).__name__, network.config, images_per_unit(options), job.device, torch.float32)
     return dataclasses.replace(job, engine=ENGINE)
 
 

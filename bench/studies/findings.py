@@ -22,7 +22,7 @@ from bench.claims import (
     published_fid_ratio,
     write_findings,
 )
-from bench.records import Results, environment_record, read_run, read_table, take_directory
+from bench.records import Results, clear_content_errors, environment_record, read_run, read_table, take_directory
 from bench.studies.answers import questions
 from bench.studies.catalogue import (
     ABLATION_LAMBDA,
@@ -79,10 +79,10 @@ def judge_again(directory: Path) -> list[Finding]:
     record = read_run(directory)
     with take_directory(directory):
         frame = read_table(directory, "runs")
-        study = _study_of(frame, directory)
         record.pop("judged", None)
         results = Results(directory, record)
-        findings = judge_study(study, frame, results)
+        with clear_content_errors(directory / "runs.csv"):
+            findings = judge_study(_study_of(frame, directory), frame, results)
         judging = environment_record()
         judged = {key: judging[key] for key in ("command", "started", "commit", "dirty")}
         results.write_record(record | {"judged": judged})

@@ -16,13 +16,12 @@ import torch
 
 from bench.claims import Finding
 from bench.machine import arithmetic, track
-from bench.options import DataOptions, DeviceOptions, OutputOptions, option
+from bench.options import STEPS, THREADS, DataOptions, DeviceOptions, OutputOptions, option
 from bench.records import ALL_FILES, RUN, Results, environment_record, read_run, take_directory, take_results
 from bench.studies.catalogue import DIGITS, STUDIES, Stage, Study, find_study
 from bench.studies.findings import JUDGED, judge_study
 from bench.studies.scores import IMAGES, quarters_table, score_all
-from bench.studies.train import THREADS, curves_table, train_all, untrained
-from dydit import InputError
+from bench.studies.train import TRAINING_THREADS, curves_table, train_all, untrained
 from dydit.training import InMemory, Training
 
 _WARM, _TIMED = 2, 5
@@ -39,13 +38,13 @@ class StudyOptions(DeviceOptions, DataOptions, OutputOptions):
     stages: Sequence[str] | None = option(
         None, metavar="NAME", help="only these and what they start from, such as dydit-m-0.5-s1"
     )
-    shorten: int = option(1, metavar="N", help="divide every step count, for a trial")
+    shorten: int = option(1, metavar="N", help="divide every step count, for a trial", within=STEPS)
     plan: bool = option(False, help="train nothing; time a few steps and tell how long the trainings will take")
     judge: Path | None = option(
         None, metavar="DIR", help="train nothing; judge the finished run in DIR again, from its runs.csv"
     )
     processes: int | None = option(
-        None, metavar="N", help="stages trained at once (default: one per core, one on a GPU)"
+        None, metavar="N", help="stages trained at once (default: one per core, one on a GPU)", within=THREADS
     )
 
 
@@ -99,12 +98,8 @@ def prepared_study(options: StudyOptions) -> Iterator[StudyJob]:
     """Find the study and its stages, and take the directories.
 
     Raises:
-        InputError: an unknown study or stage, a number below 1, or a directory that cannot be written or that another
-            run has taken.
+        InputError: an unknown study or stage, or a directory that cannot be written or that another run has taken.
     """
-    for name, value in (("shorten", options.shorten), ("processes", options.processes)):
-        if value is not None and value < 1:
-            raise InputError(f"--{name} {value}; give a whole number from 1")
     study = find_study(options.dataset)
     chosen = (study.only(options.stages) if options.stages else study).shortened(options.shorten)
     models = options.models or options.out / "models"
@@ -160,7 +155,7 @@ def estimate_study(study: Study, *, processes: int, device: str, data_root: Path
     for stage in study.stages:
         kinds.setdefault(_kind(stage), stage)
     seconds: dict[tuple[str, str], tuple[float, float]] = {}
-    with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
+    with arithmetic(TRAINING_THREADS, tf32=torch.device(device).type == "cuda"):
         for kind, stage in track(list(kinds.items()), f"timing steps of {study.name}"):
             plain = _step_seconds(stage, images, 0, device)
             warmed = stage.recipe.complete_warmup > 0

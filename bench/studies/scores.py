@@ -17,10 +17,10 @@ from bench.machine import Task, arithmetic, run_tasks
 from bench.quality.drift import measure_drift
 from bench.quality.features import extractor
 from bench.quality.measure import evaluate
-from bench.records import file_sha256, read_json, read_kept, whole_file, write_json
+from bench.records import file_sha256, read_arrays, read_json, read_kept, whole_file, write_json
 from bench.studies.catalogue import ABLATION_LAMBDA, CONTROL, MIDDLE, SEEDS, STATIC, Stage, Study
 from bench.studies.samples import Sampling, Variant, draw_samples, load_stage
-from bench.studies.train import THREADS, Evaluated, classifier_accuracy, evaluated
+from bench.studies.train import TRAINING_THREADS, Evaluated, classifier_accuracy, evaluated
 from dydit import DiTConfig, flops_ratio
 
 IMAGES = 1000
@@ -106,7 +106,7 @@ def _score(study: Study, stage: Stage, directory: Path, images: int, data_root: 
         return ""
     data = study.load(data_root)
     real, truth = (data.images, data.labels) if study.reference is None else study.reference(data_root)
-    with arithmetic(THREADS, tf32=False):
+    with arithmetic(TRAINING_THREADS, tf32=False):
         seen = evaluated(model, data.x, data.labels)
         quarters = _by_quarter(seen)
         real_accuracy = classifier_accuracy(study, directory, real, truth)
@@ -143,8 +143,9 @@ def _drift(
     assert study.classifier is not None
     if stage.parent is None or steps != STEPS:
         return dict.fromkeys(("drift_mse", "drift_psnr", "drift_fid"))
-    with np.load(_images_file(directory, stage.parent, seed)) as file:
-        started = of_tensor(torch.from_numpy(file["images"]), stage.parent)
+    path = _images_file(directory, stage.parent, seed)
+    (images_before,) = read_arrays(path, "images", remedy="remove it and score again")
+    started = of_tensor(torch.from_numpy(images_before), stage.parent)
     weights = extractor(study.extractor).weights(directory / study.classifier.weights.name)
     drift = measure_drift(of_tensor(images, stage.name), started, study.extractor, weights)
     psnr = float(np.median(drift.psnr()))
@@ -167,7 +168,9 @@ def quarters_table(study: Study, directory: Path) -> pd.DataFrame:
 
 def _kept(stage: Stage, directory: Path) -> dict[str, Any]:
     """What `_score` kept of a stage."""
-    return read_json(directory / "scores" / f"{stage.name}.json", "repeat the run, which scores it again")
+    return read_json(
+        directory / "scores" / f"{stage.name}.json", "repeat the run, which scores it again", "rows", "quarters"
+    )
 
 
 def _by_quarter(seen: Evaluated) -> list[dict[str, float]]:

@@ -29,7 +29,7 @@ from dydit.ablations import RandomRouting, find_ablation
 from dydit.baselines import Calibration, change_network, is_change
 from dydit.training import Draws, InMemory, Recipe, Training
 
-THREADS = 1
+TRAINING_THREADS = 1
 """Training fixes the thread count: floating-point sums depend on it. Networks this small gain nothing from a second."""
 
 
@@ -75,7 +75,7 @@ def train_all(
     for stage in study.stages:
         _check_fits(study, stage, data)
     if study.classifier is not None:
-        with arithmetic(THREADS, tf32=False):
+        with arithmetic(TRAINING_THREADS, tf32=False):
             _train_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
     load = functools.partial(study.load, data_root)
     tasks = [
@@ -100,7 +100,7 @@ def _make(
     if _is_made(path, identity):
         partial.unlink(missing_ok=True)
         return ""
-    with arithmetic(THREADS, tf32=torch.device(device).type == "cuda"):
+    with arithmetic(TRAINING_THREADS, tf32=torch.device(device).type == "cuda"):
         x, labels = data.x.to(device), data.labels.to(device)
         model, log = _train_stage(stage, directory, x, labels, identity)
     tail = log[-max(len(log) // 10, 1) :]

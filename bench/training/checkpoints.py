@@ -11,7 +11,8 @@ import torch
 
 from bench.data.image_set import Entry
 from bench.machine import status
-from bench.records import check_same_run, whole_file
+from bench.options import STEPS, Range
+from bench.records import check_same_run, check_schema, clear_content_errors, whole_file
 from dydit import InputError, first_line
 from dydit.checkpoint.checksums import archive_sha256
 from dydit.training import Recipe
@@ -67,11 +68,11 @@ def read_checkpoint(path: Path, identity: Mapping[str, Any]) -> dict[str, Any]:
         InputError: it is not whole, is of a newer schema than this code knows, or is of a run of another identity.
     """
     content = read_whole(path)
-    if (version := content["schema_version"]) > SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version {version} is newer than {SCHEMA_VERSION}; update the project")
-    there, wanted = Recipe.completed(content["identity"]["recipe"]), identity["recipe"]
-    if there["steps"] < wanted["steps"]:
-        there["steps"] = wanted["steps"]
+    check_schema(content, SCHEMA_VERSION, path)
+    with clear_content_errors(path):
+        there, wanted = Recipe.completed(content["identity"]["recipe"]), identity["recipe"]
+        if there["steps"] < wanted["steps"]:
+            there["steps"] = wanted["steps"]
     check_same_run(path.parents[1], content["identity"] | {"recipe": there}, identity)
     return content
 
@@ -111,7 +112,8 @@ def read_whole(path: Path) -> dict[str, Any]:
     try:
         sha256 = archive_sha256(path)  # a mapped file is compared with no checksum otherwise
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        int(content["schema_version"]), content["identity"], content["training"]["step"]
+        content["schema_version"], content["identity"]["recipe"]
+        Range(0, STEPS.most).whole(content["training"]["step"], "step")
     except Exception as error:  # damaged bytes raise many kinds
         raise InputError(f"{path}: not a whole checkpoint of a run ({first_line(error)})") from None
     return {**content, "archive_sha256": sha256}

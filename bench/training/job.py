@@ -14,9 +14,16 @@ from torch.distributed.device_mesh import DeviceMesh
 
 from bench.machine import ProcessGroup, check_arithmetic
 from bench.options import (
+    BATCH,
+    LAMBDA,
+    SEED,
+    SHARE,
+    STEPS,
     DataOptions,
+    Options,
     OutputOptions,
     ProcessOptions,
+    Range,
     Tf32Options,
     WeightsOptions,
     option,
@@ -31,45 +38,59 @@ from dydit.training import PRECISIONS, NamedRecipe, Recipe, Training, apply_modi
 
 STATIC = "static"
 """The control: the static model, trained further by the same recipe, without routers."""
-MOST_CLASSES = 100_000
+CLASSES = Range(1, 100_000)
 """Of a label table made anew. ImageNet-21k has 21,841; a mistyped number would ask for more memory than there is."""
 CALIBRATION = 64
 """Images, the first of the data, on which a pruning by gradients takes them."""
-SEED = 0
+DEFAULT_SEED = 0
 """Of a recipe that has no name and is given none."""
+WAITING = Range(0, STEPS.most)
+RATE = Range(0, 1000)
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecipeOptions:
+class RecipeOptions(Options):
     """Fields of `Recipe` that differ from a named recipe, or from the defaults of `Recipe`; None: as there."""
 
-    steps: int | None = option(None, metavar="N", help="optimiser steps")
-    batch_size: int | None = option(None, name="batch", metavar="N", help="images per step, over all processes")
+    steps: int | None = option(None, metavar="N", help="optimiser steps", within=STEPS)
+    batch_size: int | None = option(
+        None, name="batch", metavar="N", help="images per step, over all processes", within=BATCH
+    )
     micro_batch: int | None = option(
         None,
         metavar="N",
         help="images computed at once, of which the FLOPs loss takes the mean ratio (default: the batch)",
+        within=BATCH,
     )
-    target: float | None = option(None, name="lambda", metavar="X", help="target FLOPs ratio")
-    seed: int | None = option(None, metavar="N", help=f"of rows, timesteps, noise and gates (default {SEED})")
-    learning_rate: float | None = option(None, metavar="X", help=f"of AdamW (default {Recipe.learning_rate})")
+    target: float | None = option(None, name="lambda", metavar="X", help="target FLOPs ratio", within=LAMBDA)
+    seed: int | None = option(
+        None, metavar="N", help=f"of rows, timesteps, noise and gates (default {DEFAULT_SEED})", within=SEED
+    )
+    learning_rate: float | None = option(
+        None, metavar="X", help=f"of AdamW (default {Recipe.learning_rate})", within=RATE
+    )
     router_learning_rate: float | None = option(
-        None, metavar="X", help="factor on the learning rate of the routers (default 1)"
+        None, metavar="X", help="factor on the learning rate of the routers (default 1)", within=Range(0, 1_000_000)
     )
-    ema_decay: float | None = option(None, metavar="X", help=f"of the moving average (default {Recipe.ema_decay})")
+    ema_decay: float | None = option(
+        None, metavar="X", help=f"of the moving average (default {Recipe.ema_decay})", within=SHARE
+    )
     complete_warmup: int | None = option(
         None,
         name="warmup",
         metavar="N",
         help=f"steps with the loss of the complete model (default {Recipe.complete_warmup})",
+        within=WAITING,
     )
     target_hold: int | None = option(
-        None, metavar="N", help=f"steps before the FLOPs target falls (default {Recipe.target_hold})"
+        None, metavar="N", help=f"steps before the FLOPs target falls (default {Recipe.target_hold})", within=WAITING
     )
     target_reached: int | None = option(
-        None, metavar="N", help=f"step at which it is lambda (default {Recipe.target_reached})"
+        None, metavar="N", help=f"step at which it is lambda (default {Recipe.target_reached})", within=STEPS
     )
-    gradient_limit: float | None = option(None, metavar="X", help="norm above which a step is skipped (default: none)")
+    gradient_limit: float | None = option(
+        None, metavar="X", help="norm above which a step is skipped (default: none)", within=Range(0, 1e30)
+    )
     flip: bool | None = option(None, help="mirror half of the images")
 
     @property
@@ -108,23 +129,20 @@ class FinetuneOptions(RecipeOptions, WeightsOptions, ProcessOptions, Tf32Options
         None,
         metavar="N",
         help="make the label table anew for N classes, the null label's row kept (default: the checkpoint's table)",
+        within=CLASSES,
     )
     rates: tuple[float, float, float] | None = option(
-        None, metavar=("HEADS", "GROUPS", "TOKENS"), help="open shares, for --ablation random"
+        None, metavar=("HEADS", "GROUPS", "TOKENS"), help="open shares, for --ablation random", within=SHARE
     )
     precision: str = option("fp32", help="fp32, or bf16 for matrix products in bfloat16")
     checkpointing: bool = option(False, help="recompute activations: less memory, more time")
     shard: bool = option(False, help="under torchrun: each process holds its part of the model alone (FSDP)")
-    save_every: int = option(1000, metavar="N", help="steps between two checkpoints")
+    save_every: int = option(1000, metavar="N", help="steps between two checkpoints", within=STEPS)
     tensorboard: bool = option(False, help="write the logs to OUT/tensorboard, too")
-    keep: int = option(2, metavar="N", help="checkpoints that stay")
+    keep: int = option(2, metavar="N", help="checkpoints that stay", within=STEPS)
 
     def __post_init__(self) -> None:
-        for name in ("threads", "save_every", "keep", "new_classes"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise InputError(f"{name.replace('_', '-')} = {getattr(self, name)}; it must be at least 1")
-        if self.new_classes is not None and self.new_classes > MOST_CLASSES:
-            raise InputError(f"new-classes = {self.new_classes}; it must be at most {MOST_CLASSES}")
+        super().__post_init__()
         if self.precision not in PRECISIONS:
             raise InputError(f"precision {self.precision!r}: choose one of {', '.join(PRECISIONS)}")
         check_arithmetic(self.device, torch.float32, self.tf32)
@@ -197,7 +215,7 @@ def plan_training(options: FinetuneOptions) -> TrainingPlan:
             raise InputError(
                 "recipe: give --recipe NAME, or --steps, --batch and --lambda (no --lambda with --ablation static)"
             )
-        recipe = Recipe(**{"seed": SEED, **changes})
+        recipe = Recipe(**{"seed": DEFAULT_SEED, **changes})
     else:
         recipe = dataclasses.replace(named.recipe, **changes)
     ordered = named.ordered if named else True

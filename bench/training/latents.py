@@ -31,11 +31,23 @@ from bench.data.sources import open_labelled
 from bench.generation import decoding
 from bench.generation.decoding import LATENT_CHANNELS, LATENT_SCALE
 from bench.machine import arithmetic, check_device, status, track
-from bench.options import AutoencoderOptions, DataOptions, OutputOptions, ProcessOptions, option
+from bench.options import (
+    BATCH,
+    CHANNELS,
+    PIXELS,
+    AutoencoderOptions,
+    DataOptions,
+    OutputOptions,
+    ProcessOptions,
+    Range,
+    option,
+)
 from bench.records import (
     check_same_run,
+    check_schema,
     environment_record,
     file_sha256,
+    read_array,
     read_json,
     take_directory,
     tensors_sha256,
@@ -49,7 +61,9 @@ LABELS = "labels.npy"
 PROGRESS = "progress.json"
 """What a run that is broken off has made: its identity, and the SHA-256 of its files."""
 SCHEMA_VERSION = 1
-BATCH = 8
+COUNT = Range(1, 1_000_000_000)
+"""Images of a set."""
+ENCODED = 8
 """Images that the autoencoder encodes at once."""
 
 
@@ -60,8 +74,8 @@ class LatentsOptions(AutoencoderOptions, ProcessOptions, DataOptions, OutputOpti
     out: Path = Path("results/local/latents")
     data: str = option(metavar="NAME|PATH", help="data set, or folder with one folder per class")
     split: str | None = option(None, metavar="NAME", help="of a data set (default: its first, for training)")
-    resolution: int = option(256, metavar="PIXELS", help="of the images")
-    unit: int = option(1024, metavar="N", help="images per file")
+    resolution: int = option(256, metavar="PIXELS", help="of the images", within=PIXELS)
+    unit: int = option(1024, metavar="N", help="images per file", within=BATCH)
 
 
 @dataclass(frozen=True)
@@ -105,15 +119,16 @@ def open_latents(directory: Path) -> Latents:
     again = "run `python -m bench latents` again"
     try:
         content = read_json(directory / MANIFEST, again)
-        count, unit, shape = int(content["count"]), int(content["unit"]), tuple(int(side) for side in content["shape"])
+        check_schema(content, SCHEMA_VERSION, directory / MANIFEST)
+        count, unit = COUNT.whole(content["count"], "count"), BATCH.whole(content["unit"], "unit")
+        channels, height, width = content["shape"]
+        shape = CHANNELS.whole(channels, "channels"), PIXELS.whole(height, "height"), PIXELS.whole(width, "width")
         sums = {str(name): str(value) for name, value in content["sha256"].items()}
-        if len(shape) != 3 or content["schema_version"] > SCHEMA_VERSION:
-            raise ValueError(f"shape {shape}, schema version {content['schema_version']}")
-        checked = [LABELS, *(unit_path(directory, number).name for number in range(-(-count // unit)))]
-        for name in track(checked, f"checking {directory}"):
+        checked = (unit_path(directory, number).name for number in range(-(-count // unit)))
+        for name in track([LABELS, *checked], f"checking {directory}"):
             if file_sha256(directory / name) != sums[name]:
                 raise ValueError(f"{name} has changed since it was written")
-        labels = np.load(directory / LABELS, allow_pickle=False)
+        labels = read_array(directory / LABELS)
         files: list[NDArray[Any]] = []
         for number, rows in enumerate(unit_ranges(count, unit)):
             file = np.load(unit_path(directory, number), mmap_mode="r", allow_pickle=False)
@@ -126,13 +141,13 @@ def open_latents(directory: Path) -> Latents:
         recorded = read_class_table(content.get("classes", []))
     except InputError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError) as error:
+    except Exception as error:  # damaged bytes raise many kinds
         raise InputError(f"{directory}: no whole set of latents ({first_line(error)}); {again}") from None
     digest = hashlib.sha256(json.dumps(sums, sort_keys=True).encode()).hexdigest()
     names = {row["label"]: row["name"] for row in recorded if row["name"] is not None}
     of_labels = torch.from_numpy(labels)
     classes = class_table(of_labels, names)
-    return Latents(tuple(files), (shape[0], shape[1], shape[2]), unit, of_labels, digest, classes)
+    return Latents(tuple(files), shape, unit, of_labels, digest, classes)
 
 
 def encode_latents(options: LatentsOptions) -> Latents:
@@ -144,9 +159,6 @@ def encode_latents(options: LatentsOptions) -> Latents:
     out, resolution = options.out, options.resolution
     if resolution % VAE_DOWNSAMPLING or resolution < VAE_DOWNSAMPLING:
         raise InputError(f"resolution {resolution}: the autoencoder takes multiples of {VAE_DOWNSAMPLING}")
-    for name, number in (("unit", options.unit), ("threads", options.threads)):
-        if number < 1:
-            raise InputError(f"{name} = {number}; it must be at least 1")
     check_device(options.device, torch.float32)
     with take_directory(out), arithmetic(options.threads, tf32=False):
         opened = open_labelled(options.data, resolution, options.data_root, options.split)
@@ -179,7 +191,7 @@ def _write_files(
     sums = _earlier_sums(out, identity)
     _write(out / LABELS, opened.labels.numpy().astype(np.int64))
     sums[LABELS] = file_sha256(out / LABELS)
-    units = unit_ranges(len(opened), identity["unit"])
+    units = list(unit_ranges(len(opened), identity["unit"]))
     for number, rows in enumerate(track(units, f"encoding {identity['data']}")):
         path = unit_path(out, number)
         if path.is_file() and sums.get(path.name) == file_sha256(path):
@@ -196,8 +208,8 @@ def _earlier_sums(out: Path, identity: dict[str, Any]) -> dict[str, str]:
     if not path.is_file():
         return {}
     remedy = "remove it: the latents are encoded again"
-    there = read_json(path, remedy)
-    if not all(isinstance(there.get(name), dict) for name in ("identity", "sha256")):
+    there = read_json(path, remedy, "identity", "sha256")
+    if not all(isinstance(there[name], dict) for name in ("identity", "sha256")):
         raise InputError(f"{path}: no record of encoded units; {remedy}")
     check_same_run(out, there["identity"], identity)
     return dict(there["sha256"])
@@ -210,7 +222,7 @@ def _moments(module: Any, opened: Images, rows: range, device: torch.device) -> 
     # One process decodes pictures more slowly than a GPU encodes them.
     workers = min(os.cpu_count() or 1, 8) if device.type == "cuda" else 0
     parts = []
-    for batch in torch.utils.data.DataLoader(chosen, BATCH, num_workers=workers):
+    for batch in torch.utils.data.DataLoader(chosen, ENCODED, num_workers=workers):
         x = preprocessing.to_model(batch).to(device)
         latents = [module.encode(images).latent_dist for images in (x, x.flip(-1))]
         parts.append(torch.stack([moment for each in latents for moment in (each.mean, each.std)], 1).float().cpu())

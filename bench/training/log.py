@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from bench.records import clear_write_errors
+from dydit import InputError, first_line
 from dydit.checkpoint.atomic import atomic_path
 from dydit.training import Recipe, StepLog
 
@@ -110,12 +111,19 @@ def _begun(path: Path, text: str) -> IO[str]:
 
 
 def _text_before(path: Path, columns: tuple[str, ...], step: int) -> str:
-    """The heading of a log, and its whole rows of the steps before `step` where there are some."""
+    """The heading of a log, and its whole rows of the steps before `step` where there are some.
+
+    Raises:
+        InputError: the file is no CSV in UTF-8, or cannot be read.
+    """
     rows: list[list[str]] = []
-    if path.is_file():
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = list(csv.reader(file))[1:]
-    whole = [row for row in rows if len(row) == len(columns) and row[0].isdigit() and int(row[0]) < step]
+    try:
+        if path.exists():
+            with path.open(newline="", encoding="utf-8") as file:
+                rows = list(csv.reader(file))[1:]
+        whole = [row for row in rows if len(row) == len(columns) and row[0].isdecimal() and int(row[0]) < step]
+    except (OSError, csv.Error, ValueError) as error:
+        raise InputError(f"{path}: not a log of a training ({first_line(error)}); take it away") from None
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *whole])
     return text.getvalue()
@@ -123,12 +131,15 @@ def _text_before(path: Path, columns: tuple[str, ...], step: int) -> str:
 
 def training_outcome(text: str, recipe: Recipe) -> dict[str, str]:
     """What `log.csv` says of a finished training: means over the last tenth of its steps, how many were skipped."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    tail = rows[-max(recipe.steps // 10, 1) :]
+    try:
+        rows = list(csv.DictReader(io.StringIO(text)))
+        tail = rows[-max(recipe.steps // 10, 1) :]
+        means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
+        skipped = sum(row["skipped"] == "True" for row in rows)
+    except (csv.Error, KeyError, TypeError, ValueError, ZeroDivisionError):
+        rows = []
     if len(rows) < recipe.steps:  # somebody has edited the file
         return dict.fromkeys(("final_loss", "final_ratio", "skipped_steps"), "unknown, the log has gaps")
-    means = {name: sum(float(row[name]) for row in tail) / len(tail) for name in ("loss", "ratio")}
-    skipped = sum(row["skipped"] == "True" for row in rows)
     return {
         "final_loss": f"{means['loss']:.5f}",
         "final_ratio": f"{means['ratio']:.4f}",

@@ -251,6 +251,8 @@ def _kind_of_archive(path: Path) -> str | None:
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as zipped:
             names = zipped.namelist()
+        if len(set(names)) < len(names):
+            return "an archive in which two members have one name"
         if any(name.endswith("data.pkl") for name in names):
             return None
         return "NumPy arrays (.npz)" if any(name.endswith(".npy") for name in names) else "a zip archive"

@@ -99,7 +99,7 @@ def _record(raw: RawFile) -> dict[str, str]:
     if not all(isinstance(value, str) for value in found.values()):
         raise InputError(f"{raw.path}: its record is no table of texts; {again}")
     for name in ("config", "recipe"):  # objects themselves, which readers of the record take for granted
-        parse_object(found.get(name, "{}"), f"{raw.path}: {name} in its record", again)
+        parse_object(found.get(name, "{}"), f"{raw.path}: {name} in its record", again, finite=name != "recipe")
     if {"training", "identity", "classes"} <= raw.content.keys():  # a checkpoint of this project's own fine-tuning
         found = {**found, "classes": json.dumps(raw.content["classes"], default=str)}
     return found

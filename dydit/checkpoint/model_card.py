@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 
 from dydit.dit import DiT
@@ -56,6 +57,14 @@ last step as `model`, in the layout of the published checkpoints.
 """
 
 
+def markdown_cell(text: str) -> str:
+    """A text as it stands in one cell of a table in markdown: in one line, without HTML and without new cells."""
+    line = " ".join(text.split())
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", line).replace("<", "&lt;")
+    return re.sub(r"(\\*)\|", r"\1\1\\|", line)  # a backslash before the bar would take its escape away
+
+
 def _section(title: str, opening: str, column: str, rows: Mapping[str, object]) -> str:
-    table = [f"| {column} | value |", "| :--- | :--- |", *(f"| {name} | {value} |" for name, value in rows.items())]
+    cells = ((markdown_cell(str(name)), markdown_cell(str(value))) for name, value in rows.items())
+    table = [f"| {column} | value |", "| :--- | :--- |", *(f"| {name} | {value} |" for name, value in cells)]
     return "\n\n".join(part for part in (f"## {title}", opening, "\n".join(table)) if part)

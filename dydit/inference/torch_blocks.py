@@ -113,8 +113,8 @@ class TorchBlocks:
         `override`, bool (N, T), replaces the router's decision; the router runs all the same, so that its time is
         part of a timed forward.
         """
-        selected = router(hidden).bool()
-        return selected if override is None else override
+        gate = router(hidden)
+        return open_tokens(hidden, gate) if override is None else override
 
     def update_selected(self, hidden: Tensor, selected: Any, weights: MlpWeights, modulation: Modulation) -> None:
         """Add the gated MLP of the selected tokens; the others keep their value."""
@@ -182,6 +182,15 @@ class TorchBlocks:
     def tuning(self) -> contextlib.AbstractContextManager[object]:
         """Inside this context a forward finds the fastest form of each part, where there are several."""
         return contextlib.nullcontext()
+
+
+def open_tokens(hidden: Tensor, gate: Tensor) -> Tensor:
+    """The tokens (N, T), bool, whose gate is open; a token of `hidden` (N, T, C) whose gate is NaN becomes NaN itself.
+
+    One channel is enough: norms and attention spread it. So it is seen in the output, as in the masked forward.
+    """
+    hidden[..., 0].masked_fill_(gate.isnan(), torch.nan)
+    return gate.bool()
 
 
 def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:

@@ -34,7 +34,7 @@ from dydit.inference.products import (
     known_products,
 )
 from dydit.inference.spans import span
-from dydit.inference.torch_blocks import SELECTED, Modulation, TorchBlocks
+from dydit.inference.torch_blocks import SELECTED, Modulation, TorchBlocks, open_tokens
 from dydit.inference.weight_slices import MlpWeights
 from dydit.routing import TokenRouter
 
@@ -79,17 +79,17 @@ class TritonBlocks(TorchBlocks):
             # The layer before the router's ReLU is torch's; one kernel does all the rest and makes the list of tokens.
             features = F.linear(hidden, first.weight, first.bias)
         elif mask is None:
-            mask = router(hidden).bool()
+            mask = open_tokens(hidden, router(hidden))
         if mask is not None and mask.stride(-1) != 1:
             mask = mask.contiguous()
-        n, tokens, _ = hidden.shape
+        n, tokens, channels = hidden.shape
         rows = n * tokens
         index = torch.empty(rows, dtype=torch.int32, device=hidden.device)
         count = torch.zeros(1, dtype=torch.int32, device=hidden.device)
         width = 1 if features is None else features.shape[-1]
         self._code.select_tokens[(_tiles_over(rows, 64),)](
             features, None if last is None else last.weight, None if last is None else last.bias,
-            None if mask is None else mask.view(torch.uint8), index, count, rows, width, tokens,
+            None if mask is None else mask.view(torch.uint8), hidden, index, count, rows, width, channels, tokens,
             None if mask is None else mask.stride(0),
             ROWS=64, WIDTH=_power_of_two(width), ROUTED=features is not None, MASKED=mask is not None, num_warps=4,
         )  # fmt: skip

@@ -18,7 +18,7 @@ from triton.runtime.errors import OutOfResources  # noqa: F401, for those who tu
 
 @triton.jit
 def select_tokens(
-    features, weight, bias, mask, index, count, rows, width, tokens, mask_stride,
+    features, weight, bias, mask, hidden, index, count, rows, width, channels, tokens, mask_stride,
     ROWS: tl.constexpr, WIDTH: tl.constexpr, ROUTED: tl.constexpr, MASKED: tl.constexpr,
 ):  # fmt: skip
     """Append the positions of the selected tokens, below R, to `index`, int32 (R,); add their number to `count`, (1,).
@@ -26,7 +26,8 @@ def select_tokens(
     ROUTED: `features` (R, width) are the router's hidden channels before its ReLU, `weight` (width,) and `bias` (1,)
     its last layer; a token is selected where the gate, rounded as torch rounds it, exceeds one half. MASKED: `mask`,
     uint8 (N, tokens), decides instead. With both, the gate is computed all the same, so that its time is part of a
-    timed forward.
+    timed forward; without MASKED, a token of `hidden` (R, channels) whose gate is NaN becomes NaN itself, as in
+    `torch_blocks.open_tokens`.
     """
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
     selected = row < rows
@@ -37,9 +38,13 @@ def select_tokens(
         inside = (row < rows)[:, None] & (channel < width)[None, :]
         x = tl.load(features + row[:, None].to(tl.int64) * width + channel[None, :], mask=inside, other=0.0)
         w = tl.load(weight + channel, mask=channel < width, other=0.0).to(tl.float32)
-        logit = tl.sum(tl.maximum(x.to(tl.float32), 0.0) * w[None, :], 1) + tl.load(bias).to(tl.float32)
+        x = x.to(tl.float32)
+        # ReLU as torch computes it: the maximum with 0 would lose NaN.
+        logit = tl.sum(tl.where(x < 0.0, 0.0, x) * w[None, :], 1) + tl.load(bias).to(tl.float32)
         dtype: tl.constexpr = features.dtype.element_ty
         gate = tl.sigmoid(logit.to(dtype).to(tl.float32)).to(dtype).to(tl.float32)
+        if not MASKED:
+            tl.store(hidden + row.to(tl.int64) * channels, gate.to(dtype), mask=selected & (gate != gate))
         selected = selected & (gate > (-1.0 if MASKED else 0.5))
     ones = selected.to(tl.int32)
     place = tl.atomic_add(count, tl.sum(ones, 0)) + tl.cumsum(ones, 0) - 1

@@ -46,7 +46,7 @@ class WidthPlan:
         """The plan that the TDW routers of a model in evaluation mode decide.
 
         Raises:
-            InputError: no DyDiT, one in training mode, or timesteps that are none.
+            InputError: no DyDiT, one in training mode, timesteps that are none, or a router that returns NaN.
         """
         if not isinstance(model, DyDiT):
             raise InputError(f"width plan: {type(model).__name__} has no routers; give a DyDiT, without wrappers")
@@ -59,9 +59,16 @@ class WidthPlan:
         device = model.pos_embed.device
         t_emb = model.t_embedder(torch.tensor(steps, device=device))
         blocks = [block for block in model.blocks if isinstance(block, DyDiTBlock)]
-        heads = torch.stack([block.attn_rate(t_emb) for block in blocks], dim=1).bool().cpu()
-        channels = torch.stack([block.mlp_rate(t_emb) for block in blocks], dim=1).bool().cpu()
-        return cls({t: (heads[i], channels[i]) for i, t in enumerate(steps)})
+        heads = torch.stack([block.attn_rate(t_emb) for block in blocks], dim=1).cpu()
+        channels = torch.stack([block.mlp_rate(t_emb) for block in blocks], dim=1).cpu()
+        for name, masks in (("attn_rate", heads), ("mlp_rate", channels)):
+            if broken := masks.isnan().any(2).nonzero().tolist():
+                step, layer = broken[0]
+                raise InputError(
+                    f"width plan: the router blocks.{layer}.{name} returns NaN at timestep {steps[step]}; its weights "
+                    "or the timestep embedding are too large for the data type"
+                )
+        return cls({t: (heads[i].bool(), channels[i].bool()) for i, t in enumerate(steps)})
 
     @classmethod
     def constant(cls, routing: Routing, timesteps: Iterable[int]) -> WidthPlan:

@@ -15,6 +15,9 @@ from dydit.dit import DiT
 from dydit.dydit import DyDiT
 from dydit.errors import InputError
 from dydit.flops import flops_loss, flops_ratio
+from dydit.sampling import mix
+from dydit.training.data import Data
+from dydit.training.draws import Draws, seed_generators
 from dydit.training.recipe import Recipe
 
 
@@ -68,3 +71,29 @@ def step_loss(
         ratio = flops_ratio(routing, model.config).mean()
         rates = torch.stack([routing.head_rate, routing.channel_rate, routing.token_rate], -1).mean(0)
     return StepLoss(loss, ratio, rates)
+
+
+def micro_batch_loss(
+    model: DiT, diffusion: Diffusion, data: Data, draws: Draws, recipe: Recipe, step: int, index: int, half: bool
+) -> StepLoss:
+    """Loss of the `index`-th micro-batch of a step; every call draws the same numbers.
+
+    Args:
+        model: in training mode, on its device.
+        diffusion: the noise schedule.
+        data: of which the micro-batch reads its rows.
+        draws: of the step.
+        recipe: as in `step_loss`.
+        step: as in `step_loss`.
+        index: of the micro-batch, from 0.
+        half: whether matrix products are computed in bfloat16.
+
+    Raises:
+        InputError: as `step_loss`.
+    """
+    device = next(model.parameters()).device
+    rows, mirror, t, noise = draws.micro_batch(index, recipe.micro_batch_size)
+    with seed_generators(mix(mix(recipe.seed, step), index + 1), device):
+        x0, y = (tensor.to(device, non_blocking=True) for tensor in data.batch(rows, mirror))
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return step_loss(model, diffusion, x0, y, t.to(device), noise.to(x0), recipe, step)

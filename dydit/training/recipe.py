@@ -72,10 +72,15 @@ class Recipe:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"recipe: {name} = {value}; it must be at least 1")
-        for name in ("learning_rate", "router_learning_rate"):
+        for name in ("learning_rate", "router_learning_rate", "flops_weight"):
             value = getattr(self, name)
             if not 0 <= value < float("inf"):
                 raise InputError(f"recipe: {name} = {value}; it must be a finite number that is not negative")
+        for name in ("complete_warmup", "target_hold", "double_steps", "gradient_limit"):
+            if not getattr(self, name) >= 0:  # NaN neither
+                raise InputError(f"recipe: {name} = {getattr(self, name)}; it must not be negative")
+        if not 0 <= self.ema_decay <= 1:
+            raise InputError(f"recipe: ema_decay = {self.ema_decay}; it must lie in [0, 1]")
         if self.batch_size % self.micro_batch_size:
             raise InputError(
                 f"recipe: batch_size {self.batch_size} is not a multiple of micro_batch {self.micro_batch}; "

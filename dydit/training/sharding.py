@@ -58,6 +58,13 @@ def sum_over_processes(tensors: list[Tensor]) -> None:
         start = stop
 
 
+def first_text(text: str) -> str:
+    """The first text of all processes, in the order of their ranks, that is not empty; all must call this."""
+    texts: list[str] = [text] * dist.get_world_size()
+    dist.all_gather_object(texts, text)
+    return next(filter(None, texts), "")
+
+
 def full_tensor(tensor: Tensor) -> Tensor:
     """A sharded tensor put together, in every process, which all must call this; any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

@@ -22,12 +22,12 @@ from dydit.diffusion import Diffusion
 from dydit.dit import DiT
 from dydit.dydit import DyDiT, is_router_key
 from dydit.errors import InputError, first_line
-from dydit.sampling import mix
 from dydit.training.data import Data, InMemory
-from dydit.training.draws import Draws, seed_generators
-from dydit.training.loss import step_loss
+from dydit.training.divergence import tell_divergence
+from dydit.training.draws import Draws
+from dydit.training.loss import StepLoss, micro_batch_loss
 from dydit.training.recipe import Recipe
-from dydit.training.sharding import full_tensor, gather_state, shard_like, shard_model, sum_over_processes
+from dydit.training.sharding import first_text, full_tensor, gather_state, shard_like, shard_model, sum_over_processes
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -120,7 +120,6 @@ class Training:
         self.optimizer = torch.optim.AdamW(parameter_groups(model, recipe), lr=recipe.learning_rate, weight_decay=0.0)
         model.recompute = recompute
         self._diffusion = Diffusion.linear()
-        self._device = next(model.parameters()).device
         self._half = precision == "bf16"
         self._divisor = recipe.micro_batches // (processes if mesh else 1)  # FSDP takes the mean over processes
 
@@ -150,9 +149,10 @@ class Training:
         # The only place in a step where the CPU waits for the device.
         gradient_norm, loss, ratio, *rates = torch.cat([norm[None], measured]).tolist()
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            where = self._where_not_finite(data, draws)
             raise InputError(
-                f"training diverged at step {self.step}: loss {loss}, gradient norm {gradient_norm}; "
-                "lower the learning rate"
+                f"training diverged at step {self.step}: loss {loss}, gradient norm {gradient_norm}"
+                f"{', ' + where if where else ''}; lower the learning rate"
             )
         updates = (gradient_norm <= recipe.gradient_limit) + (self.step < recipe.double_steps)
         for _ in range(updates):
@@ -191,23 +191,28 @@ class Training:
                 n: shard_like(dict.fromkeys(each, parameters[n]), each) for n, each in optimizer["state"].items()
             }
             self.optimizer.load_state_dict({**optimizer, "state": moments})
-            self.step = int(state["step"])
+            if type(state["step"]) is not int or state["step"] < 0:
+                raise ValueError(f"step {str(state['step'])[:20]}")
+            self.step = state["step"]
         except (LookupError, RuntimeError, ValueError, TypeError) as error:
             kind = self.kind.__name__
             raise InputError(f"training state: not one of this {kind} ({first_line(error)})") from None
 
     def _micro_batch(self, data: Data, draws: Draws, index: int) -> Tensor:
         """Add the gradient of one micro-batch, and return its part of the batch's loss, ratio and rates, (2 + 3 L,)."""
-        recipe, device = self.recipe, self._device
-        rows, mirror, t, noise = draws.micro_batch(index, recipe.micro_batch_size)
-        with seed_generators(mix(mix(recipe.seed, self.step), index + 1), device):
-            x0, y = (tensor.to(device, non_blocking=True) for tensor in data.batch(rows, mirror))
-            with torch.autocast(device.type, torch.bfloat16, enabled=self._half):
-                loss, ratio, rates = step_loss(
-                    self.model, self._diffusion, x0, y, t.to(device), noise.to(x0), recipe, self.step
-                )
-            (loss / self._divisor).backward()  # type: ignore[no-untyped-call]
-        return torch.cat([loss.detach()[None], ratio[None], rates.flatten()]) / recipe.micro_batches
+        loss, ratio, rates = self._loss(data, draws, index)
+        (loss / self._divisor).backward()  # type: ignore[no-untyped-call]
+        return torch.cat([loss.detach()[None], ratio[None], rates.flatten()]) / self.recipe.micro_batches
+
+    def _loss(self, data: Data, draws: Draws, index: int) -> StepLoss:
+        return micro_batch_loss(self.model, self._diffusion, data, draws, self.recipe, self.step, index, self._half)
+
+    def _where_not_finite(self, data: Data, draws: Draws) -> str:
+        """Where the step stopped being finite, in words; all processes call this."""
+        own = range(self.rank, self.recipe.micro_batches, self.processes)
+        size = self.recipe.micro_batch_size
+        text = tell_divergence(self.model, data, draws, size, own, lambda index: self._loss(data, draws, index).loss)
+        return first_text(text) if self.processes > 1 else text
 
 
 def parameter_groups(model: DiT, recipe: Recipe) -> list[dict[str, Any]]:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import resource
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 
 from bench import cli
 from bench.claims import read_summary
@@ -57,6 +65,81 @@ def test_an_output_directory_that_is_a_file_is_refused_before_any_work(
     assert run(monkeypatch, command, "--out", str(target)) == 2
     assert "is a file" in capsys.readouterr().err
     assert target.read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["flops.csv", "flops.md", "summary.csv", "run.json"])
+def test_a_folder_where_a_table_should_be_is_named(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, name: str
+) -> None:
+    (tmp_path / name).mkdir()
+    assert run(monkeypatch, "flops", "--models", "DiT-S/2", "--lambdas", "0.5", "--out", str(tmp_path)) == 2
+    wanted = f"error: {tmp_path}/{name}: Is a directory; something of another kind lies there; move it away\n"
+    assert capsys.readouterr().err == wanted
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path: Path) -> None:
+    """In a process of its own, whose files may have 500 bytes."""
+
+    def limit() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
+
+    command = [sys.executable, "-B", "-m", "bench", "flops", "--models", "DiT-S/2", "--lambdas", "0.5", "--out"]
+    done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, preexec_fn=limit)
+    assert done.returncode == 2
+    message = rf"error: {tmp_path}/flops\.(csv|md): File too large; make room and repeat the run\n"
+    assert re.fullmatch(message, done.stderr)
+    assert list(tmp_path.iterdir()) == []
+
+
+def named(error: OSError, path: str) -> OSError:
+    """As the error of a library whose file `atomic_path` has named."""
+    error.filename = path
+    return error
+
+
+def raising(error: BaseException) -> Callable[[Any], None]:
+    def run(_: Any) -> None:
+        raise error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "x"), 2, "x: No space left on device; make room"),
+        (PermissionError(errno.EACCES, "Permission denied", "x"), 2, "x: Permission denied; make it accessible"),
+        (OSError(errno.ENAMETOOLONG, "File name too long", "x"), 2, "x: File name too long; give a shorter path"),
+        (OSError(errno.EIO, "Input/output error", b"x\xff"), 2, r"x\udcff: Input/output error; mend that"),
+        (OSError("cannot be told"), 2, "cannot be told; mend that and repeat the run"),
+        (named(OSError("No space"), "x"), 2, "x: No space; mend that and repeat the run"),
+        (KeyboardInterrupt(), 130, "interrupted"),
+        (MemoryError("14 PiB"), 2, "out of memory (14 PiB)"),
+        (RuntimeError("std::bad_alloc"), 2, "out of memory (std::bad_alloc)"),
+        (torch.OutOfMemoryError("CUDA out of memory. Tried"), 2, "out of memory (CUDA out of memory. Tried)"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], error: BaseException, status: int, message: str
+) -> None:
+    monkeypatch.setattr("bench.commands.measure.flops.run", raising(error))
+    assert run(monkeypatch, "flops") == status
+    stderr = capsys.readouterr().err
+    assert stderr.startswith(f"error: {message}") and stderr.count("\n") == 1
+
+
+def test_an_error_of_the_code_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.commands.measure.flops.run", raising(RuntimeError("a mistake")))
+    with pytest.raises(RuntimeError, match="a mistake"):
+        cli.main(["flops"])
+
+
+def test_a_reader_that_went_away_is_no_error() -> None:
+    command = f"{sys.executable} -m bench stats list | true; echo ${{PIPESTATUS[0]}} >&2"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
+    assert done.stderr in ("0\n", "141\n")  # it may have finished before
 
 
 def test_an_unknown_option_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

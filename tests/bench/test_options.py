@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from bench.options import add_options, option, read_options, shared_values
+from bench.options import Options, Range, add_options, option, read_options, shared_values
 from dydit import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class Base:
+class Base(Options):
     out: Path = option(Path("a"), help="where")
     seed: int = option(0, help="of noise")
 
@@ -28,17 +28,21 @@ class Example(Base):
     source: str = option(positional=True, metavar="FILE", help="what")
     rest: Sequence[int] = option((), positional=True, help="more")
     count: int = option(metavar="N", help="how many")
-    scale: float = option(1.5, help="of guidance")
+    scale: float = option(1.5, help="of guidance", within=Range(-2, 9))
+    kind: str = option("ema", help="of weights", choices=("ema", "model"))
     label: str | None = option(None, help="none by default")
     strict: bool = option(False, help="a switch")
     flip: bool | None = option(None, help="a switch with a --no- form")
     target: float | None = option(None, name="lambda", help="has another name")
-    batch_size: Sequence[int] = option((1, 8), help="several")
-    rates: tuple[float, float, float] | None = option(None, metavar=("A", "B", "C"), help="exactly three")
+    batch_size: Sequence[int] = option((1, 8), help="several", within=Range(1, 64))
+    rates: tuple[float, float, float] | None = option(
+        None, metavar=("A", "B", "C"), help="exactly three", within=Range(0, 5, above=True)
+    )
     ablation: Sequence[str] = option((), repeated=True, help="one each time")
     note: str = "no option"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.scale < 0:
             raise InputError("scale: below zero")
 
@@ -100,6 +104,32 @@ def test_what_no_field_allows_is_refused(arguments: str, message: str, capsys: p
 def test_a_dataclass_checks_its_values() -> None:
     with pytest.raises(InputError, match="below zero"):
         read("x", "--count", "3", "--scale", "-1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("--scale 10", "--scale 10.0: give a number in [-2, 9]"),
+        ("--scale nan", "--scale nan: give a number in [-2, 9]"),
+        ("--scale inf", "--scale inf"),
+        ("--batch-size 1 65", "--batch-size 65: give a whole number from 1 to 64"),
+        (f"--batch-size {10**300}", "--batch-size 1000000"),
+        ("--rates 1 0 1", "--rates 0.0: give a number in (0, 5]"),
+        ("--kind x", "--kind x: give ema or model"),
+        ("--label a\0b", "--label a\0b: give a text without NUL"),
+        ("--out a\0b", "--out a\0b: give a text without NUL"),
+    ],
+)
+def test_a_value_outside_of_its_limits_is_refused(arguments: str, message: str) -> None:
+    with pytest.raises(InputError) as caught:
+        read("x", "--count", "3", *arguments.split(" "))
+    assert str(caught.value).startswith(message) and len(str(caught.value)) < 200
+
+
+def test_limits_belong_to_the_numbers_that_they_name() -> None:
+    read("x", "--count", "3", "--scale", "0", "--batch-size", "1", "64", "--rates", "1e-9", "5", "1")
+    with pytest.raises(InputError, match="--scale -3"):
+        Example(source="x", count=3, scale=-3)  # whoever makes it
 
 
 def test_help_names_every_default_and_required_options_come_first() -> None:

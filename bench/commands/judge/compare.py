@@ -6,13 +6,13 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.options import option
+from bench.options import Options, option
 from bench.records import take_directory, write_table
 from bench.report.comparing.compare import comparable, compare_runs, regressions, to_frame, told
 
 
 @dataclass(frozen=True, kw_only=True)
-class CompareOptions:
+class CompareOptions(Options):
     """Two runs, and what to do about what changed."""
 
     first: Path = option(positional=True, metavar="FIRST", help="folder of a run")

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.options import option
+from bench.options import Options, option
 from bench.report.figures.front import update_picture
 from bench.report.index import update_index
 from bench.report.page import write_page
@@ -17,7 +17,7 @@ from dydit import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportOptions:
+class ReportOptions(Options):
     """The runs to show, and whether to write."""
 
     results: Path | None = option(None, help="directory of a `reproduce` run, if not the committed one")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.generation.job import GenerationOptions, SamplingOptions
-from bench.options import OutputOptions, option
+from bench.options import IMAGES, OutputOptions, option
 from bench.routing.measure import measure_routing
 
 
@@ -15,7 +15,7 @@ class RoutingOptions(SamplingOptions, OutputOptions):
     """What to observe: the masked forward of a checkpoint in float32."""
 
     out: Path = Path("results/local/routing")
-    images: int = option(200, metavar="N", help="sampled for token maps")
+    images: int = option(200, metavar="N", help="sampled for token maps", within=IMAGES)
 
 
 OPTIONS = RoutingOptions

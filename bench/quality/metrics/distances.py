@@ -91,6 +91,12 @@ def count_shared(first: ArrayLike, second: ArrayLike) -> int:
     return shared
 
 
+def all_equal(features: NDArray[np.floating], row: NDArray[np.floating]) -> bool:
+    """Whether all features (N, D) are this row (D,), up to rounding."""
+    most = SAME_FEATURES * _rounding(features) * np.linalg.norm(row)
+    return bool((np.linalg.norm(features - row, axis=1) <= most).all())
+
+
 def _rounding(features: ArrayLike) -> float:
     """The relative rounding of the features' data type."""
     dtype = np.asarray(features).dtype

@@ -15,6 +15,10 @@ from dydit import InputError
 
 SYMMETRIC = 1e-6
 """Largest difference between a covariance and its transpose, as a share of the largest entry."""
+ROUNDING = 1e-6
+"""Eigenvalues below zero up to this share of the largest are rounding errors, also of files in float32."""
+CONSTANT = 1e-11
+"""Largest share of its mean square that the variance of a feature is, where only rounding in float32 makes it vary."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,6 +44,7 @@ class Statistics:
         asymmetry, largest = np.abs(covariance - covariance.T).max(), np.abs(covariance).max()
         if asymmetry > SYMMETRIC * largest or covariance.diagonal().min() < 0.0:
             raise InputError("statistics: the covariance is not symmetric or has a negative variance; wrong array?")
+        _check_positive(covariance)
         object.__setattr__(self, "mean", mean)
         object.__setattr__(self, "covariance", covariance)
 
@@ -47,6 +52,33 @@ class Statistics:
     def dimensions(self) -> int:
         """D."""
         return len(self.mean)
+
+    @property
+    def constant(self) -> int:
+        """How many of the D features have one value in all images, up to rounding."""
+        variance = self.covariance.diagonal()
+        return int((variance <= CONSTANT * (self.mean**2 + variance)).sum())
+
+
+def _check_positive(covariance: Array) -> None:
+    """Refuse a symmetric matrix (D, D) with an eigenvalue below zero: the roots that the FID takes would be lost.
+
+    Raises:
+        InputError: there is one, by more than rounding.
+    """
+    from scipy.linalg import cholesky
+
+    shifted = covariance.copy(order="F")
+    shifted.flat[:: len(shifted) + 1] += ROUNDING * covariance.diagonal().max()
+    try:  # a tenth of the time of the eigenvalues, of which the largest is at least the largest variance
+        cholesky(shifted, lower=True, overwrite_a=True, check_finite=False)
+    except np.linalg.LinAlgError:
+        lowest, highest = np.linalg.eigvalsh(covariance)[[0, -1]]
+        if lowest < -ROUNDING * highest:
+            raise InputError(
+                f"statistics: the covariance is not positive semi-definite, it has the eigenvalue {lowest:.3g} beside "
+                f"{highest:.3g}; get or build it again"
+            ) from None
 
 
 class Moments:

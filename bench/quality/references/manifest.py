@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.data.preprocessing import NATIVE, PREPROCESSING
-from bench.records import from_table, installed, portable, read_toml, shipped_data, user_data
+from bench.records import check_schema, from_table, installed, portable, read_toml, shipped_data, user_data
 from dydit import InputError
 
 ROOT = shipped_data()
@@ -92,9 +92,8 @@ def load_manifest(path: Path | None = None) -> dict[str, Entry]:
     """
     path = path or ROOT / "manifest.toml"
     tables = read_toml(path)
-    version = tables.pop("schema_version", None)
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
+    check_schema(tables, SCHEMA_VERSION, path)
+    tables.pop("schema_version")
     entries = {name: _entry(name, table, f"{path}, [{name}]") for name, table in tables.items()}
     files = [entry.file for entry in entries.values()]
     if repeated := sorted({file for file in files if files.count(file) > 1}):

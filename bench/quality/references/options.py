@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.options import DataOptions, ExtractorOptions, option
+from bench.options import PIXELS, DataOptions, ExtractorOptions, option
 
 EXTRACTOR = "inception-v3-compat"
 """For images that the manifest does not know."""
@@ -35,7 +35,9 @@ class BuildOptions(ExtractorOptions, MadeOptions):
     )
     name: str | None = option(None, metavar="NAME", help="of the statistics; needed for a folder or file")
     split: str | None = option(None, metavar="SPLIT", help="of the data set, if not the manifest's")
-    resolution: int | None = option(None, metavar="PIXELS", help="ADM's centre crop, if not the manifest's")
+    resolution: int | None = option(
+        None, metavar="PIXELS", help="ADM's centre crop, if not the manifest's", within=PIXELS
+    )
     extractor: str | None = option(None, metavar="NAME", help=f"the manifest's by default, {EXTRACTOR} for own images")
     part: str | None = option(None, metavar="K/N", help="of the K-th of N parts alone, to share the work; then `merge`")
     streaming: bool = option(

@@ -10,7 +10,7 @@ from pathlib import Path
 from bench.machine import status
 from bench.quality.references import manifest
 from bench.quality.references.manifest import SCHEMA_VERSION, Entry
-from bench.records import file_sha256, read_json, take_directory, write_json
+from bench.records import check_schema, file_sha256, read_json, take_directory, write_json
 from dydit import InputError, first_line
 
 PINS = "pins.json"
@@ -102,8 +102,7 @@ def _pins_in(root: Path) -> dict[str, Pin]:
     path = root / PINS
     try:
         record = read_json(path, "restore it from the repository")
-        if record["schema_version"] != SCHEMA_VERSION:
-            raise ValueError(f"schema_version {record['schema_version']}")
+        check_schema(record, SCHEMA_VERSION, path)
         return {name: Pin(**fields) for name, fields in record["pins"].items()}
     except FileNotFoundError:
         return {}

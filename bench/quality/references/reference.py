@@ -8,7 +8,6 @@ preprocessing, extractor, weights and environment.
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 
 from bench.data.files import open_npz
 from bench.data.image_set import Images
-from bench.data.shards import read_member
 from bench.quality.features import ExtractorSpec
 from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
 from bench.quality.references.pins import ChecksumError
-from bench.records import file_sha256, read_json, whole_file, write_json
+from bench.records import check_schema, file_sha256, open_archive, read_json, read_member, whole_file, write_json
 from dydit import InputError, first_line
 
 SCHEMA_VERSION = 1
@@ -162,7 +160,7 @@ def read_reference(path: str | Path, sha256: str | None = None) -> Reference:
 def _read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], set[str]]:
     """The arrays of a file except its images, and the names of all arrays."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_archive(path) as archive:
             stored = {name.removesuffix(".npy") for name in archive.namelist()}
             wanted = stored & {"mu", "sigma", "mu_s", "sigma_s", "features", "count"}
             return {key: read_member(archive, f"{key}.npy") for key in wanted}, stored
@@ -196,12 +194,11 @@ _SIDECAR: dict[str, type] = {
 
 def _read_sidecar(path: Path) -> dict[str, Any]:
     record = read_json(path, "build the reference again")
-    version = record.get("schema_version")
-    if version != SCHEMA_VERSION:
-        raise InputError(f"{path}: schema_version is {version!r}; this version of the project reads {SCHEMA_VERSION}")
+    check_schema(record, SCHEMA_VERSION, path)
     for key, kind in _SIDECAR.items():
-        if not isinstance(record.get(key), kind):
-            raise InputError(f"{path}: {key} is {record.get(key)!r}, no {kind.__name__}; build the reference again")
+        if type(record.get(key)) is not kind:
+            value = repr(record.get(key))[:60]
+            raise InputError(f"{path}: {key} is {value}, no {kind.__name__}; build the reference again")
     if [type(side) for side in record["resolution"]] != [int, int]:
         raise InputError(f"{path}: resolution is {record['resolution']}, not [H, W]; build the reference again")
     return record

@@ -7,11 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from bench.machine import track
 from bench.quality.features import extractors
-from bench.quality.metrics.moments import Statistics
 from bench.quality.references import pins
 from bench.quality.references.manifest import Entry, load_manifest
 from bench.quality.references.pins import ChecksumError
@@ -19,9 +16,6 @@ from bench.quality.references.reference import KEPT_ROWS, Reference
 from bench.quality.references.resolve import open_entry
 from bench.records import file_sha256
 from dydit import InputError
-
-ROUNDING = 1e-6
-"""Negative eigenvalues up to this share of the largest are rounding errors, also of files in float32."""
 
 Status = Literal["ok", "missing", "wrong checksum", "damaged"]
 
@@ -57,10 +51,9 @@ def verify_references(
 
 
 def verify_reference(entry: Entry, data_root: Path | None = None, root: Path | None = None) -> Check:
-    """Check one reference: checksum, complete arrays, agreement with the manifest, weights, and possible covariances.
+    """Check one reference: checksum, complete arrays, possible covariances, agreement with the manifest, and weights.
 
-    The checksum of a file that passes is recorded where none was known. This takes seconds, for the eigenvalues of
-    matrices of side 2,048.
+    The checksum of a file that passes is recorded where none was known.
     """
     path = entry.find(data_root, root)
     if path is None:
@@ -68,9 +61,6 @@ def verify_reference(entry: Entry, data_root: Path | None = None, root: Path | N
     try:
         reference = open_entry(entry, path, root)
         _check_weights(path, reference)
-        for label, statistics in (("sigma", reference.pool), ("sigma_s", reference.spatial)):
-            if statistics is not None:
-                _check_covariance(f"{path}: {label}", statistics)
         _check_rows(path, reference)
     except ChecksumError as error:
         return Check(entry.name, "wrong checksum", path, str(error))
@@ -95,17 +85,6 @@ def _check_weights(path: Path, reference: Reference) -> None:
         raise ChecksumError(
             f"{path}: made with weights of SHA-256 {made_with}, those of {spec.name} have {expected}; build it again"
         )
-
-
-def _check_covariance(where: str, statistics: Statistics) -> None:
-    """Refuse a covariance that is not positive semidefinite up to rounding; `Statistics` has checked the symmetry.
-
-    Raises:
-        InputError: otherwise, with the numbers.
-    """
-    lowest, highest = np.linalg.eigvalsh(statistics.covariance)[[0, -1]]
-    if lowest < -ROUNDING * highest:
-        raise InputError(f"{where} has the eigenvalue {lowest:.3g} below zero; get or build it again")
 
 
 def _check_rows(path: Path, reference: Reference) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import re
+import typing
+from collections.abc import Iterator
 
 import pytest
 
 from bench import cli
 from bench.commands import COMMANDS
+from bench.options import Options, declarations
 
 OPTIONS = {
     "reproduce": "--out --tier --checkpoints --claim --data-root --strict",
@@ -72,3 +76,45 @@ def test_a_command_takes_these_options(command: str, capsys: pytest.CaptureFixtu
     assert exit_.value.code == 0
     shown = re.findall(r"^  (--[\w-]+|[A-Z]+)", capsys.readouterr().out, flags=re.MULTILINE)
     assert sorted(shown) == sorted(OPTIONS[command].split())
+
+
+def kinds() -> Iterator[type[Options]]:
+    """The dataclass of every command and of every action of one."""
+    for name, command in COMMANDS.items():
+        module = importlib.import_module(f"bench.commands.{command.folder}.{name.replace('-', '_')}")
+        yield from (
+            (action.options for action in module.ACTIONS.values()) if hasattr(module, "ACTIONS") else [module.OPTIONS]
+        )
+
+
+def test_every_number_has_limits() -> None:
+    for kind in kinds():
+        assert issubclass(kind, Options), kind
+        hints = typing.get_type_hints(kind)
+        numbers = {
+            field.name for field, _ in declarations(kind) if re.search(r"\b(int|float)\b", str(hints[field.name]))
+        }
+        assert {field.name for field, declared in declarations(kind) if declared.within} == numbers, kind
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "generate --checkpoint x --images 1000000000000000",
+        "generate --checkpoint x --images 1 --threads 1000000",
+        "generate --checkpoint x --images 1 --unit 1000000000000",
+        "flops --weights x",
+        "flops --resolution -8",
+        "latency --weights x",
+        "latency --seconds nan",
+        "plan --checkpoint x --images 1 --rate inf",
+        "small-scale --processes 1000000",
+        "finetune --from x --data digits --ema-decay nan",
+        "routing --checkpoint x --seed -1",
+    ],
+)
+def test_numbers_beyond_all_measure_are_refused_at_once(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(line.split())
+    name, value = line.split()[-2:]
+    assert exit_.value.code == 2 and capsys.readouterr().err.startswith(f"error: {name} {value}: give ")

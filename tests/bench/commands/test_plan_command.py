@@ -58,7 +58,7 @@ def test_strict_makes_something_missing_an_exit_status(command: Command, strict:
 def test_bad_input_is_one_line_and_status_2(command: Command, tmp_path: Path) -> None:
     status, output, errors = command("--checkpoint", DIGITS, "--images", 0)
     assert (status, output) == (2, "")
-    assert errors.startswith("error: images = 0") and len(errors.splitlines()) == 1
+    assert errors.startswith("error: --images 0") and len(errors.splitlines()) == 1
     assert not list((tmp_path / "out").glob("*"))
 
 

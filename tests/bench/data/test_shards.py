@@ -176,16 +176,26 @@ def test_a_manifest_is_found_where_there_is_a_run(tmp_path: Path) -> None:
         shards.find_manifest(tmp_path)
 
 
+def manifest_text(**changes: object) -> str:
+    whole = {"schema_version": 1, "count": 4, "unit": 1, "shape": [1, 1, 1], "identity": {}, "record": {}}
+    return json.dumps(whole | changes)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         (None, "bench generate"),
         ("{", "not JSON"),
         ("[]", "holds a JSON list"),
-        (
-            '{"schema_version": 1, "count": 0, "unit": 1, "shape": [1, 1, 1], "identity": {}, "record": {}}',
-            "whole number from 1",
-        ),
+        (manifest_text(count=0), "count is '0'; it must be a whole number from 1 to 10,000,000"),
+        (manifest_text(count=10**12), "count is '1000000000000'"),
+        (manifest_text(count=8.7), "count is '8.7'"),
+        (manifest_text(count=True), "count is 'True'"),
+        (manifest_text().replace("4", "1e999"), "the number 1e999"),
+        (manifest_text(unit=10**9), "unit is '1000000000'"),
+        (manifest_text(shape=[1, 10**9, 1]), "width is"),
+        (manifest_text(schema_version="9"), "schema_version is '9'"),
+        ('{"schema_version": 1, "schema_version": 1}', "the key 'schema_version' twice"),
         ('{"schema_version": 1, "count": 4, "unit": 1, "shape": [1, 1], "identity": {}, "record": {}}', "not a man"),
         ('{"schema_version": 2}', "newer than 1"),
     ],

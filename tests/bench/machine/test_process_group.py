@@ -149,6 +149,30 @@ def test_a_process_alone_agrees_with_itself() -> None:
         world.wait()
 
 
+def test_a_process_that_dies_ends_the_others_in_one_line(together: Any) -> None:
+    program = """
+import os
+from bench import cli
+from bench.commands.measure import flops
+from bench.machine.process_group import ProcessGroup
+
+def run(_):
+    world = ProcessGroup.from_environment()
+    with world.connected():
+        world.wait()
+        if not world.first:
+            os._exit(9)
+        world.wait()
+
+flops.run = run
+cli.main(["flops"])
+"""
+    (status, errors), (other, _) = together(program, 2)
+    assert (status, other) == (2, 9)
+    (line,) = [line for line in errors.splitlines() if not line.startswith("[")]  # torch's own warnings
+    assert line.startswith("error: process 0: another process of the run ended or cannot be reached")
+
+
 @pytest.mark.parametrize(
     ("changes", "told"),
     [

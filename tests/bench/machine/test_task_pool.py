@@ -49,6 +49,17 @@ def test_an_error_ends_the_run_with_its_own_line(tmp_path: Path, processes: int)
     assert not (tmp_path / "d").exists()
 
 
+def kill_own_process() -> str:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return ""
+
+
+def test_a_killed_process_ends_the_run_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"a process was killed, or ran out of memory, .* at work: killed") as caught:
+        task_pool.run_tasks([Task("killed", kill_own_process), Task("after", str, ("killed",))], 2, "killed")
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_processes_have_one_thread_and_the_caller_keeps_its_own(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

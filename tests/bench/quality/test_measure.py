@@ -184,6 +184,15 @@ def test_distances_of_the_adm_evaluator_are_a_choice_that_is_recorded(real: Refe
     assert values(adm) == pytest.approx(values(exact), abs=0.02)
 
 
+def test_one_image_repeated_is_named_with_every_value_and_has_no_interval_of_the_fid(real: Reference) -> None:
+    measured = measure_quality(named(REAL[:1].expand(100, -1, -1, -1)), real, resamples=4)
+    assert [value.metric for value in measured.values] == VALUES  # no extrapolation, and no number of images
+    assert all("warning: all 100 samples have the same features" in value.note for value in measured.values)
+    assert measured["FID"].low is None and "to the extractor all samples are of class" in measured["IS"].note
+    others = measure_quality(named(torch.cat([REAL[:1].expand(99, -1, -1, -1), REAL[1:2]])), real, resamples=0)
+    assert not any("same features" in value.note for value in others.values)
+
+
 def test_one_class_is_precise_but_covers_little() -> None:
     zeros, others = DIGITS.images[DIGITS.labels == 0], DIGITS.images[DIGITS.labels != 8]
     measured = evaluate(zeros, others)

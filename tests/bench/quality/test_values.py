@@ -12,6 +12,7 @@ from bench.quality.settings import Resampling
 from bench.quality.values import (
     ScoreStream,
     Value,
+    frechet_values,
     inception_score_values,
     precision_recall_values,
     split_size,
@@ -179,3 +180,27 @@ def test_the_kind_of_distances_is_in_the_note() -> None:
     for kind in ("float64", "adm-float16"):
         for value in precision_recall_values(rows, rows, kind, NO_INTERVALS):
             assert value.note == f"k = 3, distances in {kind}" and value.value == 1.0
+
+
+def test_samples_of_one_class_are_named() -> None:
+    p = probs(200)
+    p[:, 3] += 2.0
+    assert "warning: to the extractor all samples are of class 3" in scored(p / p.sum(1, keepdims=True))["IS"].note
+    assert "all samples are of class" not in scored(probs(200))["IS"].note
+
+
+def test_poor_statistics_are_named_beside_the_distance() -> None:
+    rng = np.random.default_rng(0)
+    varied, some, one = rng.normal(size=(50, 6)), rng.normal(size=(50, 6)), np.ones((50, 6))
+    some[:, 1] = 3.0
+
+    def note(samples: Array, reference: Array) -> str:
+        statistics = of_features(samples), of_features(reference)
+        return frechet_values("FID", statistics[0], None, statistics[1], NO_INTERVALS)[0].note
+
+    assert note(varied, varied) == note(some, some) == ""
+    assert note(some, varied) == "1 of 6 features have one value in all samples, 0 in the reference"
+    assert note(varied, one) == "warning: all images of the reference have the same features"
+    assert note(varied[:6], varied[:6]) == (
+        "6 images for 6 features: far above the FID of many images; the reference has 6 images for 6 features"
+    )

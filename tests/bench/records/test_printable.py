@@ -28,10 +28,16 @@ def test_what_cannot_be_printed_is_escaped(text: str, shown: str) -> None:
 
 
 def test_cells_are_no_formulas_and_no_markup(tmp_path: Path) -> None:
-    frame = pd.DataFrame({"name": ["=1+1", "@x", "-1/+0.1", "a|b <script>"], "value": [1.0, 2.0, 3.0, 4.0]})
+    names = ["=1+1", "@x", "+cmd", "-cmd", "\tx", "'=y", "'z", "-1/+0.1", "a|b <script>", "one\rtwo", "a\\|b", "&lt;"]
+    frame = pd.DataFrame({"name": names, "value": range(12)})
     write_table(frame, tmp_path, "t")
-    assert read_table(tmp_path, "t")["name"].tolist() == ["'=1+1", "'@x", "-1/+0.1", "a|b <script>"]
-    assert r"| a\|b &lt;script> | 4 |" in to_markdown(frame)
+    # What a spreadsheet would run has a mark before it, which is gone when the table is read back.
+    first = [line.split(",")[0].strip('"') for line in (tmp_path / "t.csv").read_bytes().decode().split("\n")[1:-1]]
+    marked = {"=1+1", "@x", "+cmd", "-cmd", "\tx", "'=y"}
+    assert first == [f"'{name}" if name in marked else name for name in names]
+    assert read_table(tmp_path, "t")["name"].tolist() == names
+    shown = to_markdown(frame).splitlines()[-4:]
+    assert shown == [r"| a\|b &lt;script> | 8 |", "| one two | 9 |", r"| a\\\|b | 10 |", "| &amp;lt; | 11 |"]
 
 
 def test_a_folder_whose_name_is_not_utf_8_is_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

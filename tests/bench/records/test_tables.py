@@ -97,9 +97,9 @@ def test_a_run_comes_back_with_its_schema_version(tmp_path: Path) -> None:
         (None, "cannot be read"),
         ('{"schema_version": 1', "not JSON"),
         ("[1]", "holds a JSON list"),
-        ("{}", "schema_version is None"),
+        ("{}", "schema_version is 'None'"),
         ('{"schema_version": "1"}', "schema_version is '1'"),
-        ('{"schema_version": 0}', "schema_version is 0"),
+        ('{"schema_version": 0}', "schema_version is '0'"),
         ('{"schema_version": 2}', "schema_version 2 is newer than 1"),
     ],
 )

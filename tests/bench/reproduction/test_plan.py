@@ -316,12 +316,12 @@ def test_a_disk_or_a_memory_that_is_too_small_is_missing(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"gpus": [1, 0]}, r"gpus \[1, 0\]"),
+        ({"gpus": [1, 0]}, "--gpus 0"),
         ({"rate": 0.0}, "rate 0.0"),
         ({"rate": float("nan")}, "rate nan"),
         ({"target": 1.5}, r"\(0, 1\]"),
         ({"dtype": "fp8"}, "fp32, bf16"),
-        ({"images": 0}, "images = 0"),
+        ({"images": 0}, "--images 0"),
         ({"steps": 3000}, "3000"),
         ({"sampler": "euler"}, "ddpm, ddim"),
         ({"engine": "static"}, "realised or masked"),

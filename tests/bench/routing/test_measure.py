@@ -366,9 +366,9 @@ def test_an_ablation_that_keeps_the_routers_is_studied(tmp_path: Path) -> None:
     [
         ({"checkpoint": str(committed_file())}, "holds a DiT, which routes nothing"),
         ({"sampler": "euler"}, "ddpm, ddim, dpm-solver"),
-        ({"steps": 0}, "steps = 0"),
-        ({"images": 0}, "images = 0"),
-        ({"scale": float("nan")}, "scale = nan"),
+        ({"steps": 0}, "--steps 0"),
+        ({"images": 0}, "--images 0"),
+        ({"scale": float("nan")}, "--scale nan"),
         ({"checkpoint": "nowhere.safetensors"}, "no such checkpoint file"),
         ({"model": "DyDiT-S/2"}, "has depth = 4, DyDiT-S/2 has 12"),
     ],

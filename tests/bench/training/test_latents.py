@@ -127,7 +127,7 @@ def test_a_file_that_is_cut_short_or_has_changed_is_refused(folder: Path, vae: P
 
 @pytest.mark.parametrize(
     ("others", "message"),
-    [({"resolution": 20}, "multiples of 8"), ({"resolution": 64}, "smaller than the crop"), ({"unit": 0}, "unit = 0")],
+    [({"resolution": 20}, "multiples of 8"), ({"resolution": 64}, "smaller than the crop"), ({"unit": 0}, "--unit 0")],
 )
 def test_what_cannot_be_encoded_is_refused(
     folder: Path, vae: Path, tmp_path: Path, others: dict[str, int], message: str

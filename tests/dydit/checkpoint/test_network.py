@@ -280,7 +280,7 @@ def test_values_that_no_training_gives_are_refused_with_the_first_key(
     [
         ({"depth": 2.5}, "depth = 2.5"),
         ({"depth": 10**9}, "depth = 1000000000"),
-        ({"mlp_ratio": float("nan")}, "mlp_ratio = nan"),
+        ({"mlp_ratio": float("nan")}, "the number NaN"),
         ({"mlp_ratio": "4"}, "mlp_ratio = '4'"),
         ({"hidden_size": 10**9}, "hidden_size = 1000000000"),
         ({"num_heads": True}, "num_heads = True"),

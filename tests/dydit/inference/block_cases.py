@@ -164,6 +164,22 @@ def test_selects_the_routers_tokens(dtype: torch.dtype, router: type[TokenRouter
     assert 0 < found.sum() < 5 * 31 or (router is LayerRouter and not override)
 
 
+@pytest.mark.parametrize("router", [TokenRouter, LayerRouter])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.filterwarnings("ignore:invalid value")  # the interpreter adds infinities by NumPy
+def test_a_token_becomes_nan_where_its_gate_is(dtype: torch.dtype, router: type[TokenRouter]) -> None:
+    torch.manual_seed(0)
+    hidden, module = torch.randn(5, 31, 48, device=DEVICE).to(dtype), router(48, 12).eval().to(DEVICE, dtype)
+    # Two hidden channels cancel each other, and for this token both overflow.
+    hidden[2, 7, 0] = 1e5
+    module.mlp_head[0].weight[:2] = torch.tensor([1e36, *[0.0] * 47])
+    module.mlp_head[2].weight[0, :2] = torch.tensor([1.0, -1.0])
+    wanted = module(hidden).isnan()
+    assert wanted[2, 7] and not wanted[[0, 1, 3, 4]].any()
+    TritonBlocks(hidden.device).select_tokens(hidden, module, None)
+    assert torch.equal(hidden.isnan().any(-1), wanted)
+
+
 @pytest.mark.parametrize("kind", [DiT, DyDiT])
 def test_an_engine_of_fused_kernels_computes_the_same_function(
     build: Callable[..., Any], draw: Callable[..., Any], kind: type[DiT]
@@ -280,7 +296,7 @@ from triton.compiler import ASTSource
 from dydit.inference import triton_kernels
 from dydit.inference.products import TILES
 
-INTEGERS = set("rows tokens mask_stride gate_stride columns depth width shift_stride scale_stride".split())
+INTEGERS = set("rows tokens channels mask_stride gate_stride columns depth width shift_stride scale_stride".split())
 POINTERS = {"count": "*i32", "index": "*i32", "mask": "*u8"}
 
 

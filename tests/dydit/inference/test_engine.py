@@ -183,3 +183,25 @@ def test_bad_input_is_one_clear_line(build: object, message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         build(model, plan)
     assert "\n" not in str(caught.value)
+
+
+def test_a_token_gate_that_is_nan_shows_in_the_image_that_it_belongs_to() -> None:
+    """A router that overflows, and nothing else: its hidden channels are infinite and its weights differ in sign."""
+    model = randomised(DyDiT)
+    assert isinstance(model, DyDiT)
+    x, t, y = inputs(3)
+    x[1] *= 1e25  # blocks pass on what norms make of it, but for the residual
+    with torch.no_grad():
+        model.blocks[1].token_selection.mlp_head[0].weight.mul_(1e20)
+        outputs = [model(x, t, y), Engine(model, WidthPlan.from_routers(model, [417]))(x, t, y)]
+    for output in outputs:
+        assert output.isnan().flatten(1).any(1).tolist() == [False, True, False]
+
+
+def test_a_width_router_that_returns_nan_is_refused_before_a_run() -> None:
+    model = randomised(DyDiT)
+    assert isinstance(model, DyDiT)
+    with torch.no_grad():
+        model.blocks[2].mlp_rate.router.weight[1, :2] = torch.tensor([torch.inf, -torch.inf])
+    with pytest.raises(InputError, match=r"blocks\.2\.mlp_rate returns NaN at timestep"):
+        WidthPlan.from_routers(model, range(0, 1000, 50))

@@ -45,6 +45,12 @@ def test_a_static_recipe_has_target_one() -> None:
         ({"micro_batch": 0}, "micro_batch = 0"),
         ({"micro_batch": 3}, "batch_size 4 is not a multiple of micro_batch 3"),
         ({"target_hold": 5, "target_reached": 5}, "target_hold 5"),
+        ({"ema_decay": 1.5}, "ema_decay = 1.5"),
+        ({"ema_decay": math.nan}, "ema_decay = nan"),
+        ({"gradient_limit": math.nan}, "gradient_limit = nan"),
+        ({"complete_warmup": -5}, "complete_warmup = -5"),
+        ({"target_hold": -5}, "target_hold = -5"),
+        ({"flops_weight": math.inf}, "flops_weight = inf"),
     ],
 )
 def test_a_recipe_out_of_range_is_refused(refusal, change: dict[str, float], part: str) -> None:

@@ -15,7 +15,7 @@ from dydit import DiT, DyDiT
 from dydit.diffusion import Diffusion
 from dydit.sampling import mix
 from dydit.training.data import InMemory, mirror_images
-from dydit.training.draws import stratified_timesteps
+from dydit.training.draws import Draws, stratified_timesteps
 from dydit.training.loss import step_loss
 from dydit.training.recipe import Recipe
 from dydit.training.trainer import StepLog, Training, train
@@ -304,6 +304,29 @@ def test_divergence_is_refused_before_the_weights_are_spoilt(build, refusal, kin
     with refusal("diverged at step 0"):
         train(model, images * torch.nan, labels, of(kind))
     assert torch.equal(weights(model), before)
+
+
+def test_divergence_is_told_by_row_and_part(build, refusal) -> None:
+    """Data, a part of the network on one image, a loss, and a gradient whose loss is finite."""
+    images, labels = data()
+    recipe = of(DiT, batch_size=4, micro_batch=2)
+    rows = Draws.of_step(recipe, 0, rows=len(images), shape=images.shape[1:], timesteps=1000).rows.tolist()
+    broken = images.clone()
+    broken[rows[3], 0, 0, 0] = torch.inf
+    with refusal("diverged at step 0", f"the data hold NaN or infinity in rows {rows[3]} of the data"):
+        train(build(DiT), broken, labels, recipe)
+    model = build(DiT)
+    model.blocks[1].mlp.fc1.weight.data.mul_(1e38)
+    with refusal("diverged at step 0", "first in blocks.1.mlp.fc1, on rows"):
+        train(model, images, labels, recipe)
+    model = build(DiT)
+    model.final_layer.linear.bias.data.fill_(1e25)  # whose square is infinite
+    with refusal("first in the loss of rows", "with a finite output of the network"):
+        train(model, images, labels, recipe)
+    model = build(DiT)
+    model.blocks[0].adaLN_modulation[1].weight.register_hook(lambda gradient: gradient * torch.nan)
+    with refusal("first in the gradient of blocks.0.adaLN_modulation.1.weight"):
+        train(model, images, labels, recipe)
 
 
 @pytest.mark.parametrize(("kind", "recipe", "part"), [(DiT, DYNAMIC, "target 0.5"), (DyDiT, RECIPE, "target None")])

@@ -181,6 +181,7 @@ def test_too_few_rows_are_refused() -> None:
         (5, np.zeros(2), np.full((2, 2), np.inf), "covariance: NaN or infinite"),
         (5, np.zeros(2), np.array([[1.0, 0.5], [0.4, 1.0]]), "not symmetric"),
         (5, np.zeros(2), np.diag([1.0, -0.1]), "negative variance"),
+        (5, np.zeros(2), np.array([[1.0, 2.0], [2.0, 1.0]]), "not positive semi-definite, it has the eigenvalue -1"),
     ],
 )
 def test_statistics_that_cannot_be_are_refused(count: int, mean: Array, covariance: Array, message: str) -> None:
@@ -192,3 +193,19 @@ def test_statistics_of_an_unknown_number_of_rows_are_float64() -> None:
     known = Statistics(0, np.zeros(2, dtype=np.float32), np.eye(2, dtype=np.float32))  # type: ignore[arg-type]
     assert known.mean.dtype == known.covariance.dtype == np.float64
     assert known.dimensions == 2
+
+
+def test_a_covariance_may_be_singular_and_rounded() -> None:
+    few = rows(20, 64)
+    exact = np.cov(few, rowvar=False)
+    for covariance in (exact, exact.astype(np.float32), exact - 1e-8 * np.eye(64), np.zeros((64, 64))):
+        Statistics(20, np.zeros(64), covariance)
+    with pytest.raises(InputError, match="eigenvalue"):
+        Statistics(20, np.zeros(64), exact - 1e-4 * np.trace(exact) * np.diag([0.0, *[1.0] * 63]))
+
+
+def test_features_with_one_value_are_counted_whatever_the_rounding() -> None:
+    features = rows(50, 6)
+    features[:, 2], features[:, 4] = 0.0, 7.0 * (1 + 1e-7 * np.sign(features[:, 4]))
+    assert of_features(features).constant == 2
+    assert of_features(np.tile(features[:1], (9, 1))).constant == 6

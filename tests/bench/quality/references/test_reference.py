@@ -246,7 +246,7 @@ def test_arrays_that_are_no_reference_are_refused(tmp_path: Path, key: str, chan
     [
         ("not JSON", "not JSON"),
         ("[]", "holds a JSON list"),
-        ({"schema_version": 2}, "schema_version is 2"),
+        ({"schema_version": 2}, "schema_version 2 is newer"),
         ({"extractor": None}, "extractor is None"),
         ({"resolution": [8]}, r"resolution is \[8\]"),
         ({"count": 11}, "10 images, its sidecar says 11"),
