@@ -19,6 +19,8 @@ from dydit.checkpoint.atomic import TOKEN, atomic_path, partial_path
 
 ALL_FILES = ("*.*",)
 """Every file of a directory, and none of the folders inside."""
+_KINDS = {".csv", ".md", ".json", ".npz", ".npy", ".png", ".svg", ".html", ".safetensors", ".pt"}
+"""Endings of the files that runs write: a folder with such a name is in the way of one."""
 
 
 def prepare_output(path: str | Path) -> Path:
@@ -57,14 +59,22 @@ def take_directory(
         wait: for another run with the lock of that name, and do not refuse this one.
 
     Raises:
-        InputError: the directory cannot be made or written, or another run has locked it.
+        InputError: the directory cannot be made or written, another run has locked it, or a folder lies where the run
+            would write a file.
     """
     prepare_output(directory)
     with _lock(directory) if name is None else _lock_of_name(directory, name, wait):
         for pattern in files:
             for partial in directory.glob(str(partial_path(Path(pattern), TOKEN))):
                 partial.unlink(missing_ok=True)
+            _check_no_folder(directory.glob(pattern))
         yield
+
+
+def _check_no_folder(paths: Iterable[Path]) -> None:
+    for path in paths:
+        if path.suffix in _KINDS and path.is_dir():
+            raise InputError(f"{path}: a folder lies where the run writes a file; move it away or remove it")
 
 
 def check_same_run(directory: Path, there: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bench.claims import SummaryRow, coverage
-from bench.records import PACKAGE, whole_file
+from bench.records import PACKAGE, take_directory, whole_file
 from bench.report.answers import answers
 from bench.report.figures.catalogue import draw_all
 from bench.report.figures.pictures import pictures
@@ -30,11 +30,12 @@ def write_page(folders: Iterable[Path], page: Path = PAGE, results: Path = RESUL
         results: the folder that committed runs are named from.
 
     Raises:
-        InputError: the file cannot be written.
+        InputError: the file cannot be written, or another run is writing it.
     """
-    html = render(load_runs(folders, results), CACHE if PAGE.parent.is_dir() else None)
-    with whole_file(page) as partial:
-        partial.write_text(html, encoding="utf-8")
+    with take_directory(page.parent, [page.name], page.name):
+        html = render(load_runs(folders, results), CACHE if PAGE.parent.is_dir() else None)
+        with whole_file(page) as partial:
+            partial.write_text(html, encoding="utf-8")
     return page
 
 

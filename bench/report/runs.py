@@ -109,6 +109,9 @@ def _load(folder: Path, results: Path) -> Run:
         for path in sorted(folder.glob("*.csv"))
         if (table := _try(lambda path=path: read_table(folder, path.stem), problems, None)) is not None
     }
+    listed = record.get("files")
+    gone = [name for name in listed if not (folder / name).exists()] if isinstance(listed, Mapping) else []
+    problems += [f"{place}: {name} is missing, which the run left; restore it, or run again" for name in gone]
     if not tables:
         problems.append(f"{place}: holds no table; a run leaves some of {', '.join(TABLES)}")
     return Run(

@@ -197,7 +197,7 @@ def disk_requirement(directory: Path, needed: int) -> Requirement:
     """Free space, in bytes, on the disk where `directory` is or will be."""
     existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(existing).free
-    where = f"{existing}: {free / 2**30:.1f} GiB free"
+    where = f"{portable(str(directory))}: {free / 2**30:.1f} GiB free"
     return Requirement(
         f"{needed / 2**30:.1f} GiB of disk", free >= needed, where, "make room, or name another directory"
     )

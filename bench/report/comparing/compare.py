@@ -54,11 +54,12 @@ def compare_runs(first: Path, second: Path) -> list[Change]:
     """Every value of every table that either run has.
 
     Raises:
-        InputError: a folder that is not there, or holds no readable table.
+        InputError: a folder that is not there, or whose run is not whole: a table or the record is missing, broken or
+            not the one that was written.
     """
-    runs = load_runs((_existing(first), _existing(second)), first.parent)
+    runs = load_runs((_existing(first), _existing(second)))
     for run in runs:
-        if not run.tables:
+        if run.problems:
             raise InputError(f"compare: {'; '.join(run.problems)}")
     one, other = runs
     changes: list[Change] = []
