@@ -31,8 +31,7 @@ def save_checkpoint(
 ) -> Path:
     """Write the `state` of a training, what decides its result, the classes of its data and the text of its `logs`.
 
-    The last `keep` checkpoints up to this one stay. Later ones are damaged, since the run did not go on from them; they
-    are removed, too, and never counted among those that stay.
+    The last `keep` checkpoints up to this one stay, see `remove_others`.
 
     Raises:
         InputError: it cannot be written; those before it stay.
@@ -40,11 +39,20 @@ def save_checkpoint(
     path = out / "checkpoints" / f"{state['step']:08d}.pt"
     content = {"schema_version": SCHEMA_VERSION, "identity": identity, "classes": list(classes), "training": state}
     write_tensors(content | {"logs": dict(logs)}, path)
-    newest = _newest_first(out)
+    remove_others(path, keep)
+    return path
+
+
+def remove_others(path: Path, keep: int) -> None:
+    """Keep the last `keep` checkpoints up to `path`, which a run has written or goes on from.
+
+    Later ones are damaged, since the run did not go on from them; they are removed, too, and never counted among those
+    that stay.
+    """
+    newest = _newest_first(path.parents[1])
     place = newest.index(path)
     for old in newest[:place] + newest[place + keep :]:
         old.unlink()
-    return path
 
 
 def newest_checkpoint(out: Path) -> Path | None:

@@ -24,7 +24,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from bench.data.image_set import describe_classes
 from bench.machine import ProcessGroup, arithmetic, own_device, status, track
 from bench.records import ALL_FILES, job_facts, provenance, take_directory
-from bench.training.checkpoints import newest_checkpoint, read_checkpoint, save_checkpoint
+from bench.training.checkpoints import newest_checkpoint, read_checkpoint, remove_others, save_checkpoint
 from bench.training.export import export_model
 from bench.training.job import FinetuneOptions, TrainingJob, prepare_training
 from bench.training.log import Logs
@@ -62,6 +62,8 @@ def finetune(options: FinetuneOptions) -> Path | None:
         world.check_equal(lambda: job_facts(options) | begins)
         if newest is not None:
             world.agree(lambda: job.training.restore(there["training"]))
+            if world.first:
+                remove_others(newest, options.keep)  # a kill may have come before older ones were removed
         if world.first:
             status(f"data {job.data.name}: {describe_classes(job.data.classes)}")
             for line in job.remarks:

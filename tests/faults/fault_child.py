@@ -49,6 +49,7 @@ def run(line: list[str], directory: str, setup: str, plan: dict[str, Any], log: 
     status = _status(line)
     resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     Path(log).write_text(told.getvalue(), encoding="utf-8")
+    Path(log).with_suffix(".status").write_text(str(status))
     if "counted" in plan:
         Path(f"{plan['counted']}{os.environ.get('RANK', 0)}").write_text(str(next(changes)))
     os._exit(status)

@@ -176,9 +176,12 @@ class Harness:
 
     def _again(self, command: Command, kind: str, what: str, place: Path) -> Outcome:
         ended = self._run(command, place, {})
-        if not ended.succeeded:
-            return Outcome(command.name, kind, what, LOST, f"the same line again: {ended}")
-        return self._judged(command, kind, what, place)
+        outcome = self._judged(command, kind, what, place)
+        if ended.succeeded:
+            return outcome
+        if ended.refusal is not None and outcome.verdict == SAME:  # the kill came after all was written
+            return Outcome(command.name, kind, what, REFUSED, ended.refusal)
+        return Outcome(command.name, kind, what, LOST, f"the same line again: {ended}")
 
     def _judged(self, command: Command, kind: str, what: str, place: Path, damaged: str | None = None) -> Outcome:
         """Whether the bytes are those of an undisturbed run; a file that was damaged before it was read stays so."""
@@ -242,7 +245,13 @@ class Harness:
                 process.kill()
                 process.join()
         told = (log.read_text() if log.exists() else "" for _, log in started)
-        return Ended(tuple(process.exitcode for process, _ in started), tuple(told))
+        return Ended(tuple(self._status(*each) for each in started), tuple(told))
+
+    def _status(self, process: Any, log: Path) -> int | None:
+        """As the process itself told, where it came so far: under load the server that started it may lose it."""
+        own = log.with_suffix(".status")
+        status: int | None = int(own.read_text()) if own.exists() else process.exitcode
+        return status
 
 
 def copy(source: Path, target: Path) -> None:
