@@ -150,7 +150,8 @@ COMMANDS = (
         reads=("parts",),
     ),
     Command("small-scale", "small-scale --shorten 1000000 --processes 1 --out out", setup=STUDY, share=0.5),
-    Command("small-scale --judge", "small-scale --judge out", {"out": "study"}),
+    # The table for people beside the one that is judged is neither read nor written.
+    Command("small-scale --judge", "small-scale --judge out", {"out": "study"}, spare=("out/runs.md",)),
     Command(
         "compare-methods",
         "compare-methods --methods fora:2 --steps 2 --images 10 --seeds 1 --batch 2 --seconds 0 --shorten 1000000 "
