@@ -147,7 +147,6 @@ def test_the_layout_of_diffusers_is_read(diffusers_folder: tuple[DiT, Path], par
     assert "keys renamed from diffusers' layout" in check_same(folder / part, model).notes
 
 
-@pytest.mark.filterwarnings("ignore:User provided device_type")  # torch 2.6, of decorators in diffusers
 def test_what_is_written_for_diffusers_is_what_diffusers_computes(
     diffusers_folder: tuple[DiT, Path], draw: Callable[..., tuple[Tensor, Tensor, Tensor]]
 ) -> None:
