@@ -142,6 +142,14 @@ def with_shared_libraries(session: nox.Session) -> None:
     Path(own, "libraries.pth").write_text(shared(session, "purelib") + "\n")
 
 
+@nox.session(venv_backend="virtualenv", reuse_venv=True, requires=["environment"], default=False)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz every reader for 20 seconds, about 7 minutes; `-- --seconds N [READER ...]`."""
+    session.install("atheris")
+    with_shared_libraries(session)
+    session.run("python", "tests/fuzz.py", *session.posargs, env={"PYTHONPATH": str(ROOT)})
+
+
 @nox.session(venv_backend="virtualenv", reuse_venv=False, requires=["environment"])
 def wheel(session: nox.Session) -> None:
     """Install the built wheel apart from this checkout and run it in an empty directory; `-- DIR` keeps its tables."""
