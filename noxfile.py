@@ -41,7 +41,7 @@ def lock(session: nox.Session) -> None:
     """Add to requirements.lock what pyproject.toml asks for; `-- --upgrade` takes the newest versions of all."""
     session.install("uv")
     least = nox.project.load_toml("pyproject.toml")["project"]["requires-python"].removeprefix(">=")
-    scope = ["--all-extras", "--universal", "--python-version", least]
+    scope = ["--extra", "dev", "--universal", "--python-version", least]
     form = ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", LOCK]
     session.run("uv", "pip", "compile", "pyproject.toml", *scope, *form, *session.posargs)
 

@@ -11,9 +11,9 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-LISTS = [PROJECT["dependencies"], *PROJECT["optional-dependencies"].values()]
-ASKED = [Requirement(line) for lines in LISTS for line in lines]
-LIBRARIES = [each for each in ASKED if each.name != PROJECT["name"]]
+EXTRAS = PROJECT["optional-dependencies"]
+ASKED = [*PROJECT["dependencies"], *EXTRAS["tensorboard"], *EXTRAS["dev"]]
+LIBRARIES = [each for each in map(Requirement, ASKED) if each.name != PROJECT["name"]]
 
 
 def test_every_library_has_an_oldest_version() -> None:

@@ -77,7 +77,7 @@ def test_router_pass(benchmark: Any) -> None:
 
 def test_baseline_beside_diffusers(benchmark: Any) -> None:
     """DiT-S/2 by diffusers with the weights of ours; `extra_info` holds the paired ratio and its interval."""
-    from bench.latency.diffusers_twin import to_diffusers
+    from bench.latency.alternatives import to_diffusers
 
     options = LatencyOptions(models=["DiT-S/2"], lambdas=[0.5], profiles=["even"])
     static, dynamic = build_pair("DiT-S/2", options)

@@ -1,6 +1,6 @@
 """Published tables and measured values enter; verdicts, findings, summary.csv and findings.csv leave.
 
-Uses records and machine.
+Uses data, records and machine.
 """
 
 from bench.claims.facts import judge_facts

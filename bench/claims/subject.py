@@ -49,7 +49,7 @@ class Subject:
 
 _ROW = re.compile(
     r"(?P<kind>DiT|DyDiT)-(?P<size>XL|S|B|L)(?P<patch>/\d)?(?: static)?(?: lambda=(?P<target>[\d.]+))?"
-    r"(?: pre-trained for .* iterations)?(?: 512)?"
+    r"(?: pre-trained for .* iterations)?(?: 512)?(?: as printed by DyDiT)?"
 )
 
 

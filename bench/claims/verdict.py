@@ -211,11 +211,12 @@ class SummaryRow:
         return cls(*head, None, "", NOT_RUN, tier, "", reason, claim.confidence, command=command, needs=needs)
 
     @classmethod
-    def not_transcribed(cls, claim: PublishedValue, tier: str) -> Self:
-        """A row of the paper whose number is not at hand: listed, never judged."""
+    def not_transcribed(cls, claim: PublishedValue, tier: str, how: str = "", command: str = "") -> Self:
+        """A row of the paper whose number is not at hand: listed with `how` it would be measured, never judged."""
         if claim.value is not None:
             raise InputError(f"{claim.claim_id}: the published value {claim.printed} is transcribed; judge it")
-        return cls.not_run(claim, tier, "published value not transcribed", needs="the printed value")
+        note = "published value not transcribed" + (f"; {how}" if how else "")
+        return cls.not_run(claim, tier, note, command=command, needs="the printed value")
 
 
 def _head(claim: PublishedValue | Claim) -> tuple[str, str, str, str, str, float | None]:

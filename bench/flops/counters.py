@@ -6,6 +6,7 @@ Both libraries stay silent about operators they do not know. Here each operator 
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -119,7 +120,9 @@ def torch_count(model: Callable[..., Any], inputs: Inputs) -> Count:
     Raises:
         UnknownOperator: an operator has no formula and is not free.
     """
-    fused = {getattr(torch.ops.aten, name): _torch_attention for name in _FUSED_ATTENTION}
+    fused: dict[Any, Any] = {getattr(torch.ops.aten, name): _torch_attention for name in _FUSED_ATTENTION}
+    if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        fused[torch.ops.mkldnn._linear_pointwise] = _torch_linear
     counter = FlopCounterMode(display=False, custom_mapping=fused)
     # The counter, which is the inner mode, decomposes operators: the record, outside, has what remains to run.
     with torch.no_grad(), _OperatorRecord() as record, counter:
@@ -167,6 +170,11 @@ def _torch_attention(
     query: Sequence[int], key: Sequence[int], value: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any
 ) -> int:
     return 2 * attention_products(query, key, value)
+
+
+def _torch_linear(x: Sequence[int], weight: Sequence[int], *args: Any, out_shape: Any = None, **kwargs: Any) -> int:
+    """A linear layer of oneDNN with an activation: x (..., K) and a weight (O, K)."""
+    return 2 * math.prod(x) * weight[0]
 
 
 def _is_free(name: str, namespace: str) -> bool:

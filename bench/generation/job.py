@@ -40,7 +40,7 @@ UNIT = 64
 class SamplingOptions(AutoencoderOptions, ProcessOptions, CheckpointOptions):
     """How a checkpoint is sampled; the defaults are those of the paper's headline rows."""
 
-    sampler: str = option("ddpm", help="ddpm, ddim or dpm-solver++")
+    sampler: str = option("ddpm", help="ddpm, ddim, dpm-solver++, or lcm for a network distilled into one")
     steps: int = option(250, help="of the sampler", within=SAMPLER_STEPS)
     scale: float = option(1.5, help="of guidance; 1 is none", within=Range(1, 1000))
     seed: int = option(0, help="of labels and noise", within=SEED)

@@ -1,7 +1,8 @@
 """The samplers of the suite behind one interface: which timesteps a run visits, and the run itself.
 
-`ddpm` and `ddim` are those of `dydit.diffusion`; `dpm-solver++` is diffusers' multistep solver of order 2
-(Lu et al. 2022, arXiv 2211.01095) on the same noise schedule.
+`ddpm` and `ddim` are those of `dydit.diffusion`. On the same noise schedule and by diffusers, `dpm-solver++` is the
+multistep solver of order 2 (Lu et al. 2022, arXiv 2211.01095), and `lcm` draws from a network that was distilled into a
+latent consistency model (Luo et al. 2023, arXiv 2310.04378).
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ from dydit import Diffusion, InputError, Model, Sampler, draw
 from dydit.sampling import Track, denoise, predict
 
 _MARKOV: dict[str, Sampler] = {"ddpm": "ddpm", "ddim": "ddim"}
-SAMPLERS = (*_MARKOV, "dpm-solver++")
+SAMPLERS = (*_MARKOV, "dpm-solver++", "lcm")
+LCM_STEPS = 50
+"""Of the solver that is distilled: an `lcm` run visits some of its timesteps."""
 
 
 class Sampling(TypedDict):
@@ -67,24 +70,46 @@ class MultistepSolver:
             t = timesteps[step]
             # Only the noise: diffusers itself would cut the variances off at the third channel.
             eps = predict(model, x, t, y, sampling["scale"], sampling["null_label"])[:, : x.shape[1]]
-            x = scheduler.step(eps, t, x, return_dict=False)[0]
+            x = self._step(scheduler, eps, step, x, sampling["noise"])
         return x
+
+    def _step(self, scheduler: Any, eps: Tensor, step: int, x: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
+        """The images of the next step."""
+        result: Tensor = scheduler.step(eps, int(scheduler.timesteps[step]), x, return_dict=False)[0]
+        return result
 
     def _scheduler(self) -> Any:
         from diffusers import DPMSolverMultistepScheduler
 
         kind: Any = DPMSolverMultistepScheduler  # untyped
-        scheduler = kind(
-            trained_betas=Diffusion.linear().betas.tolist(),
-            solver_order=2,
-            algorithm_type="dpmsolver++",
-            prediction_type="epsilon",
-        )
+        scheduler = kind(**_SCHEDULE, solver_order=2, algorithm_type="dpmsolver++")
         scheduler.set_timesteps(self.steps)
         scheduler.set_begin_index(0)
         return scheduler
 
 
+class ConsistencySolver(MultistepSolver):
+    """`lcm`: at every step the network's whole way to an image, with noise added again for the next one."""
+
+    def _step(self, scheduler: Any, eps: Tensor, step: int, x: Tensor, noise: Callable[[int], Tensor]) -> Tensor:
+        own = torch.Generator()  # diffusers draws noise for the batch, which each image's own replaces
+        image: Tensor = scheduler.step(eps, int(scheduler.timesteps[step]), x, own, return_dict=False)[1]
+        if step == self.steps - 1:
+            return image
+        noisy: Tensor = scheduler.add_noise(image, noise(step), scheduler.timesteps[step + 1])
+        return noisy
+
+    def _scheduler(self) -> Any:
+        from diffusers import LCMScheduler
+
+        kind: Any = LCMScheduler  # untyped
+        scheduler = kind(**_SCHEDULE)
+        scheduler.set_timesteps(self.steps, original_inference_steps=LCM_STEPS)
+        scheduler.set_begin_index(0)
+        return scheduler
+
+
+_SCHEDULE: dict[str, Any] = {"trained_betas": Diffusion.linear().betas.tolist(), "prediction_type": "epsilon"}
 Solver = Markov | MultistepSolver
 
 
@@ -99,9 +124,11 @@ def make_solver(sampler: str, steps: int) -> Solver:
         return Markov(name, Diffusion.linear().respaced(steps, name))
     if sampler not in SAMPLERS:
         raise InputError(f"sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
-    if not 1 <= steps < len(Diffusion.linear()):  # 1000 steps would visit a timestep twice, and divide by zero
-        raise InputError(f"steps = {steps}: choose 1 to {len(Diffusion.linear()) - 1} {sampler} steps")
-    return MultistepSolver(steps)
+    # 1000 steps of the solver would visit a timestep twice, and divide by zero.
+    most, kind = (LCM_STEPS, ConsistencySolver) if sampler == "lcm" else (len(Diffusion.linear()) - 1, MultistepSolver)
+    if not 1 <= steps <= most:
+        raise InputError(f"steps = {steps}: choose 1 to {most} {sampler} steps")
+    return kind(steps)
 
 
 def guided_samples(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,11 +11,12 @@ import torch
 from torch import Tensor
 
 from bench.claims import PublishedSpeed, published_speeds
-from bench.latency import synthetic_routing
+from bench.latency import alternatives, synthetic_routing
+from bench.latency.alternatives import in_inference_mode
 from bench.machine import DTYPES, Budget, check_arithmetic
 from bench.options import BATCH, LAMBDA, SEED, THREADS, DeviceOptions, DtypeOptions, Range, Tf32Options, option
 from dydit import DiT, DiTConfig, DyDiT, InputError, Model, Routing, is_router_key, macs, model_config
-from dydit.dit import sincos_table, timestep_rows
+from dydit.dit import sincos_table
 from dydit.flops import MATMUL
 from dydit.inference import Engine, GraphedForward, WidthPlan, arithmetic_of
 
@@ -37,7 +39,9 @@ class TimingOptions(DtypeOptions, Tf32Options, DeviceOptions):
     threads: int | None = option(None, help="CPU threads", within=THREADS)
     run_steps: int = option(5, help=f"sampling steps measured for s/image; {STEPS} is all", within=Range(1, STEPS))
     graphs: bool = option(False, help="capture static and realised forwards as CUDA graphs")
-    diffusers: bool = option(False, help="time diffusers' DiT with the same weights, too")
+    alternatives: Sequence[str] = option(
+        (), metavar="NAME", help=f"the static model by {', '.join(alternatives.ALTERNATIVES)}, or all of them, too"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,6 +65,7 @@ class LatencyOptions(TimingOptions):
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         check_arithmetic(self.device, DTYPES[self.dtype], self.tf32)
+        alternatives.check_names(self.alternatives)
         if self.graphs and torch.device(self.device).type != "cuda":
             raise InputError("graphs: CUDA graphs need --device cuda; leave --graphs out")
 
@@ -76,6 +81,11 @@ class Case:
     executed_ratio: float
 
     @property
+    def static(self) -> bool:
+        """Whether the static model is computed, by whatever engine."""
+        return self.row is None
+
+    @property
     def own(self) -> Engine | None:
         """This project's engine, where it is one that computes the forward."""
         inner = self.model.engine if isinstance(self.model, GraphedForward) else self.model
@@ -85,7 +95,8 @@ class Case:
         """By what, and in which arithmetic, the parts of the forward compute; see `Engine.ran_in`."""
         if self.own is not None:
             return self.own.ran_in()
-        return {"products": f"torch, {arithmetic_of(DTYPES[options.dtype], torch.device(options.device))}"}
+        library = self.engine if self.engine in alternatives.ALTERNATIVES else "torch"
+        return {"products": f"{library}, {arithmetic_of(DTYPES[options.dtype], torch.device(options.device))}"}
 
 
 def _to(routing: Routing, device: torch.device) -> Routing:
@@ -136,22 +147,35 @@ def timed_cases(name: str, static: DiT, dynamic: DyDiT, rows: int, options: Late
     whole = macs(config).total(MATMUL)
     found = {
         "static": Case("static", None, "", _engine(options, static), 1.0),
-        "plain": Case("plain", None, "", _plain(static), 1.0),
+        "plain": Case("plain", None, "", in_inference_mode(static), 1.0),
     }
-    if options.diffusers:
-        found["diffusers"] = Case("diffusers", None, "", _diffusers(static), 1.0)
     for row in published_speeds(name, config, options.lambdas):
         for number, profile in enumerate(options.profiles):
             drawn = synthetic_routing.draw_routing(config, row.block_ratio, profile, rows, options.seed)
             routing = _to(drawn, torch.device(options.device))
             if number == 0:
                 everything = macs(config, dynamic=True).total(MATMUL) / whole
-                found[f"masked {row.target}"] = Case("masked", row, profile, _masked(dynamic, routing), everything)
+                masked = in_inference_mode(functools.partial(_masked, dynamic, routing))
+                found[f"masked {row.target}"] = Case("masked", row, profile, masked, everything)
             plan = WidthPlan.constant(drawn, range(1000))
             engine = _engine(options, dynamic, plan, routing.tokens.bool())
             ratio = macs(config, routing).total(MATMUL) / whole
             found[f"realised {row.target} {profile}"] = Case("realised", row, profile, engine, ratio)
     return found
+
+
+def _masked(model: DyDiT, routing: Routing, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+    return model.route(x, t, y, routing)[0]
+
+
+def alternative_cases(
+    engines: Mapping[str, Case], static: DiT, given: alternatives.Inputs, options: LatencyOptions
+) -> tuple[dict[str, Case], dict[str, str]]:
+    """The static model by the other libraries that the options name; and why some of them are not run."""
+    names = alternatives.check_names(options.alternatives)
+    expected = engines["static"].model(*given)
+    built, refused = alternatives.build_alternatives(names, static, given, expected)
+    return {name: Case(name, None, "", model, 1.0) for name, model in built.items()}, refused
 
 
 def tune(engines: Mapping[str, Case], rows: int) -> None:
@@ -172,40 +196,6 @@ def _engine(options: LatencyOptions, model: DiT, plan: WidthPlan | None = None, 
     """The engine, static and dynamic with the same graph setting."""
     engine = Engine(model, plan, tokens)
     return GraphedForward(engine) if options.graphs else engine
-
-
-def _diffusers(static: DiT) -> Model:
-    """The static model as diffusers runs it, with the same weights."""
-    from bench.latency.diffusers_twin import to_diffusers
-
-    # nn.Module's own `to`: diffusers' prints a warning at every change of dtype.
-    twin = torch.nn.Module.to(to_diffusers(static), static.pos_embed.device, static.pos_embed.dtype)
-
-    @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
-        output: Tensor = twin(x, timestep=timestep_rows(t, x), class_labels=y).sample
-        return output
-
-    return forward
-
-
-def _plain(model: DiT) -> Model:
-    """The static model through its own modules, without an engine: what `masked` is to be compared with."""
-
-    @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
-        output: Tensor = model(x, t, y)
-        return output
-
-    return forward
-
-
-def _masked(model: DyDiT, routing: Routing) -> Model:
-    @torch.inference_mode()
-    def forward(x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
-        return model.route(x, t, y, routing)[0]
-
-    return forward
 
 
 def random_inputs(model: DiT, batch: int, options: LatencyOptions) -> tuple[Tensor, Tensor, Tensor]:

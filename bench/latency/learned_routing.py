@@ -6,68 +6,64 @@ every image, and a whole run is timed: network, routers, guidance and sampler.
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import torch
 
 from bench.latency.cases import static_twin
-from bench.latency.tables import raw_samples, speed_columns
-from bench.machine import DTYPES, Budget, Timed, arithmetic_name, in_turns, status
+from bench.latency.whole_runs import Ran, Runs, sample_run, time_runs
+from bench.machine import DTYPES, status
+from bench.models import is_factory
 from bench.records import Results, environment_record, file_sha256, portable
-from dydit import (
-    Diffusion,
-    DiT,
-    DyDiT,
-    InputError,
-    Model,
-    Observation,
-    ObservedSampling,
-    generate,
-    guidance_branches,
-    macs,
-)
+from dydit import Diffusion, DyDiT, InputError, Model, Observation, ObservedSampling, macs
 from dydit.flops import MATMUL
-from dydit.inference import Engine, WidthPlan, tuned_products
+from dydit.inference import Engine, WidthPlan
 from dydit.sampling import computing_in
 
-GUIDANCE = 1.5
+STATICS = ("static", "plain")
+"""The engines that compute the static model; speed-ups are over the faster one."""
 
 
 @dataclass(frozen=True)
-class LearnedRun:
-    """What to time: whole runs of `steps` DDPM steps of a checkpoint, at some batch sizes (images).
+class LearnedCheckpoint:
+    """A trained DyDiT: its file, and which weights of a training checkpoint.
 
-    `model` and `resolution` (pixels) name the network where the file does not; `weights` of a training checkpoint.
+    `model` and `resolution` (pixels) name the network where the file does not.
     """
 
-    checkpoint: str
-    model: str | None
-    resolution: int | None
-    weights: str
-    batch: Sequence[int]
-    steps: int
-    device: str
-    dtype: str
-    tf32: bool
-    seed: int
-    budget: Budget
-
-    def diffusion(self) -> Diffusion:
-        """The sampler's steps."""
-        return Diffusion.linear().respaced(self.steps)
+    file: str
+    model: str | None = None
+    resolution: int | None = None
+    weights: str = "ema"
 
 
-def measure_learned(run: LearnedRun, results: Results) -> pd.DataFrame:
-    """Time static, plain, masked and realised runs in turns, and write latency.csv and run.json.
+def named_checkpoint(file: str, models: Sequence[str], resolutions: Sequence[int], weights: str) -> LearnedCheckpoint:
+    """The checkpoint that options name: with the network's name, if the file does not name it, and then its pixels.
+
+    Raises:
+        InputError: several names or factories, or several resolutions beside a name.
+    """
+    if len(models) > 1 or any(is_factory(name) for name in models):
+        raise InputError(
+            f"--checkpoint and --model {' '.join(models)}: one run times one or the other; leave one out, or name the "
+            "network of the file"
+        )
+    if not models:
+        return LearnedCheckpoint(file, weights=weights)
+    if len(resolutions) != 1:
+        raise InputError(f"--resolution {list(resolutions)}: a checkpoint has one; give that of {models[0]}")
+    return LearnedCheckpoint(file, models[0], resolutions[0], weights)
+
+
+def measure_learned(trained: LearnedCheckpoint, runs: Runs, results: Results) -> pd.DataFrame:
+    """Time static, plain, masked and realised DDPM runs in turns, and write latency.csv and run.json.
 
     `flops_ratio` is what an engine executes, matrix products and convolutions, over what `static` executes: for
-    `realised` by the masks of these very runs. Image k has the same label and noise in every engine.
+    `realised` by the masks of these very runs.
 
     Raises:
         InputError: a checkpoint that cannot be used or has no routers, or one whose network the engine does not run.
@@ -76,63 +72,46 @@ def measure_learned(run: LearnedRun, results: Results) -> pd.DataFrame:
     from dydit import checkpoint
 
     network, found = checkpoint.load_model(
-        run.checkpoint, model=run.model, resolution=run.resolution, weights=run.weights
+        trained.file, model=trained.model, resolution=trained.resolution, weights=trained.weights
     )
     for note in found.notes:
-        status(f"{run.checkpoint}: {note}")
-    record = found.record
+        status(f"{trained.file}: {note}")
     if not isinstance(network, DyDiT) or not network.realised:
         raise InputError(
-            f"{run.checkpoint}: holds a {type(network).__name__}; `latency --checkpoint` times what a DyDiT learned, "
+            f"{trained.file}: holds a {type(network).__name__}; `latency --checkpoint` times what a DyDiT learned, "
             "give one whose heads, channel groups and tokens can be skipped"
         )
+    target = json.loads(found.record.get("recipe", "{}")).get("target")
+
+    def describe(batch: int) -> dict[str, Ran]:
+        ratios, whole = _executed_ratios(network, runs, batch), macs(network.config).total(MATMUL) * runs.passes(batch)
+        name, profile = Path(trained.file).stem, {"masked": "learned", "realised": "learned"}
+        return {
+            engine: Ran(name, engine, ratio, ratio * whole, target, profile.get(engine, ""))
+            for engine, ratio in ratios.items()
+        }
+
     facts = environment_record(
-        checkpoint={"file": portable(run.checkpoint), "sha256": file_sha256(Path(run.checkpoint))},
-        steps=run.steps,
-        guidance_scale=GUIDANCE,
-        seed=run.seed,
+        checkpoint={"file": portable(trained.file), "sha256": file_sha256(Path(trained.file))},
+        **runs.facts(),
         routing="learned",
     )
-    engines = _engines(network, run)
-    rows: list[dict[str, Any]] = []
-    samples: list[dict[str, Any]] = []
-    for batch in run.batch:
-        status(f"{Path(run.checkpoint).name}, batch {batch}, {run.steps} steps, {run.device} {run.dtype}")
-        ratios = _executed_ratios(network, run, batch)
-        for engine in engines.values():
-            if isinstance(engine, Engine):
-                engine.tune(batch * guidance_branches(GUIDANCE))
-        calls = {
-            name: functools.partial(_sample, computing_in(DTYPES[run.dtype], engine), network, run, batch)
-            for name, engine in engines.items()
-        }
-        times = in_turns(calls, run.budget, torch.device(run.device), f"batch {batch}")
-        rows += [_row(run, record, batch, name, times, ratios[name]) for name in engines]
-        samples += raw_samples(batch, times)
-        results.write_table(pd.DataFrame(rows), "latency")
-        ran_in = {name: engine.ran_in() for name, engine in engines.items() if isinstance(engine, Engine)}
-        results.write_record(facts | {"ran_in": ran_in, "tuned": tuned_products(), "samples": samples})
-    return pd.DataFrame(rows)
+    networks = _engines(network, runs)
+    engines = {name: model for name, model in networks.items() if isinstance(model, Engine)}
+    models = {name: computing_in(DTYPES[runs.dtype], model) for name, model in networks.items()}
+    return time_runs(models, lambda _: network.config, runs, describe, results, facts, STATICS, "plain", engines)
 
 
-def _engines(network: DyDiT, run: LearnedRun) -> dict[str, Model]:
+def _engines(network: DyDiT, runs: Runs) -> dict[str, Model]:
     """The same weights in four engines, the static ones without the routers."""
-    device, dtype = torch.device(run.device), DTYPES[run.dtype]
+    device, dtype = torch.device(runs.device), DTYPES[runs.dtype]
     dynamic = network.to(device, dtype).eval().requires_grad_(False)
     static = static_twin(dynamic)
-    plan = WidthPlan.from_routers(dynamic, run.diffusion().timestep_map.tolist())
+    plan = WidthPlan.from_routers(dynamic, Diffusion.linear().respaced(runs.steps).timestep_map.tolist())
     return {"static": Engine(static), "plain": static, "masked": dynamic, "realised": Engine(dynamic, plan)}
 
 
-@torch.inference_mode()
-def _sample(model: Model, network: DiT, run: LearnedRun, batch: int) -> None:
-    config = network.config
-    shape = (config.in_channels, config.input_size, config.input_size)
-    options: dict[str, Any] = {"seed": run.seed, "scale": GUIDANCE, "device": run.device}
-    generate(model, run.diffusion(), shape, config.num_classes, range(batch), **options)
-
-
-def _executed_ratios(network: DyDiT, run: LearnedRun, batch: int) -> dict[str, float]:
+def _executed_ratios(network: DyDiT, runs: Runs, batch: int) -> dict[str, float]:
     """Executed multiply-adds of each engine over those of the static one, mean over the steps of a run."""
     config, found = network.config, list[float]()
     whole = macs(config).total(MATMUL)
@@ -140,29 +119,15 @@ def _executed_ratios(network: DyDiT, run: LearnedRun, batch: int) -> dict[str, f
     def add(observed: Observation) -> None:
         found.append(macs(config, observed.routing).total(MATMUL) / whole)
 
-    observed = ObservedSampling(network.route, run.steps, guidance_branches(GUIDANCE), add)
-    _sample(computing_in(DTYPES[run.dtype], observed), network, run, batch)
+    observed = ObservedSampling(network.route, runs.steps, runs.branches, add)
+    with torch.inference_mode():
+        sample_run(computing_in(DTYPES[runs.dtype], observed), config, runs, batch)
     everything = macs(config, dynamic=True).total(MATMUL) / whole
     return {"static": 1.0, "plain": 1.0, "masked": everything, "realised": sum(found) / len(found)}
 
 
-def _row(
-    run: LearnedRun, record: Mapping[str, str], batch: int, engine: str, times: Mapping[str, Timed], executed: float
-) -> dict[str, Any]:
-    timed = times[engine]
-    return {
-        "model": Path(run.checkpoint).stem,
-        "lambda": json.loads(record.get("recipe", "{}")).get("target"),
-        "batch": batch,
-        "device": run.device,
-        "dtype": arithmetic_name(run.dtype, run.tf32),
-        "engine": engine,
-        "profile": "learned" if engine in ("masked", "realised") else "",
-        "steps": run.steps,
-        **speed_columns(batch, timed, times["static"], executed, times["plain"]),
-        "rounds": len(timed.rounds_ms),
-    }
-
-
-SHOWN = ["model", "lambda", "batch", "engine", "ms_median", "speedup", "over_plain", "macs_ratio", "efficiency"]
+SHOWN = [
+    *("model", "lambda", "batch", "engine", "ms_median", "speedup", "base", "over_plain", "macs_ratio", "efficiency"),
+    "matmul_share",
+]
 """The columns that people are shown."""

@@ -2,7 +2,8 @@
 
 `static` is the DiT in the realised engine's own code, and `plain` the DiT through its plain modules; `masked` is DyDiT
 as the authors' release runs it (plain modules, masks multiply, nothing is skipped); `realised` skips. So realised over
-static is what skipping brings, masked over plain what masks cost, and static over plain what the engine brings.
+static is what skipping brings, masked over plain what masks cost, and static over plain what the engine brings. Other
+libraries may run the static model, too (alternatives.py): speed-ups are over the fastest static one, whoever runs it.
 
 Without trained weights the routing is synthetic, drawn to meet the FLOPs that the paper prints for the row, and the row
 says so. On a GPU the kernels are compiled and the fastest chosen before the first call.
@@ -26,14 +27,25 @@ from bench.latency.cases import (
     Case,
     LatencyOptions,
     TimingOptions,
+    alternative_cases,
     build_pair,
     random_inputs,
     release,
     timed_cases,
     tune,
 )
-from bench.latency.tables import _record, _table_row, _write, raw_samples
-from bench.machine import DTYPES, Budget, arithmetic, check_fits, in_turns, measure_footprint, status
+from bench.latency.tables import PRODUCT, Beside, fastest, not_run_row, raw_samples, run_facts, table_row, write_tables
+from bench.machine import (
+    DTYPES,
+    Budget,
+    Call,
+    arithmetic,
+    check_fits,
+    dense_product,
+    in_turns,
+    measure_footprint,
+    status,
+)
 from bench.records import Results
 from dydit import Diffusion, model_config
 from dydit.sampling import computing_in, denoise
@@ -44,13 +56,13 @@ def measure_latency(plans: Sequence[LatencyOptions], results: Results) -> pd.Dat
     rows: list[dict[str, Any]] = []
     raw: list[dict[str, Any]] = []
     with options_arithmetic(plans[0]):
-        record = _record(plans)
+        record = run_facts(plans)
         for options in plans:
             for name in dict.fromkeys(static_name(name) for name in options.models):
                 for found, samples in _time_model(name, options):
                     rows += found
                     raw += samples
-                    _write(rows, raw, record, results)
+                    write_tables(rows, raw, record, results)
     return pd.DataFrame(rows)
 
 
@@ -63,7 +75,7 @@ def measure_breakdown(options: LatencyOptions, results: Results) -> pd.DataFrame
     """Break one forward of every engine into its parts, at the first batch size, and write latency_profile.csv."""
     tables = []
     with options_arithmetic(options):
-        record = _record([options])
+        record = run_facts([options])
         for name in dict.fromkeys(static_name(name) for name in options.models):
             batch = options.batch[0]
             static, dynamic = build_pair(name, options)
@@ -104,9 +116,12 @@ def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[
         engines = timed_cases(name, static, dynamic, 2 * batch, options)
         given = random_inputs(static, batch, options)
         tune(engines, 2 * batch)
-        calls = {key: functools.partial(case.model, *given) for key, case in engines.items()}
+        others, refused = alternative_cases(engines, static, given, options)
+        engines |= others
+        calls: dict[str, Call] = {key: functools.partial(case.model, *given) for key, case in engines.items()}
+        product, product_macs = dense_product(device, dtype)
         label = f"{name} batch {batch}"
-        times = in_turns(calls, options.budget, device, label)
+        times = in_turns(calls | {PRODUCT: product}, options.budget, device, label)
         per_step = in_turns(
             {key: _sampling(case, given, options.run_steps) for key, case in engines.items()},
             Budget(seconds=0, least=1, most=1, warmup=0),
@@ -115,14 +130,16 @@ def _time_model(name: str, options: LatencyOptions) -> Iterator[tuple[list[dict[
         )
         release(engines)
         extra = {key: measure_footprint(call, device) for key, call in calls.items()}
+        base = fastest(times, (key for key, case in engines.items() if case.static))
+        beside = Beside(base, times[base], times[PRODUCT], product_macs, times["plain"])
         rows = [
-            _table_row(
-                name, case, batch, times[key], times["static"], times["plain"], per_step[key], extra[key], options
-            )
+            table_row(name, case, batch, (times[key], per_step[key]), beside, extra[key], options)
             for key, case in engines.items()
         ]
+        rows += [not_run_row(name, engine, batch, reason, options) for engine, reason in refused.items()]
         samples = [
-            {"model": name, "ran_in": engines[sample["case"]].ran_in(options)} | sample
+            {"model": name, "ran_in": {} if sample["case"] == PRODUCT else engines[sample["case"]].ran_in(options)}
+            | sample
             for sample in raw_samples(batch, times)
         ]
         yield rows, samples

@@ -12,11 +12,10 @@ from bench.latency import candidates, learned_routing
 from bench.latency.cases import LatencyOptions, TimingOptions
 from bench.latency.measure import measure_breakdown, measure_latency, options_arithmetic
 from bench.latency.tables import SHOWN, write_growth
-from bench.machine import DTYPES, Budget, check_arithmetic
-from bench.models import is_factory
+from bench.latency.whole_runs import Runs
+from bench.machine import Budget
 from bench.options import PIXELS, SAMPLER_STEPS, SECONDS, AverageOptions, OutputOptions, option, shared_values
 from bench.records import Results, take_results
-from dydit import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,10 +48,8 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
         InputError: anything that the machine, the paper's tables or a finished run lacks, before any long work.
     """
     with take_results(options.out) as results:
-        if options.checkpoint is not None:
-            return _measure_learned(options, results)[learned_routing.SHOWN]
-        if options.model is not None:
-            return _measure_candidates(options, options.model, results)[candidates.SHOWN]
+        if options.checkpoint is not None or options.model is not None:
+            return _measure_runs(options, results)
         if options.growth:
             return write_growth(options.growth, results)
         shared = shared_values(options, TimingOptions)
@@ -65,50 +62,14 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
         return measure_latency(plans, results)[SHOWN]
 
 
-def _check_runs(options: LatencyRunOptions) -> None:
-    if options.dtype not in DTYPES:
-        raise InputError(f"dtype {options.dtype!r}: choose one of {', '.join(DTYPES)}")
-    check_arithmetic(options.device, DTYPES[options.dtype], options.tf32)
-
-
-def _measure_candidates(options: LatencyRunOptions, models: Sequence[str], results: Results) -> pd.DataFrame:
-    _check_runs(options)
-    runs = candidates.CandidateRuns(
-        models,
-        options.batch,
-        options.steps,
-        options.device,
-        options.dtype,
-        options.tf32,
-        options.seed,
-        Budget(seconds=options.seconds),
-    )
+def _measure_runs(options: LatencyRunOptions, results: Results) -> pd.DataFrame:
+    """Time whole runs of a checkpoint or of factories' networks."""
+    names, trained = options.model or (), None
+    if options.checkpoint is not None:
+        trained = learned_routing.named_checkpoint(options.checkpoint, names, options.resolution, options.weights)
+    budget = Budget(seconds=options.seconds)
+    runs = Runs(options.batch, options.steps, options.device, options.dtype, options.tf32, options.seed, budget)
     with options_arithmetic(options):
-        return candidates.measure_candidates(runs, results)
-
-
-def _measure_learned(options: LatencyRunOptions, results: Results) -> pd.DataFrame:
-    _check_runs(options)
-    names, resolution = options.model or (), options.resolution[0]
-    if len(names) > 1 or any(is_factory(name) for name in names):
-        raise InputError(
-            f"--checkpoint and --model {' '.join(names)}: one run times one or the other; leave one out, or name the "
-            "network of the file"
-        )
-    if names and len(options.resolution) != 1:
-        raise InputError(f"--resolution {list(options.resolution)}: a checkpoint has one; give that of {names[0]}")
-    run = learned_routing.LearnedRun(
-        options.checkpoint or "",
-        names[0] if names else None,
-        resolution if names else None,
-        options.weights,
-        options.batch,
-        options.steps,
-        options.device,
-        options.dtype,
-        options.tf32,
-        options.seed,
-        Budget(seconds=options.seconds),
-    )
-    with options_arithmetic(options):
-        return learned_routing.measure_learned(run, results)
+        if trained is None:
+            return candidates.measure_candidates(names, runs, results)[candidates.SHOWN]
+        return learned_routing.measure_learned(trained, runs, results)[learned_routing.SHOWN]

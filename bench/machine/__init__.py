@@ -5,6 +5,7 @@ Uses no other room of bench.
 
 from bench.machine.devices import DTYPES, check_device, check_fits, free_bytes, needed_bytes, own_device
 from bench.machine.footprint import MIB, Footprint, measure_footprint
+from bench.machine.matrix_rate import dense_product
 from bench.machine.process_group import ProcessGroup
 from bench.machine.progress import status, track
 from bench.machine.task_pool import Task, run_tasks
@@ -26,6 +27,7 @@ __all__ = [
     "check_device",
     "check_fits",
     "cpu_threads",
+    "dense_product",
     "free_bytes",
     "in_turns",
     "measure_footprint",

@@ -127,7 +127,8 @@ class Engine:
         if tokens is not None and tuple(tokens.shape) != (len(x), config.depth, config.tokens):
             wanted = (len(x), config.depth, config.tokens)
             raise InputError(f"engine: token masks of shape {tuple(tokens.shape)}, the batch needs {wanted}")
-        self.cache.next_forward()
+        if self.plan is not None:  # else nothing is cached, and torch.compile would compile anew at every count
+            self.cache.next_forward()
         with span("embedding"):
             hidden, _, c = model.embed(x, t, y)
             condition = F.silu(c)

@@ -9,14 +9,15 @@ Shape letters: N images, T tokens, R = N * T rows, S selected rows, C hidden siz
 from __future__ import annotations
 
 import contextlib
+import math
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dydit.inference import cpu_kernels
 from dydit.inference.products import arithmetic_of
-from dydit.inference.scratch import Scratch
 from dydit.inference.spans import span
 from dydit.inference.weight_slices import AttentionWeights, MlpWeights
 
@@ -32,13 +33,40 @@ class Modulation(NamedTuple):
     gate: Tensor
 
 
+class Scratch:
+    """Named buffers that grow to the largest request.
+
+    The C library returns large blocks to the system when they are freed, and each page of a new block costs a page
+    fault. On a GPU torch's own allocator keeps memory, so there every request is a new tensor.
+    """
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype], Tensor] = {}
+
+    def __call__(self, name: str, like: Tensor, *shape: int) -> Tensor:
+        """An uninitialised tensor of this shape, with the dtype and device of `like`.
+
+        It shares memory with the previous tensor of the same name, whose content is lost.
+        """
+        if like.is_cuda:
+            return like.new_empty(shape)
+        size, key = math.prod(shape), (name, like.dtype)
+        if key not in self._buffers or len(self._buffers[key]) < size:
+            self._buffers[key] = like.new_empty(size)
+        return self._buffers[key][:size].view(shape)
+
+    def release(self) -> None:
+        """Free the memory of all buffers."""
+        self._buffers.clear()
+
+
 class TorchBlocks:
     """The parts of a block, computed by torch. Tokens (N, T, C) are updated in place.
 
     The selected tokens are gathered by their number, for which the host asks the device once per block. An object
     serves one forward at a time, whose intermediates lie in two buffers of `scratch`: "narrow" holds rows of C (the
     normalised tokens, then their update), "wide" what is computed between these two (queries, keys and values, or the
-    MLP's hidden channels).
+    MLP's hidden channels). Kernels that make their own results, such as oneDNN's, leave these buffers aside.
     """
 
     waits = True
@@ -68,8 +96,7 @@ class TorchBlocks:
         with span("qkv"):
             qkv = self.product("wide", x, weights.qkv, weights.qkv_bias).view(n, tokens, 3, weights.heads, -1)
         with span("attention"):
-            q, k, v = qkv.permute(2, 0, 3, 1, 4)  # (N, h, T, D) each
-            return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, tokens, -1)
+            return cpu_kernels.attention(*qkv.permute(2, 0, 3, 1, 4))  # (N, h, T, D) each
 
     def update_all(self, hidden: Tensor, weights: MlpWeights, modulation: Modulation) -> None:
         """Add the gated MLP of every token."""
@@ -123,19 +150,24 @@ class TorchBlocks:
         return normed
 
     def product(self, name: str, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """x (..., K) @ weight (O, K)^T + bias (O,) -> (..., O), in the scratch of this name."""
+        """x (..., K) @ weight (O, K)^T + bias (O,) -> (..., O), which may lie in the scratch of this name."""
         flat = x.reshape(-1, x.shape[-1])
-        out = self.scratch(name, x, len(flat), len(weight))
-        return torch.addmm(bias, flat, weight.t(), out=out).view(*x.shape[:-1], len(weight))
+        if cpu_kernels.serves(x):
+            result = cpu_kernels.linear(flat, weight, bias)
+        else:
+            result = torch.addmm(bias, flat, weight.t(), out=self.scratch(name, x, len(flat), len(weight)))
+        return result.view(*x.shape[:-1], len(weight))
 
     def mlp(self, x: Tensor, weights: MlpWeights) -> Tensor:
-        """The MLP of tokens (..., C), same shape, in "narrow"; x may lie there, too."""
+        """The MLP of tokens (..., C), same shape; it may lie in "narrow", as x may."""
+        flat = x.reshape(-1, x.shape[-1])
+        # The first two products apply GELU in its tanh form, which saves a pass over the hidden channels.
         if x.is_cuda:
-            # On CUDA this product applies GELU in its tanh form, which saves a pass over the hidden channels.
-            flat = x.reshape(-1, x.shape[-1])
             hidden = torch._addmm_activation(weights.fc1_bias, flat, weights.fc1.t(), use_gelu=True)
+        elif cpu_kernels.serves(x):
+            hidden = cpu_kernels.linear(flat, weights.fc1, weights.fc1_bias, gelu=True)
         else:
-            hidden = torch.ops.aten.gelu_(self.product("wide", x, weights.fc1, weights.fc1_bias), approximate="tanh")
+            hidden = torch.ops.aten.gelu_(self.product("wide", flat, weights.fc1, weights.fc1_bias), approximate="tanh")
         return self.product("narrow", hidden, weights.fc2, weights.fc2_bias).view_as(x)
 
     def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:

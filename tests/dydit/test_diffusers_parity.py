@@ -8,7 +8,7 @@ from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
 from torch import Tensor
 
-from bench.latency.diffusers_twin import to_diffusers
+from bench.latency.alternatives import to_diffusers
 from dydit import DiT
 from dydit.diffusion import Diffusion, kept_timesteps
 from dydit.sampling import denoise

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,10 +24,14 @@ from dydit import InputError
 if TYPE_CHECKING:
     from bench.data.image_set import ImageSet
 
+Item = TypeVar("Item")
+
 
 BATCH_SIZE = 64
 WORKERS = 4
-"""Processes that read images for a GPU. On a CPU, which the network keeps busy, images are read between batches."""
+"""Processes that read images for a GPU."""
+AHEAD = 2
+"""Batches that are read ahead by a thread on a CPU, while the network computes; more would only take memory."""
 
 
 def stream_features(
@@ -136,8 +142,9 @@ def run_network(
         pin_memory=on_gpu,
         generator=torch.Generator(),  # seeds the workers, so that the global generator stays untouched
     )
-    start = 0
-    for batch in track(_batches(loader), f"{label}, batches of {batch_size}", total=-(-len(images) // batch_size)):
+    start, total = 0, -(-len(images) // batch_size)
+    read = _batches(loader)
+    for batch in track(read if on_gpu else read_ahead(read), f"{label}, batches of {batch_size}", total=total):
         with torch.inference_mode():
             values = [value.cpu().numpy() for value in network(batch.to(device, non_blocking=True))]
         stop = start + len(batch)
@@ -161,6 +168,21 @@ def _batches(loader: DataLoader[Tensor]) -> Iterator[Tensor]:
         yield from loader
     except InputError as error:
         raise InputError(str(error).rstrip().rsplit(f"{InputError.__name__}: ", 1)[-1]) from None
+
+
+def read_ahead(batches: Iterable[Item], ahead: int = AHEAD) -> Iterator[Item]:
+    """The same batches in the same order, of which a thread reads `ahead` while something is done with the last one.
+
+    Pictures are decoded outside of Python's lock. An error is raised where its batch would have come.
+    """
+    source, reader = iter(batches), ThreadPoolExecutor(1, "images")
+    try:
+        pending = deque(reader.submit(next, source, None) for _ in range(ahead))
+        while (batch := pending.popleft().result()) is not None:
+            pending.append(reader.submit(next, source, None))
+            yield batch
+    finally:
+        reader.shutdown(cancel_futures=True)
 
 
 @functools.cache

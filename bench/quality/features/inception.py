@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.quality.features.layers import (
     SPATIAL,
@@ -53,6 +54,19 @@ def check_weights(path: Path) -> None:
     check_finite(NAME, path, state)
 
 
+def fold_batch_norms(network: nn.Module) -> None:
+    """Put every batch norm into the convolution before it, in place, for a network in evaluation mode.
+
+    The products are taken in float64 and rounded once; features move by rounding alone.
+    """
+    for block in network.modules():
+        convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
+        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+            dtype = convolution.weight.dtype
+            folded = fuse_conv_bn_eval(convolution.double(), norm.double())
+            block.conv, block.bn = folded.to(dtype).requires_grad_(False), nn.Identity()
+
+
 @functools.cache
 def network_class() -> type[nn.Module]:
     """The network as torch-fidelity wants it; defined on first use, because torch-fidelity is slow to import."""
@@ -60,7 +74,10 @@ def network_class() -> type[nn.Module]:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     class InceptionV3Spatial(LayerNames, FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
-        """Pool features, logits and the spatial layer of uint8 (N, 3, H, W), all in one forward; float32."""
+        """Pool features, logits and the spatial layer of uint8 (N, 3, H, W), all in one forward; float32.
+
+        Batch norms are folded into the convolutions, which makes features differ from torch-fidelity's by rounding.
+        """
 
         POOLED = "2048"
 
@@ -69,6 +86,8 @@ def network_class() -> type[nn.Module]:
             # "768" follows the spatial layer directly: where only that is asked for, the rest is not computed.
             inner = [layer for layer in features_list if layer != SPATIAL] or ["768"]
             self.inception = FeatureExtractorInceptionV3(NAME, inner, **options)
+            fold_batch_norms(self.inception)
+            self.inception.to(memory_format=torch.channels_last)  # the layout of the convolutions' fastest kernels
             self.spatial: Tensor | None = None
             if SPATIAL in features_list:
                 self.inception.Mixed_6d.branch1x1.register_forward_hook(self._keep)

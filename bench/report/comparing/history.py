@@ -13,7 +13,7 @@ import pandas as pd
 
 from bench.machine import track
 from bench.records import ROOT, parse_table
-from bench.report.figures.drawing import MARKERS, SERIES, Drawing, figure
+from bench.report.figures.drawing import Drawing, Kind, figure, look
 from bench.report.index import RESULTS
 from dydit import InputError
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COLUMNS = ["machine", "run", "number", "value", "date", "commit"]
 TARGET = 0.5
+HISTORY = Kind("history", "Headline numbers over commits", "python -m bench history --out DIR")
 """The lambda that the paper's abstract speaks of."""
 _TABLES = ("summary", "findings", "latency")
 
@@ -86,9 +87,7 @@ def drawing(frame: pd.DataFrame) -> Drawing:
     spans = frame.groupby("number")["value"].agg(["min", "max"])
     alt = f"{len(spans)} headline numbers over {frame['commit'].nunique()} measured commits, from "
     alt += f"{frame['date'].min()[:10]} to {frame['date'].max()[:10]}."
-    return Drawing(
-        "history", "Headline numbers over commits", frame, _draw, alt, "", (), "python -m bench history --out DIR"
-    )
+    return Drawing(HISTORY, frame, _draw, alt, "", ())
 
 
 def _draw(frame: pd.DataFrame) -> Figure:
@@ -104,9 +103,9 @@ def _draw(frame: pd.DataFrame) -> Figure:
     for ax, (title, rows) in zip(axes, kinds, strict=True):
         for number, ((machine, run, name), own) in enumerate(rows.groupby(["machine", "run", "number"], sort=False)):
             places = [ticks[key] for key in zip(own["date"], own["commit"], strict=True)]
-            style = f"{MARKERS[number // len(SERIES) % len(MARKERS)]}-"
+            colour, marker = look(number)
             label = f"{run}: {str(name).split(': ')[-1]}" + (f" ({machine})" if machines > 1 else "")
-            ax.plot(places, own["value"], style, color=SERIES[number % len(SERIES)], markersize=4, label=label)
+            ax.plot(places, own["value"], f"{marker}-", color=colour, markersize=4, label=label)
         ax.set_title(title)
         ax.set_xlim(-0.5, len(ticks) - 0.5)
         ax.set_xticks(range(len(ticks)), [f"{date[5:10]}, {commit[:7]}" for date, commit in ticks])

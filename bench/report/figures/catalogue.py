@@ -3,39 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from bench.report.figures import learned, published, speed
-from bench.report.figures.drawing import Drawing, to_svg
+from bench.report.figures.drawing import Drawing, Kind, to_svg
 from bench.report.runs import Run, guarded
 
-
-@dataclass(frozen=True)
-class Kind:
-    """A figure that may or may not be drawn: its title, what makes it, and the command that makes its data."""
-
-    title: str
-    make: Callable[[Sequence[Run]], Drawing | None]
-    command: str
-
-
-KINDS = (
-    Kind("Speed-up against FLOPs", speed.speedup_front, speed.LATENCY),
-    Kind("FLOPs and FID", published.flops_front, "python -m bench reproduce --tier full --data-root DIR"),
-    Kind("Time and FID", published.time_front, "python -m bench reproduce --tier full --data-root DIR"),
-    Kind("Time by lambda", speed.time_by_lambda, speed.LATENCY),
-    Kind("Speed-up by batch and tokens", speed.growth, "python -m bench latency --growth RUN RUN --out DIR"),
-    Kind("Where the time goes", speed.parts, "python -m bench latency --profile --out DIR"),
-    Kind("Widths by timestep", learned.widths, "python -m bench routing --checkpoint FILE --out DIR"),
-    Kind("Quality against work of all methods", learned.methods, "python -m nox -s small_scale"),
-    Kind(
-        "Training curves", learned.training, "python -m bench finetune --recipe NAME --from FILE --data DIR --out DIR"
-    ),
+KINDS: tuple[tuple[Kind, Callable[[Sequence[Run]], Drawing | None]], ...] = (
+    (speed.SPEEDUP, speed.speedup_front),
+    (published.FLOPS, published.flops_front),
+    (published.TIME, published.time_front),
+    (speed.LAMBDA, speed.time_by_lambda),
+    (speed.GROWTH, speed.growth),
+    (speed.PARTS, speed.parts),
+    (learned.WIDTHS, learned.widths),
+    (learned.METHODS, learned.methods),
+    (learned.TRAINING, learned.training),
 )
 PICTURES = {
-    "routing_tokens": ("Token maps", "python -m bench routing --checkpoint FILE --out DIR"),
+    "routing_tokens": ("Token maps", learned.WIDTHS.command),
     "pairs": (
         "Sample grids, static beside dynamic",
         "python -m bench quality --samples DYNAMIC --paired STATIC --out DIR",
@@ -55,8 +42,8 @@ def draw_all(
         cache: see `bench.report.figures.drawing.to_svg`.
     """
     found, missing = [], []
-    for kind in KINDS:
-        drawing = guarded(partial(kind.make, runs), problems, None, kind.title)
+    for kind, make in KINDS:
+        drawing = guarded(partial(make, runs), problems, None, kind.title)
         svg = None if drawing is None else guarded(partial(to_svg, drawing, cache), problems, None, kind.title)
         if svg is None:
             missing.append((kind.title, kind.command))

@@ -51,28 +51,39 @@ _STYLE: Any = {
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """A figure of the page.
+class Kind:
+    """What a figure shows, whether it can be drawn or not.
 
     Args:
         name: of its file and its place on the page.
         title: above it.
+        command: makes its data.
+    """
+
+    name: str
+    title: str
+    command: str
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure of the page.
+
+    Args:
+        kind: what it shows.
         data: all that is drawn, a row for each point.
         draw: makes the figure of the data.
         alt: what a reader who cannot see it should know.
         caption: what is shown and how to read it.
         sources: the files that the data are from.
-        command: makes such data.
     """
 
-    name: str
-    title: str
+    kind: Kind
     data: pd.DataFrame
     draw: Callable[[pd.DataFrame], Figure]
     alt: str
     caption: str
     sources: tuple[str, ...]
-    command: str
 
 
 def figure(width: float = 7.2, height: float = 3.6) -> Figure:
@@ -82,12 +93,12 @@ def figure(width: float = 7.2, height: float = 3.6) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def panels(count: int, height: float = 3.2) -> tuple[Figure, list[Axes]]:
-    """A figure of `count` panels, up to three beside each other, with equal vertical axes."""
+def panels(count: int, height: float = 3.2, below: float = 0.0, sharey: bool = True) -> tuple[Figure, list[Axes]]:
+    """A figure of `count` panels, up to three beside each other, with room in inches below them."""
     columns = min(count, 3)
     rows = -(-count // columns)
-    drawn = figure(7.2, height * rows)
-    axes = list(drawn.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    drawn = figure(7.2, height * rows + below)
+    axes = list(drawn.subplots(rows, columns, sharey=sharey, squeeze=False).flat)
     for spare in axes[count:]:
         spare.set_axis_off()
     return drawn, axes[:count]
@@ -127,7 +138,7 @@ def to_svg(drawing: Drawing, cache: Path | None = None) -> str:
         drawing: the figure.
         cache: folder of what was drawn before, by the hash of data, words, code and matplotlib's version.
     """
-    path = None if cache is None else cache / f"{drawing.name}-{_content(drawing)}.svg"
+    path = None if cache is None else cache / f"{drawing.kind.name}-{_content(drawing)}.svg"
     if path is not None and path.is_file():
         head, _, text = path.read_text(encoding="utf-8", errors="replace").partition("\n")
         if head == _checksum(text):
@@ -144,7 +155,7 @@ def svg_file(drawing: Drawing, background: str = "none") -> str:
     import matplotlib
 
     buffer = io.StringIO()
-    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": drawing.name}):
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": drawing.kind.name}):
         made = drawing.draw(drawing.data)
         made.savefig(buffer, format="svg", facecolor=background, metadata={"Date": None, "Creator": None})
     return re.sub(r"\s*<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
@@ -156,7 +167,7 @@ def _inline(text: str, drawing: Drawing) -> str:
     box = re.search(r'viewBox="[^"]+"', tag)
     assert box is not None, "matplotlib writes a viewBox"
     # Identifiers hold in the whole page: those of one figure carry its name.
-    rest = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{drawing.name}-", rest)
+    rest = re.sub(r'(id="|url\(#|xlink:href="#)', rf"\g<1>{drawing.kind.name}-", rest)
     for colour, role in _ROLES.items():
         rest = rest.replace(colour, role)
     head = f'<svg xmlns:xlink="http://www.w3.org/1999/xlink" {box[0]} role="img" aria-label="{escape(drawing.alt)}">'

@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, cast
 
 import pandas as pd
 
-from bench.report.figures.drawing import MARKERS, SERIES, Drawing, figure, panels
+from bench.report.figures.drawing import SERIES, Drawing, Kind, figure, look, one_legend, panels
 from bench.report.runs import Run, with_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+WIDTHS = Kind("widths", "Widths by timestep", "python -m bench routing --checkpoint FILE --out DIR")
+METHODS = Kind("methods", "Quality against work of all methods", "python -m nox -s small_scale")
+_FINETUNE = "python -m bench finetune --recipe NAME --from FILE --data DIR --out DIR, or nox -s small_scale"
+TRAINING = Kind("training", "Training curves", _FINETUNE)
 _RATES = ("head_rate", "group_rate", "token_rate_conditional")
 _NAMES = {"head_rate": "heads", "group_rate": "channel groups", "token_rate_conditional": "tokens, with label"}
 _POINTS = 400
@@ -40,8 +44,7 @@ def widths(runs: Sequence[Run]) -> Drawing | None:
     alt = f"Open share against timestep, a panel for each of {len(found)} runs. Over the timesteps, {'; '.join(spans)}."
     caption = "Mean over layers. Sampling goes from left to right, from noise to the image."
     sources = tuple(run.file("routing_timesteps.csv") for run, _ in found)
-    command = "python -m bench routing --checkpoint FILE --out DIR"
-    return Drawing("widths", "Widths by timestep", data, _draw_widths, alt, caption, sources, command)
+    return Drawing(WIDTHS, data, _draw_widths, alt, caption, sources)
 
 
 def _draw_widths(data: pd.DataFrame) -> Figure:
@@ -49,7 +52,8 @@ def _draw_widths(data: pd.DataFrame) -> Figure:
     drawn, axes = panels(len(groups))
     for ax, (name, rows) in zip(axes, groups, strict=True):
         for number, rate in enumerate(_RATES):
-            ax.plot(rows["timestep"], rows[rate], f"{MARKERS[number]}-", color=SERIES[number], label=_NAMES[rate])
+            colour, marker = look(number)
+            ax.plot(rows["timestep"], rows[rate], f"{marker}-", color=colour, label=_NAMES[rate])
         ax.set_title(str(name))
         ax.set_xlim(1000, 0)
         ax.set_ylim(0, 1.03)
@@ -88,39 +92,24 @@ def methods(runs: Sequence[Run]) -> Drawing | None:
         "line joins the best method at each amount of work (the Pareto front)."
     )
     sources = tuple(run.file("means.csv") for run, _ in found)
-    return Drawing(
-        "methods",
-        "Quality against work of all methods",
-        data,
-        _draw_methods,
-        alt,
-        caption,
-        sources,
-        "nox -s small_scale",
-    )
+    return Drawing(METHODS, data, _draw_methods, alt, caption, sources)
 
 
 def _draw_methods(data: pd.DataFrame) -> Figure:
     groups = list(data.groupby(["study", "size"], sort=False))
-    columns = min(len(groups), 3)
-    drawn = figure(7.2, 3.4 * -(-len(groups) // columns) + 0.9)
-    axes = list(drawn.subplots(-(-len(groups) // columns), columns, squeeze=False).flat)
+    drawn, axes = panels(len(groups), height=3.4, below=0.9, sharey=False)
     names = list(dict.fromkeys(data["run"]))
-    for ax in axes[len(groups) :]:
-        ax.set_axis_off()
-    for ax, ((_, size), rows) in zip(axes, groups, strict=False):
+    for ax, ((_, size), rows) in zip(axes, groups, strict=True):
         rows = rows.sort_values(["ratio", "FID"])
         front = rows[rows["FID"] <= rows["FID"].cummin()]
         ax.plot(front["ratio"], front["FID"], "-", color=SERIES[0], linewidth=1)
         for name, own in rows.groupby("run", sort=False):
-            number = names.index(name)
-            colour, marker = SERIES[number % len(SERIES)], MARKERS[number // len(SERIES) % len(MARKERS)]
+            colour, marker = look(names.index(name))
             ax.plot(own["ratio"], own["FID"], marker, color=colour, markersize=5, label=name)
         ax.set_title(f"size {size}")
         ax.set_xlabel("FLOPs ratio of the blocks")
     axes[0].set_ylabel("FID")
-    handles = {label: handle for ax in axes for handle, label in zip(*ax.get_legend_handles_labels(), strict=True)}
-    drawn.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+    one_legend(drawn, ncols=4)
     return drawn
 
 
@@ -144,10 +133,7 @@ def training(runs: Sequence[Run]) -> Drawing | None:
         "the seeds whose files keep the course of their training."
     )
     sources = tuple(run.file(name) for name, found in (("log.csv", logs), ("curves.csv", studies)) for run, _ in found)
-    command = (
-        "python -m bench finetune --recipe NAME --from FILE --data DIR --out DIR" if logs else "nox -s small_scale"
-    )
-    return Drawing("training", "Training curves", data, _draw_training, alt, caption, sources, command)
+    return Drawing(TRAINING, data, _draw_training, alt, caption, sources)
 
 
 def _of_study(run: Run, table: pd.DataFrame) -> pd.DataFrame:
@@ -166,9 +152,9 @@ def _draw_training(data: pd.DataFrame) -> Figure:
     axes = drawn.subplots(1, len(kinds), squeeze=False)[0]
     for ax, kind in zip(axes, kinds, strict=True):
         for number, (name, rows) in enumerate(data.groupby("run", sort=False)):
-            ax.plot(rows["step"], rows[kind], color=SERIES[number % len(SERIES)], linewidth=1.2, label=name)
+            ax.plot(rows["step"], rows[kind], color=look(number)[0], linewidth=1.2, label=name)
         ax.set_xlabel("step")
         ax.set_title("loss" if kind == "loss" else "FLOPs ratio of the blocks")
     axes[0].set_yscale("log")
-    drawn.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+    one_legend(drawn, ncols=2)
     return drawn

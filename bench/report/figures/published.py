@@ -10,7 +10,7 @@ import pandas as pd
 
 from bench.claims import LITERATURE_FILES, LiteraturePoint, literature_points
 from bench.records import ROOT, shipped_data
-from bench.report.figures.drawing import INK, Drawing, figure, look, one_legend, plain_ticks
+from bench.report.figures.drawing import INK, Drawing, Kind, figure, look, one_legend, plain_ticks
 from bench.report.figures.speed import RATIO, realised_rows
 from bench.report.runs import Run, with_table
 
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 FID, WORK, SHARE, LESS = "FID-50K", "multiply-adds of an image (T)", "work / baseline's", "baseline's work / work"
 FID_RATIO, SPEEDUP, LEFT_OUT = "FID / baseline's", "times as fast as the baseline", "left out"
 HERE, TABLE_8 = "measured here", "DyDiT, Table 8"
-REPRODUCE = "python -m bench reproduce --tier full --data-root DIR"
+_REPRODUCE = "python -m bench reproduce --tier full --data-root DIR"
+FLOPS = Kind("flops-fid", "FLOPs and FID, as published", _REPRODUCE)
+TIME = Kind("time-fid", "Time, FID and work, as published", _REPRODUCE)
 _TERA = 1e12
 _COLUMNS = ["series", "group", "row", "baseline", WORK, SHARE, LESS, SPEEDUP, FID, FID_RATIO, "counted", LEFT_OUT]
 
@@ -45,7 +47,7 @@ def flops_front(runs: Sequence[Run]) -> Drawing:
     )
     if HERE not in set(drawn["series"]):
         caption += " No FID on ImageNet was measured here yet: the command would."
-    return _drawing("flops-fid", "FLOPs and FID, as published", data, _draw_flops, alt, caption)
+    return _drawing(FLOPS, data, _draw_flops, alt, caption)
 
 
 def time_front(runs: Sequence[Run]) -> Drawing:
@@ -65,15 +67,12 @@ def time_front(runs: Sequence[Run]) -> Drawing:
         f"{_left_out(data)} Points that were measured here are synthetic masks, which no FID belongs to, and runs "
         "of compare-methods."
     )
-    return _drawing("time-fid", "Time, FID and work, as published", data, _draw_time, alt, caption)
+    return _drawing(TIME, data, _draw_time, alt, caption)
 
 
-def _drawing(
-    name: str, title: str, data: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure], alt: str, caption: str
-) -> Drawing:
+def _drawing(kind: Kind, data: pd.DataFrame, draw: Callable[[pd.DataFrame], Figure], alt: str, caption: str) -> Drawing:
     folder = shipped_data().relative_to(ROOT).as_posix()
-    sources = tuple(f"{folder}/paper/{file}" for file in LITERATURE_FILES)
-    return Drawing(name, title, data, draw, alt, caption, sources, REPRODUCE)
+    return Drawing(kind, data, draw, alt, caption, tuple(f"{folder}/paper/{file}" for file in LITERATURE_FILES))
 
 
 def _published(needed: str) -> pd.DataFrame:

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from bench.report.figures.drawing import INK, MARKERS, SERIES, Drawing, errors, figure, panels
+from bench.report.figures.drawing import INK, SERIES, Drawing, Kind, errors, figure, look, one_legend, panels
 from bench.report.runs import Run, with_table
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 LATENCY = "python -m bench latency --models DiT-S/2 DiT-B/2 DiT-XL/2 --batch 2 --profiles even --out DIR"
+SPEEDUP = Kind("speedup-flops", "Speed-up against FLOPs", LATENCY)
+LAMBDA = Kind("time-lambda", "Time by lambda", LATENCY)
+GROWTH = Kind("growth", "Speed-up by batch and tokens", "python -m bench latency --growth RUN RUN --out DIR")
+_PROFILE = "python -m bench latency --models DiT-XL/2 --lambdas 0.5 --batch 2 --profile --out DIR"
+PARTS = Kind("parts", "Where the time goes", _PROFILE)
 RATIO = "multiply-adds, static / realised"
 _REALISED = ["machine", "model", "lambda", RATIO, "speedup", "speedup_low", "speedup_high", "published_speedup"]
 _ENGINES = ("static", "plain", "masked", "realised")
@@ -42,7 +48,7 @@ def speedup_front(runs: Sequence[Run]) -> Drawing | None:
         "are the paper's, on a V100. Masks are synthetic: drawn to meet the printed FLOPs."
     )
     sources = tuple(run.file("latency.csv") for run, _ in best)
-    return Drawing("speedup-flops", "Speed-up against FLOPs", data, _draw_speedup, alt, caption, sources, LATENCY)
+    return Drawing(SPEEDUP, data, _draw_speedup, alt, caption, sources)
 
 
 def realised_rows(runs: Sequence[Run]) -> list[tuple[Run, pd.DataFrame]]:
@@ -65,7 +71,7 @@ def _draw_speedup(data: pd.DataFrame) -> Figure:
     ax.plot([1, top], [1, top], "--", color=INK, linewidth=1, label="ideal: all that is skipped is gained")
     machines = list(dict.fromkeys(data["machine"]))
     for number, ((machine, model), rows) in enumerate(data.groupby(["machine", "model"], sort=False)):
-        colour, marker = SERIES[number % len(SERIES)], MARKERS[number % len(MARKERS)]
+        colour, marker = look(number)
         label = str(model) if len(machines) == 1 else f"{model}, {machine}"
         bars = errors(rows, "speedup", "speedup_low", "speedup_high")
         ax.errorbar(rows[RATIO], rows["speedup"], bars, fmt=marker, color=colour, capsize=2, markersize=5, label=label)
@@ -98,7 +104,7 @@ def time_by_lambda(runs: Sequence[Run]) -> Drawing | None:
         "Median time of one guided pass; bars are quartiles of the rounds. Masked multiplies by masks and skips "
         "nothing, as the authors' release does; realised skips; static is the same engine without masks, at lambda 1."
     )
-    return Drawing("time-lambda", "Time by lambda", data, _draw_lambda, alt, caption, tuple(sources), LATENCY)
+    return Drawing(LAMBDA, data, _draw_lambda, alt, caption, tuple(sources))
 
 
 def _span(model: object, rows: pd.DataFrame) -> str:
@@ -112,24 +118,34 @@ def _span(model: object, rows: pd.DataFrame) -> str:
 
 def _draw_lambda(data: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(data["model"]))
-    columns = min(len(models), 3)
-    drawn = figure(7.2, 3.2 * -(-len(models) // columns))
-    axes = list(drawn.subplots(-(-len(models) // columns), columns, squeeze=False).flat)
-    for ax, model in zip(axes, models, strict=False):
+    drawn, axes = panels(len(models), sharey=False)
+    for ax, model in zip(axes, models, strict=True):
         for engine, rows in data[data["model"] == model].groupby("engine", sort=False):
             number = _ENGINES.index(str(engine))
-            rows = rows.sort_values("lambda")
-            bars = errors(rows, "ms_median", "ms_q25", "ms_q75")
-            ax.errorbar(
-                rows["lambda"], rows["ms_median"], bars, fmt=f"{MARKERS[number]}-", color=SERIES[number],
-                capsize=2, markersize=4, label=engine,
-            )  # fmt: skip
+            _line(ax, rows, number, ("lambda", "ms_median", "ms_q25", "ms_q75"), str(engine))
         ax.set_title(str(model))
         ax.set_xlabel("lambda")
         ax.set_ylim(0)
     axes[0].set_ylabel("ms, one guided pass")
     axes[0].legend(loc="lower right")
     return drawn
+
+
+def _line(ax: Axes, rows: pd.DataFrame, number: int, columns: tuple[str, str, str, str], label: str) -> None:
+    """A line with bars of the columns (x, y, low, high), from left to right, as series of that number."""
+    x, y, low, high = columns
+    rows = rows.sort_values(x)
+    colour, marker = look(number)
+    ax.errorbar(
+        rows[x],
+        rows[y],
+        errors(rows, y, low, high),
+        fmt=f"{marker}-",
+        color=colour,
+        capsize=2,
+        markersize=4,
+        label=label,
+    )
 
 
 def growth(runs: Sequence[Run]) -> Drawing | None:
@@ -146,8 +162,7 @@ def growth(runs: Sequence[Run]) -> Drawing | None:
     )
     caption = "Realised over static with heads, channel groups and tokens skipped evenly; bars are 95 % intervals."
     sources = tuple(run.file("latency_growth.csv") for run, _ in found)
-    command = "python -m bench latency --growth RUN RUN --out DIR"
-    return Drawing("growth", "Speed-up by batch and tokens", data, _draw_growth, alt, caption, sources, command)
+    return Drawing(GROWTH, data, _draw_growth, alt, caption, sources)
 
 
 def _draw_growth(data: pd.DataFrame) -> Figure:
@@ -156,12 +171,8 @@ def _draw_growth(data: pd.DataFrame) -> Figure:
     for ax, model in zip(axes, models, strict=True):
         here = data[data["model"] == model]
         for number, ((_, tokens, target), rows) in enumerate(here.groupby(["machine", "tokens", "lambda"])):
-            rows = rows.sort_values("batch")
-            bars = errors(rows, "speedup", "speedup_low", "speedup_high")
-            ax.errorbar(
-                rows["batch"], rows["speedup"], bars, fmt=f"{MARKERS[number]}-", color=SERIES[number],
-                capsize=2, markersize=4, label=f"{tokens} tokens, lambda {target:g}",
-            )  # fmt: skip
+            columns = ("batch", "speedup", "speedup_low", "speedup_high")
+            _line(ax, rows, number, columns, f"{tokens} tokens, lambda {target:g}")
         ax.set_title(str(model))
         ax.set_xlabel("batch (images)")
         ax.set_xticks(sorted(set(here["batch"])))
@@ -185,8 +196,7 @@ def parts(runs: Sequence[Run]) -> Drawing | None:
     alt = f"Stacked bars of the parts of one forward: {', '.join(told)}. The largest part is {largest}."
     caption = "The parts of one guided pass, timed one by one; static is the same engine with everything open."
     sources = tuple(run.file("latency_profile.csv") for run, _ in found)
-    command = "python -m bench latency --models DiT-XL/2 --lambdas 0.5 --batch 2 --profile --out DIR"
-    return Drawing("parts", "Where the time goes", data, _draw_parts, alt, caption, sources, command)
+    return Drawing(PARTS, data, _draw_parts, alt, caption, sources)
 
 
 def _draw_parts(data: pd.DataFrame) -> Figure:
@@ -207,7 +217,7 @@ def _draw_parts(data: pd.DataFrame) -> Figure:
     ax.set_yticks(range(len(groups)), names)
     ax.invert_yaxis()
     ax.set_xlabel("ms")
-    drawn.legend(loc="outside lower center", ncols=4)
+    one_legend(drawn, ncols=4)
     return drawn
 
 

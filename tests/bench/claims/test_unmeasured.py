@@ -23,7 +23,14 @@ from bench.claims import (
 from bench.claims.published import PublishedValue
 from bench.claims.subject import KINDS, quantity_kind
 from bench.claims.unmeasured import route_of
-from dydit import checkpoint
+from bench.comparison.entries import parse_entries
+from bench.comparison.job import ComparisonOptions
+from bench.data.sets.catalogue import DATASETS
+from bench.generation.job import GenerationOptions
+from bench.generation.samplers import make_solver
+from bench.options import read_options
+from bench.training.job import FinetuneOptions, plan_training
+from dydit import checkpoint, model_config
 from dydit.training.published_recipes import RECIPES
 
 ROWS = unmeasured_rows(set(), "smoke")
@@ -38,7 +45,8 @@ def test_every_number_has_a_row_that_says_what_it_waits_for() -> None:
     assert [row.claim_id for row in ROWS] == list(VALUES)
     for row in ROWS:
         if VALUES[row.claim_id].value is None:
-            assert (row.note, row.needs, row.command) == ("published value not transcribed", "the printed value", "")
+            assert row.note.startswith("published value not transcribed") and row.needs == "the printed value"
+            assert row.note.endswith(f": `{row.command}`") or "; no command measures it yet: " in row.note
         elif row.command:
             assert f"`{row.command}`" in row.note
             assert row.note.startswith("needs ") if row.needs else row.note.startswith("not asked for")
@@ -47,13 +55,36 @@ def test_every_number_has_a_row_that_says_what_it_waits_for() -> None:
         assert row.confidence == VALUES[row.claim_id].confidence
 
 
-@pytest.mark.parametrize("line", sorted({part for row in ROWS if row.command for part in row.command.split(" && ")}))
+def lines_of(command: str) -> list[str]:
+    """The lines of a command, those of a loop over data sets for its first one."""
+    first = re.search(r"for SET in (\w+):(\d+)", command)
+    if first:
+        command = command.replace("${SET%:*}", first[1]).replace("${SET#*:}", first[2])
+    command = re.sub(r"for SET in [^;]+; do |; done$", "", command)
+    return command.replace("--steps N", "--steps 9").split(" && ")
+
+
+@pytest.mark.parametrize("line", sorted({part for row in ROWS if row.command for part in lines_of(row.command)}))
 def test_every_command_that_a_row_names_exists_and_takes_these_options(line: str) -> None:
     python, flag, package, *arguments = shlex.split(line)
     assert (python, flag, package) == ("python", "-m", "bench")
-    options = vars(cli._parser(arguments).parse_args(arguments))
+    parsed = cli._parser(arguments).parse_args(arguments)
+    options = vars(parsed)
     recipe = options.get("recipe")
     assert recipe is None or recipe in RECIPES
+    parsed.device, parsed.tf32 = "cpu", False  # on the machine of the tests
+    if arguments[0] == "compare-methods":
+        chosen = read_options(parsed, ComparisonOptions)
+        config = model_config(str(chosen.network), chosen.resolution)
+        entries = parse_entries(chosen.methods or (), [], config, chosen.steps, trained=False)
+        assert len(entries) == len({"static", *(chosen.methods or ())})
+    elif arguments[0] == "finetune":
+        plan_training(read_options(parsed, FinetuneOptions))
+    elif arguments[0] == "generate":
+        drawing = read_options(parsed, GenerationOptions)
+        make_solver(drawing.sampler, drawing.steps)
+    elif arguments[0] == "latents":
+        assert options["data"] in DATASETS
 
 
 @pytest.mark.parametrize(
@@ -76,7 +107,22 @@ def test_every_command_that_a_row_names_exists_and_takes_these_options(line: str
         ("dit-table4-dit-s-8-params", "bench flops --models DiT-S/8", ""),
         ("dit-table4-dit-l-2-at-400k-steps-no-guidance-ft-mse-decoder-fid-50k", "", "training step"),
         ("dit-table6-adm-gflops", "", "no network"),
-        ("dydit-table5-dydit-xl-deepcache-s-image", "", "a factory that loads it"),
+        ("dydit-table5-dydit-xl-deepcache-s-image", "--methods dydit:0.5,deepcache:2 --steps 250", "V100"),
+        ("dydit-table5-dit-xl-deepcache-interval-5-fid", "--method deepcache:5", "published weights"),
+        ("dydit-table4-dit-xl-10-step-dpm-solver-plus-fid", "dpm-solver++ --steps 10", "published weights"),
+        (
+            "dydit-table12-dit-xl-512-100-step-ddpm-imagenet-512-fid",
+            "--resolution 512 --sampler ddpm --steps 100",
+            "GPU",
+        ),
+        ("dydit-table12-dydit-xl-lambda-0.7-512-imagenet-512-s-image", "--resolution 512 --methods dydit:0.7", "V100"),
+        ("dydit-table14-dit-xl-lcm-fid", "--sampler lcm --steps 4", "distilled"),
+        ("dydit-table9-u-vit-s-2-cifar-10-fid", "", "another architecture"),
+        ("dydit-pixart-table-pixart-alpha-coco-flops", "", "another architecture"),
+        ("dydit-table2-dydit-s-lambda-0.5-cars-fid", "--data cars", "number N of iterations"),
+        ("dydit-table2-tome-20-percent-birds-fid", "--new-classes 200", "data sets"),
+        ("dydit-table3-iii-layer-skip-fid", "--ablation layer-skip --from FILE", "published weights"),
+        ("dydit-table1-dit-l-as-printed-by-dydit-flops", "flops --models DiT-L/2", ""),
         ("dydit-table5-dydit-xl-deepcache-fid", "--method deepcache:2", "published weights"),
         (
             "dydit-table2-pruned-w-magnitude-50-percent-width-food-artbench-cars-birds-average-of-4-fid",

@@ -23,7 +23,7 @@ OPTIONS = {
     "flops": "--out --models --lambdas --checkpoint --model --resolution --weights --images --steps --strict",
     "latency": """
         --out --models --lambdas --batch --profiles --device --dtype --tf32 --resolution --threads --seconds
-        --run-steps --graphs --diffusers --profile --growth --seed --checkpoint --steps --model --weights
+        --run-steps --graphs --alternatives --profile --growth --seed --checkpoint --steps --model --weights
     """,
     "generate": """
         --out --checkpoint --model --resolution --weights --sampler --steps --scale --seed --classes --unit --device

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.flops.executed import candidate_table, count_candidate
-from bench.latency.diffusers_twin import to_diffusers
+from bench.latency.alternatives import to_diffusers
 from bench.models import candidate_of
 from bench.records import shipped_data
 from dydit import DiT, InputError, checkpoint, macs

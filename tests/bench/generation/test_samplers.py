@@ -136,7 +136,32 @@ def test_the_solver_with_many_steps_gives_the_images_of_ddim_with_many_steps() -
 SAME_LIMIT = [("dpm-solver++", 500), ("ddim", 1000)]
 
 
-@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 7), ("ddim", 8), ("dpm-solver++", 7)])
+class Points(Gaussians):
+    """The exact noise prediction for one image of each class, a constant one: a consistency model of its own."""
+
+    def __call__(self, x: Tensor, t: int, y: Tensor) -> Tensor:
+        self.seen.append(t)
+        product = PRODUCTS[t]
+        image = torch.where(y == CLASSES, 0.0, y - 1.0)[:, None, None, None]
+        return ((x.double() - product.sqrt() * image) / (1 - product).sqrt()).float()
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_a_consistency_model_is_sampled_in_few_steps_with_the_noise_of_each_image(steps: int) -> None:
+    run, model, before = samplers.make_solver("lcm", steps), Points(), torch.get_rng_state()
+    images = ImageNoise(7, INDICES).labels(CLASSES)[:, None, None, None] - 1.0
+    torch.testing.assert_close(drawn(run, model, 1.0), images.expand(-1, *SHAPE).float(), rtol=0, atol=1e-3)
+    assert model.seen == list(run.timesteps) and len(model.seen) == steps and model.seen[0] == 999
+    assert torch.equal(before, torch.get_rng_state())
+    # Of a network that is none, the noise shows: it is the image's own, whatever the batch.
+    whole = drawn(run, Gaussians())
+    part, _ = samplers.guided_samples(
+        run, Gaussians(), CONFIG, INDICES[2:3], seed=7, scale=1.5, device=torch.device("cpu")
+    )
+    torch.testing.assert_close(part, whole[2:3], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("sampler", "steps"), [("ddpm", 7), ("ddim", 8), ("dpm-solver++", 7), ("lcm", 4)])
 def test_the_network_sees_the_timesteps_that_the_run_names_and_a_second_run_repeats_the_first(
     sampler: str, steps: int
 ) -> None:
@@ -169,6 +194,7 @@ def test_every_step_is_tracked(sampler: str) -> None:
         ("ddim", 300, "divisor"),
         ("dpm-solver++", 0, "1 to 999"),
         ("dpm-solver++", 1000, "1 to 999"),
+        ("lcm", 51, "1 to 50"),
     ],
 )
 def test_what_no_sampler_can_do_is_refused(sampler: str, steps: int, message: str) -> None:

@@ -26,6 +26,7 @@ def test_the_first_network_is_the_base_of_the_others(tmp_path: Path) -> None:
     table = read_table(tmp_path, "latency")
     assert table["model"].tolist() == [BASE, MINE] * 2
     base, mine = table.iloc[0], table.iloc[1]
+    assert (table["base"] == BASE).all() and (table["matmul_share"] > 0).all()
     assert (base["speedup"], base["flops_ratio"], base["claimed_ratio"]) == (1.0, 1.0, 1.0)
     assert mine["flops_ratio"] == pytest.approx(mine["claimed_ratio"], rel=0.005)
     assert mine["flops_ratio"] == pytest.approx(0.75, abs=0.01)  # half of the blocks on half of the steps

@@ -13,9 +13,9 @@ import torch
 from bench.latency import breakdown
 from bench.latency.cases import Case, LatencyOptions, build_pair, random_inputs, timed_cases
 from bench.latency.measure import _sampling, measure_breakdown, measure_latency
-from bench.latency.tables import write_growth
-from bench.machine import devices
-from bench.machine.timing import Budget
+from bench.latency.tables import Beside, fastest, speed_columns, write_growth
+from bench.machine import devices, matrix_rate
+from bench.machine.timing import Budget, Timed
 from bench.records import Results, run_record
 from bench.records.tables import read_table
 from dydit import InputError
@@ -24,7 +24,7 @@ from dydit.inference.spans import span
 QUICK = Budget(seconds=0.0, least=2, most=2, warmup=0)
 COLUMNS = {
     *("model", "lambda", "batch", "device", "dtype", "engine", "ms_median", "ms_q25", "ms_q75", "images_per_s"),
-    *("speedup", "speedup_low", "speedup_high", "flops_ratio", "macs_ratio", "efficiency"),
+    *("base", "speedup", "speedup_low", "speedup_high", "flops_ratio", "macs_ratio", "efficiency", "matmul_share"),
     *("over_plain", "over_plain_low", "over_plain_high", "published_speedup", "routing"),
 }
 
@@ -33,9 +33,18 @@ COLUMNS = {
 def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("latency")
     options = LatencyOptions(
-        models=["DyDiT-S/2"], lambdas=[0.5, 0.3], batch=[1, 2], profiles=["even"], run_steps=1, budget=QUICK
+        models=["DyDiT-S/2"],
+        lambdas=[0.5, 0.3],
+        batch=[1, 2],
+        profiles=["even"],
+        run_steps=1,
+        budget=QUICK,
+        alternatives=["openvino"],
     )
-    measure_latency([options], Results(directory))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "openvino", None)
+        patch.setitem(matrix_rate.SIDE, "cpu", 64)
+        measure_latency([options], Results(directory))
     return directory
 
 
@@ -45,7 +54,11 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
     assert (table["model"] == "DiT-S/2").all()
     counts = table.groupby(["batch", "engine"]).size()
     for batch in (1, 2):
-        assert counts[batch].to_dict() == {"static": 1, "plain": 1, "masked": 2, "realised": 2}
+        assert counts[batch].to_dict() == {"static": 1, "plain": 1, "masked": 2, "realised": 2, "openvino": 1}
+    absent = table[table["engine"] == "openvino"]
+    assert absent["note"].str.startswith("not run: openvino cannot be imported").all()
+    assert absent[["ms_median", "speedup", "matmul_share"]].isna().all(axis=None)
+    table = table.drop(absent.index)
     half = table[(table["engine"] == "realised") & (table["lambda"] == 0.5)]
     assert half["flops_ratio"].to_numpy() == pytest.approx(3.16 / 6.07, abs=0.01)
     assert (half["published_speedup"] == 1.54).all()
@@ -55,6 +68,10 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
     plain = table[table["engine"] == "plain"]
     assert (plain["over_plain"] == 1).all() and (plain["flops_ratio"] == 1).all()
     assert table["over_plain"].between(table["over_plain_low"], table["over_plain_high"]).all()
+    for _, rows in table.groupby("batch"):  # speed-ups are over the fastest static engine, which every row names
+        fastest = rows[rows["lambda"] == 1.0].sort_values("ms_median").iloc[0]
+        assert (rows["base"] == fastest["engine"]).all() and fastest["speedup"] == 1
+    assert (table["matmul_share"] > 0).all()
     np.testing.assert_allclose(table["images_per_s"], table["batch"] / table["ms_median"] * 1e3)
     assert (table.loc[table["engine"] == "masked", "flops_ratio"] > 1).all()
     assert (table["s_per_image_basis"] == "from 1 steps").all()
@@ -65,12 +82,26 @@ def test_writes_every_engine_with_the_published_row_beside_it(ran: Path) -> None
 
 def test_keeps_raw_samples_and_the_best_batches(ran: Path) -> None:
     samples = run_record.read_run(ran)["samples"]
-    assert len(samples) == 2 * 6
+    assert len(samples) == 2 * 7  # six engines and the dense product
     assert all(len(sample["rounds_ms"]) == 2 and sample["first_ms"] > 0 for sample in samples)
-    assert {sample["ran_in"]["products"] for sample in samples} == {"torch, float32"}
+    own = {sample["ran_in"]["products"] for sample in samples if sample["case"] != "dense product"}
+    assert own == {"torch, float32"}
     best = read_table(ran, "latency_best")
     assert len(best) == 5
-    np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_static"])
+    np.testing.assert_allclose(best["speedup_at_best"], best["images_per_s"] / best["images_per_s_base"])
+    assert best["base"].nunique() == 1 and (best["engine"] != best["base"]).all()
+
+
+def test_a_row_holds_paired_ratios_and_the_share_of_the_rate_of_a_large_product() -> None:
+    timed, static, plain, product = (
+        Timed(9.0, rounds) for rounds in ((10.0, 20.0, 12.0), (20.0, 40.0, 36.0), (30.0, 60.0, 36.0), (5.0, 8.0, 6.0))
+    )
+    row = speed_columns(3, timed, Beside("torch.compile", static, product, 200.0, plain), 0.25, 100.0)
+    assert row["base"] == "torch.compile" and row["ms_median"] == 12.0 and row["images_per_s"] == 250.0
+    assert row["speedup"] == 2.0 and row["over_plain"] == 3.0 and row["speedup_low"] <= 2.0 <= row["speedup_high"]
+    assert row["efficiency"] == 0.5 and row["macs_ratio"] == 4.0
+    assert row["matmul_share"] == 100 / 200 * 0.5  # in a round it does half of the product's work in twice its time
+    assert fastest({"a": static, "b": timed, "c": plain}, ("a", "b")) == "b"
 
 
 def test_engines_agree_on_what_they_compute() -> None:
@@ -149,6 +180,7 @@ def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: 
         ({"tf32": True}, "a CPU has no TF32"),
         ({"profiles": ["odd"]}, "even, width-heavy"),
         ({"run_steps": 0}, "1 to 250"),
+        ({"alternatives": ["tensorrt"]}, "alternative 'tensorrt': choose of diffusers, torch.compile"),
     ],
 )
 def test_bad_input_is_refused_before_work(changes: dict[str, object], message: str) -> None:

@@ -105,6 +105,10 @@ def test_the_section_of_speed_shows_what_skipping_is_worth(runs: Runs, shown: Ca
     text = shown("speed")
     assert "| DiT-S/2 | 0.5 | 2 | even | 1.54 | 0.875 | 1.8 | 1.70 to 1.90 | 2 | 0.9 |" in text
     assert "cpu, fp32, 256 pixels" in text and "From [machine/all/latency.csv](machine/all/latency.csv)" in text
+    assert "realised / static" in text
+    write_table(frame.assign(base="torch.compile"), runs["speed"], "latency")
+    text = shown("speed")
+    assert "| realised / fastest static |" in text and "| torch.compile | 1.8 | 1.70 to 1.90 |" in text
 
 
 def test_a_page_without_markers_is_refused(runs: Runs, tmp_path: Path) -> None:

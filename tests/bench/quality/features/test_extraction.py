@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +173,44 @@ def test_features_that_are_not_finite_name_the_images() -> None:
     assert len(next(stream)["a"]) == len(next(stream)["b"]) == 4
     with pytest.raises(InputError, match=r"some digits: features \(b\) of images 8 to 9 are NaN or infinite"):
         next(stream)
+
+
+def test_images_are_read_while_the_network_computes_and_no_more_than_a_few_ahead() -> None:
+    read, wanted = list[int](), threading.Semaphore(0)
+
+    def batches() -> Iterator[int]:
+        for number in range(1, 9):
+            read.append(number)
+            wanted.release()
+            yield number
+
+    stream = extraction.read_ahead(batches(), ahead=2)
+    assert next(stream) == 1
+    for _ in range(3):  # two more are read although nobody asked for them
+        assert wanted.acquire(timeout=10)
+    time.sleep(0.05)
+    assert read == [1, 2, 3]
+    assert next(stream) == 2
+    assert wanted.acquire(timeout=10) and read[:4] == [1, 2, 3, 4]
+    assert list(stream) == [3, 4, 5, 6, 7, 8]
+    stream = extraction.read_ahead(batches(), ahead=2)
+    next(stream)
+    before = threading.active_count()
+    stream.close()
+    assert threading.active_count() == before - 1  # the thread ends with those who ask
+
+
+def test_an_error_comes_where_its_batch_would_have_come() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise InputError("3.png: not a whole picture")
+
+    stream, seen = extraction.read_ahead(batches()), list[int]()
+    with pytest.raises(InputError, match=r"3\.png: not a whole picture"):
+        for number in stream:
+            seen.append(number)
+    assert seen == [1, 2]
 
 
 class Broken(Dataset[Tensor]):

@@ -47,11 +47,12 @@ def test_one_forward_gives_what_torch_fidelity_gives_and_the_spatial_layer(weigh
     images = pictures(2)
     pool, logits = original(images)
     unbiased, spatial, features = network(weights, LAYERS)(images)
-    assert torch.equal(unbiased, logits) and torch.equal(features, pool)
     assert spatial.shape == (2, 2023) and maps[0].shape == (2, 192, 17, 17)
     last = maps[0].numpy().transpose(0, 2, 3, 1)[..., :7]  # TensorFlow's NHWC
-    assert np.array_equal(spatial.numpy(), last.reshape(2, -1))
-    assert spatial[1, (5 * 17 + 11) * 7 + 3] == maps[0][1, 3, 5, 11]
+    pairs = (unbiased, logits), (features, pool), (spatial, torch.from_numpy(last.reshape(2, -1)))
+    for ours, theirs in pairs:  # batch norms are folded into the convolutions
+        assert (ours - theirs).abs().max() < 1e-5 * theirs.abs().max()
+    torch.testing.assert_close(spatial[1, (5 * 17 + 11) * 7 + 3], maps[0][1, 3, 5, 11], rtol=1e-4, atol=1e-4)
     alone = network(weights, ["spatial"])
     later: list[object] = []
     alone.inception.Mixed_7a.register_forward_hook(lambda *_: later.append(1))  # type: ignore[union-attr]
@@ -59,6 +60,30 @@ def test_one_forward_gives_what_torch_fidelity_gives_and_the_spatial_layer(weigh
     assert torch.equal(only, spatial) and not later  # nothing behind it is computed
     assert alone.spatial is None  # and nothing of the images is held
     assert spatial.std() > 0 and unbiased.std(dim=0).min() > 0  # weights that do not tell images apart show nothing
+
+
+@torch.inference_mode()
+def test_a_folded_batch_norm_is_the_convolution_and_the_norm_one_after_another() -> None:
+    """With statistics far from those of a new norm, which are 0 and 1, where a mistake would not show."""
+    generator = torch.Generator().manual_seed(0)
+    block = nn.ModuleDict({"conv": nn.Conv2d(3, 8, (1, 3), stride=2, bias=False), "bn": nn.BatchNorm2d(8, eps=1e-3)})
+    norm = block["bn"]
+    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        value.copy_(torch.rand(8, generator=generator) * 3 + 0.1)
+    block.eval()
+    x = torch.randn(2, 3, 9, 9, generator=generator)
+    expected = norm(block["conv"](x))
+    inception.fold_batch_norms(block)
+    assert isinstance(block["bn"], nn.Identity) and not block["conv"].weight.requires_grad
+    torch.testing.assert_close(block["bn"](block["conv"](x)), expected, rtol=1e-5, atol=1e-6)
+
+
+def test_no_batch_norm_is_left_and_the_layout_is_that_of_the_kernels(weights: Path) -> None:
+    modules = list(network(weights, ["2048"]).modules())
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in modules)
+    kernels = [module.weight for module in modules if isinstance(module, nn.Conv2d)]
+    assert len(kernels) == 94
+    assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
 
 
 def test_random_weights_repeat_and_leave_the_global_generator_alone(weights: Path, tmp_path: Path) -> None:

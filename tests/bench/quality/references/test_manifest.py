@@ -148,7 +148,9 @@ def test_pins_of_the_repository_hold_in_every_root(tmp_path: Path, monkeypatch: 
 )
 def test_broken_pins_are_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "pins.json").write_text(content)
-    with pytest.raises(InputError, match=r"pins\.json: (not a record of checksums|not JSON|holds a JSON list|schema_version)"):
+    with pytest.raises(
+        InputError, match=r"pins\.json: (not a record of checksums|not JSON|holds a JSON list|schema_version)"
+    ):
         pins.read_pins(tmp_path)
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from bench.report.figures.drawing import INK, SERIES, Drawing, figure, svg_file, to_svg
+from bench.report.figures.drawing import INK, SERIES, Drawing, Kind, figure, svg_file, to_svg
 
 
 def _draw(data: pd.DataFrame) -> Figure:
@@ -21,7 +21,7 @@ def _draw(data: pd.DataFrame) -> Figure:
 @pytest.fixture
 def drawing() -> Drawing:
     data = pd.DataFrame({"x": [1, 2], "y": [3.0, 4.0]})
-    return Drawing("line", "A line", data, _draw, 'Goes "up" & on', "Read it.", ("a.csv",), "python -m bench x")
+    return Drawing(Kind("line", "A line", "python -m bench x"), data, _draw, 'Goes "up" & on', "Read it.", ("a.csv",))
 
 
 def test_it_takes_its_colours_from_the_page(drawing: Drawing) -> None:

@@ -166,7 +166,7 @@ def test_training_curves_are_thinned(load: Load) -> None:
 def test_a_figure_without_data_names_the_command() -> None:
     problems: list[str] = []
     drawn, missing = draw_all([], problems)
-    assert [drawing.name for drawing, _ in drawn] == ["flops-fid", "time-fid"] and problems == []
+    assert [drawing.kind.name for drawing, _ in drawn] == ["flops-fid", "time-fid"] and problems == []
     titles = {title for title, _ in missing}
     assert {"Token maps", "Sample grids, static beside dynamic", "Training curves"} < titles
     assert len(missing) == len(KINDS) - 2 + 2 and all("bench" in command or "nox" in command for _, command in missing)

@@ -1,0 +1,35 @@
+"""Linear layers and attention of the CPU, beside the same in float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dydit.inference import cpu_kernels
+
+DTYPES = [dtype for dtype in (torch.float32, torch.bfloat16) if cpu_kernels.serves(torch.empty(0, dtype=dtype))]
+
+
+def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_linear_layer_is_that_of_torch(dtype: torch.dtype, gelu: bool) -> None:
+    x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((37, 24), (48, 24), (48,)))
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    expected = F.gelu(expected, approximate="tanh") if gelu else expected
+    assert apart(cpu_kernels.linear(x, weight, bias, gelu), expected) < 2 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("scores_bytes", [1, cpu_kernels.SCORES_BYTES])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_attention_is_that_of_torch_whatever_is_held_at_once(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, scores_bytes: int
+) -> None:
+    monkeypatch.setattr(cpu_kernels, "SCORES_BYTES", scores_bytes)
+    q, k, v = torch.randn(2, 16, 3, 5, 8).to(dtype).permute(1, 0, 2, 3, 4)[:3]
+    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2).reshape(2, 5, 24)
+    assert apart(cpu_kernels.attention(q, k, v), expected) < 2 * torch.finfo(dtype).eps
