@@ -1,11 +1,13 @@
 """What the project runs, by name.
 
 All sessions share one environment, because torch alone takes 5 GB on disk. The session `environment` builds it with pip
-from requirements.lock, which names every package with its version and checksums, and every other session requires it;
-pip runs again only when that file or pyproject.toml has changed. `lock` writes the file, `oldest` tests without it.
+from requirements.lock, which names every package with its version and checksums but for torch and what torch brings,
+whose build depends on the machine. Every other session requires it; pip runs again only when that file or
+pyproject.toml has changed. `lock` writes the file, `oldest` tests without it.
 """
 
 import hashlib
+import re
 import sysconfig
 import tempfile
 from pathlib import Path
@@ -17,6 +19,8 @@ nox.options.sessions = ["lint", "tests"]
 
 ROOT = Path(__file__).parent
 LOCK = "requirements.lock"
+OF_TORCH = re.compile("(torch|torchvision|triton|cuda-.*|nvidia-.*)==")
+"""Names in the lock of a CUDA build of torch: a machine without a GPU needs another."""
 
 
 @nox.session(venv_backend="virtualenv", reuse_venv=True, default=False)
@@ -30,7 +34,10 @@ def environment(session: nox.Session) -> None:
         return
     stamp.unlink(missing_ok=True)  # An install that breaks off leaves no claim behind.
     # Not session.install, which is silent: this takes minutes. Nothing comes back when nox was told not to install.
-    session.run_install("python", "-m", "pip", "install", "--require-hashes", "-r", LOCK)
+    asked = nox.project.load_toml("pyproject.toml")["project"]["dependencies"]
+    torch = [each for each in asked if re.match("(torch|torchvision)>=", each)]
+    session.run_install("python", "-m", "pip", "install", *torch)
+    session.run_install("python", "-m", "pip", "install", "--no-deps", "--require-hashes", "-r", LOCK)
     # Apart, because a folder has no checksum, and with the build tool of the lock.
     if session.run_install("python", "-m", "pip", "install", "--no-deps", "--no-build-isolation", "-e", "."):
         stamp.write_text(wanted)
@@ -44,6 +51,8 @@ def lock(session: nox.Session) -> None:
     scope = ["--extra", "dev", "--universal", "--python-version", least]
     form = ["--generate-hashes", "--no-annotate", "--no-header", "--quiet", "--output-file", LOCK]
     session.run("uv", "pip", "compile", "pyproject.toml", *scope, *form, *session.posargs)
+    entries = re.split(r"\n(?=\S)", Path(LOCK).read_text())
+    Path(LOCK).write_text("\n".join(each for each in entries if not OF_TORCH.match(each)))
 
 
 @nox.session(venv_backend="virtualenv", reuse_venv=True, default=False)

@@ -20,13 +20,15 @@ def test_every_library_has_an_oldest_version() -> None:
     assert [str(each) for each in LIBRARIES if [part.operator for part in each.specifier] != [">="]] == []
 
 
-def test_the_lock_has_a_version_with_checksums_of_every_library() -> None:
+def test_the_lock_has_a_version_with_checksums_of_every_library_but_torch() -> None:
     locked = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     entries = [Requirement(re.sub(r"\\\n.*", "", each, flags=re.DOTALL)) for each in re.split(r"\n(?=\S)", locked)]
     assert all("--hash=sha256:" in each for each in re.split(r"\n(?=\S)", locked))
     versions = {canonicalize_name(each.name): str(each.specifier).removeprefix("==") for each in entries}
+    assert not {"torch", "torchvision", "triton"} & versions.keys()  # their build depends on the machine
     for each in LIBRARIES:
-        assert each.specifier.contains(versions[canonicalize_name(each.name)]), each
+        if each.name not in ("torch", "torchvision"):
+            assert each.specifier.contains(versions[canonicalize_name(each.name)]), each
 
 
 def test_the_actions_of_every_workflow_are_pinned_by_commit() -> None:
