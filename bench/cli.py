@@ -45,7 +45,18 @@ def main(argv: Sequence[str] | None = None) -> None:
 
     `--strict` with a deviation is exit status 1, Ctrl-C 130, and a reader of the output that went away 141.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    try:
+        _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        _end(INTERRUPTED, "interrupted; what was written is whole, and the same line goes on from it where it can")
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would try to write the rest
+        sys.exit(PIPE_CLOSED)
+    except OSError as error:
+        _end(2, _refused_by_system(error))
+
+
+def _run(arguments: Sequence[str]) -> NoReturn:
     parsed = _parser(arguments).parse_args(arguments)
     # Not at the top: it brings torch, for which `--help` need not wait.
     from dydit import InputError, first_line
@@ -55,13 +66,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(action.run(read_options(parsed, action.options)) or 0)
     except InputError as error:
         _end(2, str(error))
-    except KeyboardInterrupt:
-        _end(INTERRUPTED, "interrupted; what was written is whole, and the same line goes on from it where it can")
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter would try to write the rest
-        sys.exit(PIPE_CLOSED)
-    except OSError as error:
-        _end(2, _refused_by_system(error))
     except (MemoryError, RuntimeError) as error:
         if not _out_of_memory(error):
             raise

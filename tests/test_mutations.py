@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import zipfile
@@ -10,14 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import save
 
 from bench.data import shards, sources
+from bench.data.folder import open_folder
 from bench.data.sets.catalogue import read_datasets
+from bench.data.sets.fashion import load_fashion
+from bench.data.sets.opening import open_stream
 from bench.inspection.inspect_file import inspect
 from bench.quality.references.manifest import load_manifest
 from bench.quality.references.pins import read_pins
@@ -30,6 +37,7 @@ from dydit import DyDiT, InputError, checkpoint
 from dydit.training import Recipe
 
 TINY = {"input_size": 4, "patch_size": 2, "in_channels": 1, "hidden_size": 8, "depth": 1, "num_heads": 2}
+IMAGES, LABELS = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
 Mutation = tuple[str, float, bytes]
 mutations = st.lists(
     st.tuples(
@@ -75,6 +83,27 @@ def npz(**arrays: Any) -> bytes:
 def run_manifest() -> bytes:
     content = {"count": 3, "unit": 2, "shape": [4, 4, 1], "identity": {"seed": 0}, "record": {}}
     return json.dumps({"schema_version": shards.SCHEMA_VERSION, **content}).encode()
+
+
+def picture(kind: str) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(np.arange(192, dtype=np.uint8).reshape(8, 8, 3)).save(file, kind)
+    return file.getvalue()
+
+
+def parquet() -> bytes:
+    """Two rows of CIFAR-10 as the hub has them."""
+    file, stored = io.BytesIO(), io.BytesIO()
+    Image.new("RGB", (32, 32), (10, 20, 30)).save(stored, "PNG")
+    rows = [{"bytes": stored.getvalue(), "path": None}] * 2
+    pyarrow.parquet.write_table(pyarrow.table({"img": rows, "label": [3, 5]}), file)
+    return file.getvalue()
+
+
+def read_parquet(path: Path) -> object:
+    (path.parent / "data").mkdir()
+    path.rename(path.parent / "data" / "test-00000-of-00001.parquet")
+    return list(open_stream("cifar10", "test", data_root=path.parent))
 
 
 def latents_manifest() -> bytes:
@@ -130,6 +159,19 @@ CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
     "statistics": (lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), "x.npz", read_reference),
     "manifest of a run": (run_manifest, "x", read_folder("manifest.json", shards.read_manifest)),
     "run record": (lambda: b'{"schema_version": 1, "command": "x"}', "x", read_folder("run.json", read_run)),
+    "picture": (lambda: picture("PNG"), "x.png", lambda path: open_folder(path.parent, "x")[0]),
+    "picture with loss": (lambda: picture("JPEG"), "x.jpg", lambda path: open_folder(path.parent, "x", 8)[0]),
+    "parquet": (parquet, "x", read_parquet),
+    "packed images": (
+        lambda: gzip.compress(bytes(2000), mtime=0),
+        "t10k-images-idx3-ubyte.gz",
+        lambda path: load_fashion("test", path.parent),
+    ),
+    "unit": (
+        lambda: npz(images=IMAGES, labels=LABELS),
+        "x.npz",
+        lambda path: read_arrays(path, "images", "labels", remedy="remove it"),
+    ),
     "pins": (lambda: b'{"schema_version": 1, "pins": {}}', "x", read_folder("pins.json", read_pins)),
     "latents": (latents_manifest, "x", read_folder("latents.json", open_latents)),
     "log": (
@@ -199,13 +241,12 @@ def test_a_header_cannot_claim_memory(content: bytes, read: Callable[[Path], obj
         read(path)
 
 
-IMAGES, LABELS = np.zeros((3, 4, 4, 3), np.uint8), np.arange(3)
 ARCHIVES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
     "images": (lambda: npz(arr_0=IMAGES), "arr_0.npy", sources.open_images),
     "labels": (lambda: npz(arr_0=IMAGES, arr_1=LABELS), "arr_1.npy", lambda path: sources.open_images(path).labels),
     "statistics": (lambda: npz(mu=np.zeros(3), sigma=np.eye(3)), "mu.npy", read_reference),
     "unit": (
-        lambda: npz(images=IMAGES, labels=LABELS),
+        CASES["unit"][0],
         "images.npy",
         lambda path: read_arrays(path, "images", remedy="remove it"),
     ),

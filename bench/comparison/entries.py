@@ -7,6 +7,7 @@ method is one that is put over a network, such as `fora:2`. Without a sampler th
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -129,7 +130,7 @@ def parse_entry(text: str, config: DiTConfig, steps: int, trained: bool = True) 
     sampler, taken = "ddpm", steps
     if sampling:
         sampler, _, number = sampling.rpartition(":")
-        if not number.isdigit() or not sampler:
+        if not re.fullmatch("[0-9]{1,9}", number) or not sampler:
             raise InputError(f"method {text!r}: after @ stands SAMPLER:STEPS, such as ddim:25")
         taken = int(number)
     make_solver(sampler, taken)

@@ -33,7 +33,7 @@ from bench.records.run_directory import (
     whole_file,
 )
 from bench.records.run_record import RUN, check_schema, read_json, read_kept, read_run, write_json
-from bench.records.tables import clear_content_errors, read_table, to_markdown, write_table
+from bench.records.tables import clear_content_errors, parse_table, read_table, to_markdown, write_table
 from bench.records.toml_tables import from_table, read_toml
 
 __all__ = [
@@ -58,6 +58,7 @@ __all__ = [
     "machine_name",
     "member_header",
     "open_archive",
+    "parse_table",
     "portable",
     "printable",
     "provenance",

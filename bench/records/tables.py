@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -54,10 +54,9 @@ def read_table(directory: Path, name: str, text: bool = False) -> pd.DataFrame:
         InputError: no such file, not a table, or not the one that the record of the run beside it is of.
     """
     path = directory / f"{name}.csv"
-    kind = str if text else None
     try:
         check_recorded(path)
-        frame = pd.read_csv(path, dtype=kind, encoding="utf-8", keep_default_na=False, na_values=[""])
+        frame = parse_table(path, text)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); name a directory of results") from error
     except ValueError as error:  # pandas' parser errors and UnicodeDecodeError are ones
@@ -67,6 +66,17 @@ def read_table(directory: Path, name: str, text: bool = False) -> pd.DataFrame:
         if marked.any():
             frame.loc[marked, column] = frame.loc[marked, column].str[1:]
     return frame
+
+
+def parse_table(source: Path | IO[str], text: bool = False) -> pd.DataFrame:
+    """The cells of a CSV file in UTF-8: only empty ones are missing, and floats are what was written.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no such file.
+    """
+    kind = str if text else None
+    return pd.read_csv(source, dtype=kind, encoding="utf-8", keep_default_na=False, na_values=[""])
 
 
 @contextlib.contextmanager

@@ -151,5 +151,5 @@ def waits_for(row: SummaryRow) -> str:
 def _order(table: str) -> tuple[bool, str, int, str]:
     """DyDiT before DiT, tables by number."""
     paper, _, name = table.partition(", ")
-    digits = "".join(character if character.isdigit() else " " for character in name).split()
+    digits = "".join(character if character.isdecimal() else " " for character in name).split()
     return (not paper.startswith("DyDiT"), paper, int(digits[0]) if digits else 10**6, name)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -257,4 +258,4 @@ def published_keys(state: Mapping[str, Tensor], path: Path | str) -> dict[str, T
 
 
 def _numbered(key: str) -> bool:
-    return key.split(".")[1].isdigit()
+    return re.fullmatch("[0-9]{1,9}", key.split(".")[1]) is not None

