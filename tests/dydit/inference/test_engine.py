@@ -10,6 +10,7 @@ from bench.flops.counts import executed_macs
 from dydit import DiT, DyDiT, InputError, Routing
 from dydit.diffusion import Diffusion
 from dydit.flops import MATMUL, macs
+from dydit.inference import cpu_kernels
 from dydit.inference.engine import Engine
 from dydit.inference.width_plan import WidthPlan
 from dydit.sampling import generate
@@ -71,6 +72,14 @@ def test_equals_the_masked_forward_for_any_masks(kind: str, batch: int, dtype: t
     assert (actual - expected).abs().max() < bound * expected.abs().max()
 
 
+@pytest.fixture(params=["oneDNN", "torch"])
+def kernels(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernels of the CPU: oneDNN's where torch has them, and torch's own, as elsewhere."""
+    if request.param == "torch":
+        monkeypatch.setattr(cpu_kernels, "_SERVED", frozenset())
+
+
+@pytest.mark.usefixtures("kernels")
 @pytest.mark.parametrize("seed", range(4))
 @torch.no_grad()
 def test_equals_the_masked_forward_with_its_own_routers(seed: int) -> None:
@@ -93,6 +102,7 @@ def test_a_batch_that_mixes_timesteps_is_correct() -> None:
     torch.testing.assert_close(actual, model(x, t, y), rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.usefixtures("kernels")
 @torch.no_grad()
 def test_kept_memory_carries_nothing_into_the_next_forward() -> None:
     model = randomised(DyDiT)
