@@ -76,10 +76,10 @@ def _speed(directory: Path) -> str:
     if not wanted.any():
         return f"**Speed:** {_NETWORK} at lambda {_TARGET} was not timed."
     row = table[wanted].iloc[0]
-    beside = f"as the fastest static engine, {row['base']} " if "base" in table else ""
+    beside = f" as `{row['base']}`, the fastest engine of the static model there," if "base" in table else ""
     return (
-        f"**Speed:** realised, {_NETWORK} at lambda {_TARGET} is {row['speedup']:.2f} times as fast {beside}"
-        f"({row['speedup_low']:.2f} to {row['speedup_high']:.2f}) on {machine_name(read_run(directory))}, for "
+        f"**Speed:** realised, {_NETWORK} at lambda {_TARGET} is {row['speedup']:.2f} times as fast "
+        f"({row['speedup_low']:.2f} to {row['speedup_high']:.2f}){beside} on {machine_name(read_run(directory))}, for "
         f"{1 / row['flops_ratio']:.2f} times fewer multiply-adds; published on a V100: {row['published_speedup']:g}. "
         "The masks are drawn to meet the printed FLOPs."
     )
