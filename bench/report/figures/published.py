@@ -41,7 +41,7 @@ def flops_front(runs: Sequence[Run]) -> Drawing:
     )
     caption = (
         "Lower left is better. Work is that of one image: multiply-adds of all steps and guidance branches, counted "
-        "as in the DyDiT paper; the column `counted` of the data says how each source's numbers come to that. Hollow "
+        "as in the DyDiT paper; a column of the data, counted, says how each source's numbers come to that. Hollow "
         "marks are the baselines, with a line to each row of theirs. Samplers, guidance and trainings differ "
         f"between sources: compare a row with its own baseline, as on the right. {_left_out(data)}"
     )
