@@ -153,7 +153,7 @@ def with_shared_libraries(session: nox.Session) -> None:
 
 @nox.session(venv_backend="virtualenv", reuse_venv=True, requires=["environment"], default=False)
 def fuzz(session: nox.Session) -> None:
-    """Fuzz every reader for 20 seconds, about 7 minutes; `-- --seconds N [READER ...]`."""
+    """Fuzz every reader for 20 seconds, about 7 minutes; `-- --seconds N [--keep] [READER ...]`."""
     session.install("atheris")
     with_shared_libraries(session)
     session.run("python", "tests/fuzz.py", *session.posargs, env={"PYTHONPATH": str(ROOT)})

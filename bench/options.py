@@ -15,7 +15,7 @@ import argparse
 import dataclasses
 import types
 import typing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin
@@ -224,6 +224,21 @@ class Options:
 
                     name = field.name if declared.positional else _flag(field, declared)
                     raise InputError(f"{name} {str(each)[:60]}: give {admitted}")
+
+    def refuse(self, names: Iterable[str], reason: str) -> None:
+        """Refuse those of the fields `names` that have another value than by default: this run would pass them over.
+
+        Raises:
+            InputError: of the first of them, with the `reason`.
+        """
+        for field, declared in declarations(type(self)):
+            value = getattr(self, field.name)
+            if field.name in names and value != field.default:
+                from dydit import InputError
+
+                shown = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
+                given = _flag(field, declared) + (f" {shown[:60]}" if value is not True else "")
+                raise InputError(f"{given}: {reason}; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,10 +1,10 @@
 """Coverage-guided fuzzing of every reader: whatever the bytes are, it returns, or raises an InputError of one line.
 
 The readers and their first files are `CASES` of test_mutations.py; atheris changes the bytes, and goes on from those
-that reach new lines of code. What makes a reader fail becomes a test in test_mutations.py. `nox -s fuzz` runs it; by
-hand, with atheris installed:
+that reach new lines of code. These are kept in tests/corpus, from where the next run starts and test_mutations.py reads
+them. What makes a reader fail becomes a test there. `nox -s fuzz` runs it; by hand, with atheris installed:
 
-    python tests/fuzz.py --seconds 20 [READER ...]
+    python tests/fuzz.py --seconds 20 [--keep] [READER ...]
 """
 
 from __future__ import annotations
@@ -16,12 +16,15 @@ import subprocess
 import sys
 import tempfile
 import warnings
+import zipfile
 from pathlib import Path
 
 CRASHES = Path("results/local/fuzz")
 """Where the bytes lie that made a reader fail."""
 LONGEST = 65_536
 """Bytes of a file; larger first files are left out."""
+KEPT, LONGEST_KEPT = 64, 4096
+"""How many files the corpus keeps for a reader, the shortest first, and the bytes of one."""
 SECONDS_EACH, MEMORY_MIB = 20, 6144
 """For one file: what takes longer or more counts as a crash."""
 
@@ -31,11 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("readers", nargs="*", metavar="READER", help="of test_mutations.py; all by default")
     parser.add_argument("--seconds", type=int, default=20, help="for each reader (default 20)")
+    parser.add_argument("--keep", action="store_true", help="add what reached new lines to tests/corpus")
     parser.add_argument("--scratch", type=Path, help=argparse.SUPPRESS)  # of the process that fuzzes one reader
     options = parser.parse_args()
     if options.scratch:
         _fuzz(options.readers[0], options.seconds, options.scratch)
-    from test_mutations import CASES  # the folder of this file comes first where Python looks
+    from test_mutations import CASES, corpus, corpus_file  # the folder of this file comes first where Python looks
 
     if unknown := sorted(set(options.readers) - set(CASES)):
         sys.exit(f"no reader {unknown[0]}; there are {', '.join(CASES)}")
@@ -46,6 +50,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             if not _is_sound(reader, options.seconds, Path(scratch)):
                 failed.append(reader)
+            elif options.keep:
+                reached = [each.read_bytes() for each in Path(scratch, "reached").iterdir()]
+                _keep(corpus_file(reader), {*corpus(reader), *reached})
     if failed:
         sys.exit(f"failed: {', '.join(failed)}; the bytes are in {CRASHES}")
 
@@ -64,12 +71,21 @@ def _is_sound(reader: str, seconds: int, scratch: Path) -> bool:
     return done.returncode == 0
 
 
+def _keep(path: Path, contents: set[bytes]) -> None:
+    """Write the archive anew: equal contents give equal bytes."""
+    short = sorted((each for each in contents if len(each) <= LONGEST_KEPT), key=lambda each: (len(each), each))
+    path.parent.mkdir(exist_ok=True)
+    with zipfile.ZipFile(path, "w") as archive:
+        for number, content in enumerate(short[:KEPT]):
+            archive.writestr(zipfile.ZipInfo(f"{number:03}"), content, zipfile.ZIP_DEFLATED)
+
+
 def _fuzz(reader: str, seconds: int, scratch: Path) -> None:
     """Fuzz one reader; ends the process."""
     import atheris
 
     with atheris.instrument_imports(include=["bench", "dydit", "json", "tomllib", "zipfile", "numpy.lib"]):
-        from test_mutations import CASES
+        from test_mutations import CASES, corpus
 
         from dydit import InputError
     make, name, read = CASES[reader]
@@ -77,7 +93,8 @@ def _fuzz(reader: str, seconds: int, scratch: Path) -> None:
     seeds, reached = scratch / "seeds", scratch / "reached"
     for folder in (seeds, reached):
         folder.mkdir()
-    (seeds / "whole").write_bytes(make())
+    for number, content in enumerate([make(), *corpus(reader)]):
+        (seeds / str(number)).write_bytes(content)
     place = scratch / "file"
 
     def one(content: bytes) -> None:

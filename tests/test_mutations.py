@@ -186,6 +186,19 @@ CASES: dict[str, tuple[Callable[[], bytes], str, Callable[[Path], object]]] = {
 }
 
 
+def corpus_file(reader: str) -> Path:
+    """The archive of the files of one reader that fuzz.py kept."""
+    return Path(__file__).parent / "corpus" / f"{reader.replace(' ', '-')}.zip"
+
+
+def corpus(reader: str) -> list[bytes]:
+    """What fuzz.py found to reach new lines of a reader; nothing for readers whose files are too long for it."""
+    if not corpus_file(reader).exists():
+        return []
+    with zipfile.ZipFile(corpus_file(reader)) as archive:
+        return [archive.read(name) for name in archive.namelist()]
+
+
 DEEP = b'{"a": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 """JSON nested deeper than the interpreter's stack; TOML takes the inner part."""
 
@@ -340,3 +353,16 @@ def test_a_damaged_file_ends_in_one_line(case: str, tmp_path_factory: pytest.Tem
             assert len(str(error).splitlines()) == 1
 
     check()
+
+
+@pytest.mark.parametrize("case", [each for each in CASES if corpus_file(each).exists()])
+def test_what_fuzzing_reached_ends_in_success_or_in_one_line(case: str, tmp_path: Path) -> None:
+    _, name, read = CASES[case]
+    for number, content in enumerate(corpus(case)):
+        path = tmp_path / str(number) / name
+        path.parent.mkdir()
+        path.write_bytes(content)
+        try:
+            read(path)
+        except InputError as error:
+            assert len(str(error).splitlines()) == 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,12 +83,10 @@ class ComparisonOptions(DtypeOptions, DeviceOptions, OutputOptions):
         super().__post_init__()
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError(f"--seeds {' '.join(map(str, self.seeds))}: give some of {' '.join(map(str, SEEDS))}")
-        foreign, belongs = _OF_DIGITS, f"is for the digits, not for --network {self.network}"
         if self.network is None:
-            foreign, belongs = _OF_NETWORKS, "needs --network NAME"
-        for field in dataclasses.fields(self):
-            if field.name in foreign and getattr(self, field.name) != field.default:
-                raise InputError(f"--{field.name} {getattr(self, field.name)}: it {belongs}; leave it out")
+            self.refuse(_OF_NETWORKS, "it needs --network NAME")
+        else:
+            self.refuse(_OF_DIGITS, f"it is for the digits, not for --network {self.network}")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         check_device(self.device, DTYPES[self.dtype])

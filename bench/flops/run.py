@@ -60,9 +60,8 @@ def measure_candidate(options: FlopsOptions) -> pd.DataFrame:
         InputError: options of other counts, a factory or a network that does not fit, or numbers out of range.
     """
     assert options.model is not None, "measure_flops counts the networks of the papers"
-    for name in ("checkpoint", "models", "lambdas"):
-        if getattr(options, name) is not None:
-            raise InputError(f"--model {options.model}: a network of its own is counted alone; leave --{name} out")
+    others = ("checkpoint", "models", "lambdas", "resolution", "weights", "strict")
+    options.refuse(others, f"--model {options.model} is a network of your own, which is counted alone")
     candidate = load_candidate(options.model)
     with take_results(options.out) as results:
         record = environment_record(model=options.model, source_sha256=candidate.source_sha256())
@@ -76,6 +75,7 @@ def measure_candidate(options: FlopsOptions) -> pd.DataFrame:
 def _checkpoints(options: FlopsOptions) -> list[CheckpointMacs]:
     """What the masks of the checkpoint leave, where one is given."""
     if options.checkpoint is None:
+        options.refuse(("model", "resolution", "weights", "images", "steps"), "it is for --checkpoint FILE")
         return []
     models, lambdas = options.models or (), options.lambdas or ()
     if len(models) > 1 or len(lambdas) > 1:

@@ -110,8 +110,10 @@ class GenerationOptions(DrawingOptions, OutputOptions):
         if is_factory(self.model) == bool(self.checkpoint):
             both = f"--checkpoint {self.checkpoint} and --model {self.model}: " if self.checkpoint else "--checkpoint: "
             raise InputError(f"{both}give a trained file, or --model package.module:factory in its place")
-        if self.model is None and self.resolution is not None:
-            raise InputError(f"resolution {self.resolution}: belongs to a model's name; give --model, or leave it out")
+        if self.model is None:
+            self.refuse(("resolution",), "it belongs to a model's name; give --model")
+        elif is_factory(self.model):
+            self.refuse(("resolution", "weights", "engine"), "a network of your own runs as it is")
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,6 @@ def prepare_generation(options: GenerationOptions, local_rank: int = 0) -> Gener
     found = None
     if options.model is not None and is_factory(options.model):
         network, engine = load_candidate(options.model), OWN_ENGINE
-        if options.engine is not None:
-            raise InputError(f"engine {options.engine}: a network of your own runs as it is; leave --engine out")
     else:
         network, found = _read_network(options)
         engine = options.method or choose_engine(type(network), options.engine)

@@ -47,6 +47,7 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
     Raises:
         InputError: anything that the machine, the paper's tables or a finished run lacks, before any long work.
     """
+    _refuse_what_is_not_used(options)
     with take_results(options.out) as results:
         if options.checkpoint is not None or options.model is not None:
             return _measure_runs(options, results)
@@ -60,6 +61,25 @@ def run_latency(options: LatencyRunOptions) -> pd.DataFrame:
         if options.profile:
             return measure_breakdown(plans[0], results)
         return measure_latency(plans, results)[SHOWN]
+
+
+def _refuse_what_is_not_used(options: LatencyRunOptions) -> None:
+    """Each use of the command takes some of its options."""
+    others = vars(options).keys() - {"out"}
+    of_runs = {"batch", "steps", "device", "dtype", "tf32", "seed", "threads", "seconds"}
+    if options.growth:
+        options.refuse(others - {"growth"}, "--growth joins finished runs and times nothing")
+    elif options.checkpoint is not None:
+        used = of_runs | {"checkpoint", "weights", "model"} | ({"resolution"} if options.model else set())
+        options.refuse(others - used, "--checkpoint times whole runs of one network")
+    elif options.model is not None:
+        options.refuse(others - of_runs - {"model"}, "--model times whole runs of networks of your own")
+    elif options.profile:
+        unused = {"steps", "weights", "seconds", "run_steps"}
+        several = {name for name in ("batch", "resolution") if len(getattr(options, name)) > 1}
+        options.refuse(unused | several, "--profile tells the parts of one forward")
+    else:
+        options.refuse({"steps", "weights"}, "it is for whole runs, of --checkpoint FILE or --model")
 
 
 def _measure_runs(options: LatencyRunOptions, results: Results) -> pd.DataFrame:

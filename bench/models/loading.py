@@ -59,8 +59,8 @@ def candidate_of(module: Any, name: str) -> Candidate:
     """Check a module against the protocol; its state over steps is a fresh one afterwards.
 
     Raises:
-        InputError: no module, an attribute that is missing or no whole number of at least 1, or a call that raises or
-            returns another shape than (N, C or 2C, S, S), or numbers that are not finite.
+        InputError: no module, an attribute that is missing or no whole number of at least 1, or a call that raises,
+            changes its inputs, or returns another shape than (N, C or 2C, S, S), or numbers that are not finite.
     """
     if not isinstance(module, nn.Module):
         raise InputError(f"model {name}: the factory returned a {type(module).__name__}; it must be a torch.nn.Module")
@@ -91,12 +91,17 @@ def _probed(candidate: Candidate) -> Any:
     x = torch.randn(
         2, shape.in_channels, shape.input_size, shape.input_size, generator=torch.Generator().manual_seed(0)
     )
+    given = (x, torch.full((2,), PROBED), torch.tensor([0, shape.num_classes]))
+    copies = [each.clone() for each in given]
     candidate.begin_run([PROBED])
     try:
-        output = candidate.module(x, torch.full((2,), PROBED), torch.tensor([0, shape.num_classes]))
+        output = candidate.module(*copies)
     except Exception as error:  # anyone's code
         raise InputError(
             f"model {candidate.name}: a call on x {tuple(x.shape)}, t (2,) and labels 0 and {shape.num_classes}, the "
             f"null label, raised {type(error).__name__} ({first_line(error)})"
         ) from None
+    for name, mine, its in zip(("x", "t", "y"), given, copies, strict=True):
+        if not torch.equal(mine, its):  # a sampler goes on with them
+            raise InputError(f"model {candidate.name}: a call changed its input {name}; it must leave it as it is")
     return output

@@ -28,9 +28,8 @@ def run_paired(options: QualityOptions) -> pd.DataFrame:
         InputError: options of the other comparisons, runs that are no pair, or weights that cannot be used.
     """
     assert options.paired is not None, "run_quality compares with a reference"
-    others = ("reference", "metrics", "distances", "preset")
-    if chosen := [name for name in others if getattr(options, name) is not None]:
-        raise InputError(f"--paired compares image by image; leave --{chosen[0]} out")
+    others = ("reference", "metrics", "distances", "preset", "resamples", "data_root", "strict")
+    options.refuse(others, "--paired compares two runs image by image")
     if options.samples is None:
         raise InputError("--paired: give the other run as --samples")
     check_pair(Path(options.samples), options.paired)

@@ -96,8 +96,7 @@ def plan_quality(options: QualityOptions) -> QualityJob:
         )
     preset = find_preset(options.preset)
     choices = ("samples", "reference", "extractor", "metrics", "distances")
-    if chosen := [name for name in choices if getattr(options, name) is not None]:
-        raise InputError(f"--preset {preset.name} makes its own choice of {', '.join(chosen)}; leave them out")
+    options.refuse(choices, f"--preset {preset.name} makes its own choice")
     root = options.data_root or Path()
     return QualityJob(
         samples=str(preset.find(root)),

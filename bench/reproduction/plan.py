@@ -71,6 +71,8 @@ class PlanOptions(DrawingOptions, ExtractorOptions, DataOptions, OutputOptions):
         Raises:
             InputError: a value out of range, or one that the run's machine does not have.
         """
+        if self.reference is None:
+            self.refuse(("extractor", "extractor_weights", "weights_sha256"), "it is for --reference NAME")
         if self.dtype not in DTYPES:
             raise InputError(f"dtype {self.dtype!r}: choose one of {', '.join(DTYPES)}")
         elsewhere = {} if self.rate is None else {"device": "cpu", "dtype": "fp32", "tf32": False}

@@ -56,6 +56,48 @@ def test_bad_input_is_one_line_and_status_2(
     assert not list(out.glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("flops --model DiT-XL/2", "--model DiT-XL/2: it is for --checkpoint FILE"),
+        ("flops --images 4", "--images 4: it is for --checkpoint FILE"),
+        ("flops --weights model", "--weights model: it is for --checkpoint FILE"),
+        ("flops --model a:b --lambdas 0.5 0.7", "--lambdas 0.5 0.7: --model a:b is a network of your own"),
+        ("flops --model a:b --strict", "--strict: --model a:b"),
+        ("latency --steps 20", "--steps 20: it is for whole runs"),
+        ("latency --growth x --batch 8", "--batch 8: --growth joins finished runs"),
+        ("latency --growth x --profile", "--profile: --growth joins finished runs"),
+        ("latency --checkpoint x --profile", "--profile: --checkpoint times whole runs"),
+        ("latency --checkpoint x --resolution 512", "--resolution 512: --checkpoint times whole runs"),
+        ("latency --model a:b --lambdas 0.5", "--lambdas 0.5: --model times whole runs"),
+        ("latency --profile --resolution 256 512", "--resolution 256 512: --profile tells the parts"),
+        ("generate --model a:b --images 4 --weights model", "--weights model: a network of your own"),
+        ("generate --model a:b --images 4 --engine masked", "--engine masked: a network of your own"),
+        ("generate --checkpoint x --images 4 --resolution 512", "--resolution 512: it belongs to a model's name"),
+        ("quality --samples a --paired b --resamples 0", "--resamples 0: --paired compares two runs"),
+        ("quality --preset adm-g-imagenet256 --metrics FID IS", "--metrics FID IS: --preset adm-g-imagenet256"),
+        ("plan --checkpoint x --images 4 --extractor digits-cnn", "--extractor digits-cnn: it is for --reference NAME"),
+        ("reproduce --claim x --tier smoke", "--tier smoke: --claim judges one number"),
+        ("small-scale --judge x --stages dit-m", "--stages dit-m: --judge reads a finished run"),
+        ("compare-methods --resolution 512", "--resolution 512: it needs --network NAME"),
+        ("compare-methods --network DiT-S/2 --images 20", "--images 20: it is for the digits"),
+        ("report --page x --check", "--check: --page writes the page of its folders"),
+    ],
+)
+def test_an_option_that_a_run_would_pass_over_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    line: str,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(monkeypatch, *line.split()) == 2
+    stdout, stderr = capsys.readouterr()
+    assert stdout == "" and stderr.startswith(f"error: {message}") and stderr.endswith("; leave it out\n")
+    assert not list(tmp_path.rglob("*.csv"))
+
+
 @pytest.mark.parametrize("command", ["flops", "reproduce", "small-scale"])
 def test_an_output_directory_that_is_a_file_is_refused_before_any_work(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, command: str

@@ -36,6 +36,7 @@ OPTIONS = ReportOptions
 def run(options: ReportOptions) -> int:
     """Write the pages, or check them; the exit status."""
     if options.page:
+        options.refuse(vars(options).keys() - {"page"}, "--page writes the page of its folders alone")
         return _page_of(options.page)
     runs = {name: getattr(options, name) or committed_run(name) for name in RUNS}
     current = [update_section(runs, name, check=options.check) for name in SECTIONS]

@@ -36,6 +36,7 @@ PAGE = "report.html"
 def run(options: ReproduceOptions) -> int:
     """Reproduce; the exit status."""
     if options.claim is not None:
+        options.refuse(("tier", "checkpoints", "data_root"), "--claim judges one number by itself")
         row = reproduce_claim(options.claim, options.out)
         print(_told(row))
         return int(options.strict and any_deviates([row]))

@@ -13,6 +13,7 @@ OPTIONS = StudyOptions
 def run(options: StudyOptions) -> None:
     """Train the study, and score it where it has its own classifier; or plan it, or judge a finished run again."""
     if options.judge is not None:
+        options.refuse(vars(options).keys() - {"judge"}, "--judge reads a finished run")
         print(findings_overview(judge_again(options.judge)))
         return
     with prepared_study(options) as job:

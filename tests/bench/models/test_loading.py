@@ -101,9 +101,13 @@ def test_a_factory_that_gives_no_network_is_refused(written, text: str, parts: t
         (2, "(x, x)", ("returned tuple",)),
         (3, "x / 0", ("NaN or infinity",)),
         (4, "x @ torch.zeros(5, 5)", ("raised RuntimeError", "null label")),
+        (5, "x.mul_(2)", ("changed its input x",)),
+        (6, "x + y.clamp_(max=4).view(-1, 1, 1, 1)", ("changed its input y",)),
     ],
 )
-def test_a_network_of_another_shape_is_refused(written, number: int, output: str, parts: tuple[str, ...]) -> None:
+def test_a_network_that_does_not_fit_the_protocol_is_refused(
+    written, number: int, output: str, parts: tuple[str, ...]
+) -> None:
     message = refused(f"{written(f'shape_{number}', output)}:model")
     assert all(part in message for part in parts), message
 
