@@ -54,7 +54,7 @@ def environment_record(*, command: list[str] | None = None, **extra: Any) -> dic
         **_code(),
         "python": platform.python_version(),
         "platform": _platform(),
-        "cpu": {"model": _cpu_model(), "logical_cores": os.cpu_count()},
+        "cpu": {"model": _cpu_model(), "vectors": _vectors(), "logical_cores": os.cpu_count()},
         "memory_gib": _memory_gib(),
         "torch": _torch(),
         "packages": {name: _version(name) for name in PACKAGES},
@@ -91,7 +91,10 @@ def job_facts(options: DataclassInstance) -> dict[str, Any]:
 
 
 def machine_name(record: Mapping[str, Any], where: str | Path = "run.json") -> str:
-    """Folder name for the results of one kind of machine: `cpu-intel-xeon-2-cores`, `nvidia-h100-80gb-hbm3`.
+    """Folder name for the results of one kind of machine: `cpu-intel-xeon-avx512-2-cores`, `nvidia-h100-80gb-hbm3`.
+
+    The vector instructions stand in it because some CPUs give generations of very different speed one name; older
+    records lack them.
 
     Args:
         record: of a run.
@@ -105,7 +108,7 @@ def machine_name(record: Mapping[str, Any], where: str | Path = "run.json") -> s
         if devices:
             return _slug((f"{len(devices)}x " if len(devices) > 1 else "") + devices[0]["name"])
         model = re.sub(r"\((r|tm)\)|\b(cpu|processor)\b|@.*", " ", (cpu["model"] or "unknown").lower())
-        return _slug(f"cpu {model} {cpu['logical_cores']} cores")
+        return _slug(f"cpu {model} {(cpu.get('vectors') or '').lower()} {cpu['logical_cores']} cores")
     except (LookupError, TypeError, AttributeError):
         raise InputError(
             f"{where}: names no machine, so that its record is of another version; run the measurement again"
@@ -170,6 +173,12 @@ def _cpu_model() -> str | None:
     except OSError:
         return _output("sysctl", "-n", "machdep.cpu.brand_string") or platform.processor() or None
     return found[1].strip() if found else platform.machine() or None
+
+
+def _vectors() -> str | None:
+    """The widest vector instructions that torch uses on this CPU, such as AVX2 or AVX512."""
+    capability: str = torch.backends.cpu.get_cpu_capability()
+    return None if capability == "DEFAULT" else capability
 
 
 def _memory_gib() -> float | None:

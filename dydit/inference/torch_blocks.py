@@ -64,9 +64,10 @@ class TorchBlocks:
     """The parts of a block, computed by torch. Tokens (N, T, C) are updated in place.
 
     The selected tokens are gathered by their number, for which the host asks the device once per block. An object
-    serves one forward at a time, whose intermediates lie in two buffers of `scratch`: "narrow" holds rows of C (the
+    serves one forward at a time, whose intermediates lie in buffers of `scratch`: "narrow" holds rows of C (the
     normalised tokens, then their update), "wide" what is computed between these two (queries, keys and values, or the
-    MLP's hidden channels). Kernels that make their own results, such as oneDNN's, leave these buffers aside.
+    MLP's hidden channels), "spare" what GELU needs beside it. Kernels that make their own results, such as oneDNN's,
+    leave these buffers aside.
     """
 
     waits = True
@@ -167,7 +168,8 @@ class TorchBlocks:
         elif cpu_kernels.serves(x):
             hidden = cpu_kernels.linear(flat, weights.fc1, weights.fc1_bias, gelu=True)
         else:
-            hidden = torch.ops.aten.gelu_(self.product("wide", flat, weights.fc1, weights.fc1_bias), approximate="tanh")
+            hidden = self.product("wide", flat, weights.fc1, weights.fc1_bias)
+            cpu_kernels.gelu_(hidden, self.scratch("spare", hidden, *hidden.shape))
         return self.product("narrow", hidden, weights.fc2, weights.fc2_bias).view_as(x)
 
     def add_gated(self, hidden: Tensor, update: Tensor, gate: Tensor) -> None:

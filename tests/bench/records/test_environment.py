@@ -177,3 +177,5 @@ def test_machine_name_is_a_folder_name(model: str | None, gpus: list[str], expec
         "torch": {"devices": [{"name": name} for name in gpus]},
     }
     assert environment.machine_name(record) == expected
+    record["cpu"]["vectors"] = "AVX512"
+    assert environment.machine_name(record) == (expected if gpus else expected.replace("-2-cores", "-avx512-2-cores"))
