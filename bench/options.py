@@ -229,16 +229,18 @@ class Options:
         """Refuse those of the fields `names` that have another value than by default: this run would pass them over.
 
         Raises:
-            InputError: of the first of them, with the `reason`.
+            InputError: with all of them and the `reason`.
         """
+        given = []
         for field, declared in declarations(type(self)):
             value = getattr(self, field.name)
             if field.name in names and value != field.default:
-                from dydit import InputError
-
                 shown = " ".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-                given = _flag(field, declared) + (f" {shown[:60]}" if value is not True else "")
-                raise InputError(f"{given}: {reason}; leave it out")
+                given.append(_flag(field, declared) + (f" {shown[:60]}" if value is not True else ""))
+        if given:
+            from dydit import InputError
+
+            raise InputError(f"{', '.join(given)}: {reason}; leave {'it' if len(given) == 1 else 'them'} out")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -124,8 +124,8 @@ def test_two_runs_are_compared_and_recorded(drift: Drift, tmp_path: Path) -> Non
     [
         (("static", "other"), "has seed 0, .* has 1; pairs need equal ones"),
         (("static", "."), "not a run of `generate`, it has no manifest.json"),
-        (("static", "dynamic", "--reference", "digits"), "leave --reference out"),
-        (("static", "dynamic", "--metrics", "FID"), "leave --metrics out"),
+        (("static", "dynamic", "--reference", "digits"), "--reference digits: --paired compares two runs"),
+        (("static", "dynamic", "--metrics", "FID"), "--metrics FID: --paired compares two runs"),
     ],
 )
 def test_what_is_no_pair_is_one_line(drift: Drift, arguments: tuple[str, ...], words: str) -> None:
