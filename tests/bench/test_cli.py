@@ -134,7 +134,8 @@ def test_a_full_disk_is_one_line_and_leaves_no_half_written_file(tmp_path: Path)
     assert done.returncode == 2
     # Torch 2.6 writes a file of its own when it is imported, and its error has no name.
     message = rf"error: ({tmp_path}/flops\.(csv|md): )?File too large; make room and repeat the run\n"
-    assert re.fullmatch(message, done.stderr)
+    told = [line for line in done.stderr.splitlines(keepends=True) if " minutes left" not in line]  # of a slow machine
+    assert re.fullmatch(message, "".join(told))
     assert list(tmp_path.iterdir()) == []
 
 
