@@ -29,6 +29,7 @@ TABLES = {
     "routing_layers": "routing by layer",
     "routing_classes": "routing by class",
     "means": "scores of trained models",
+    "plan": "expected hours of trainings",
     "questions": "answers to questions",
 }
 """What a run measured, by the names of its tables."""

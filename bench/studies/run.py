@@ -144,7 +144,7 @@ def estimate_study(study: Study, *, processes: int, device: str, data_root: Path
     Returns:
         One row per stage: stage, steps, `warmup_s` and `step_s` (median seconds of a step within the warm-up of the
         complete model, and after it), and hours, of a process by itself; and a last row `all`, in which the stages
-        share `processes` processes that do not slow each other.
+        share `processes` processes that do not slow each other, and each waits for those that it starts from.
 
     Raises:
         InputError: the data set cannot be read.
@@ -167,7 +167,11 @@ def estimate_study(study: Study, *, processes: int, device: str, data_root: Path
         row = {"stage": stage.name, "steps": recipe.steps, "warmup_s": warmup_s, "step_s": step_s}
         rows.append(row | {"hours": total / 3600})
     table = pd.DataFrame(rows)
-    whole = {"stage": "all", "steps": int(table["steps"].sum()), "hours": table["hours"].sum() / processes}
+    through: dict[str, float] = {}  # hours of a stage and of all that must be made before it
+    for stage, hours in zip(study.stages, table["hours"], strict=True):
+        through[stage.name] = hours + max((through[name] for name in stage.needs if name in through), default=0.0)
+    hours = max(table["hours"].sum() / processes, *through.values())
+    whole = {"stage": "all", "steps": int(table["steps"].sum()), "hours": hours}
     return pd.concat([table, pd.DataFrame([whole])], ignore_index=True)
 
 
