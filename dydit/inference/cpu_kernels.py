@@ -2,8 +2,7 @@
 
 With AVX-512, oneDNN computes a linear layer together with its bias and GELU, and in bfloat16 its matrix products also
 make a faster attention than torch's own, which computes them at the rate of float32. On a CPU without AVX-512 torch's
-own products are as fast or faster, and oneDNN's GELU takes as long as the product before it: whole forwards took 1.2
-times as long by oneDNN there.
+own products are as fast or faster, and oneDNN's GELU is slower than torch's.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -
 
 
 def gelu_(x: Tensor, spare: Tensor) -> Tensor:
-    """GELU of x in its tanh form, in place; `spare` is memory of x's shape and dtype.
+    """GELU of x, of any shape, in its tanh form and in place; `spare` is memory of x's shape and dtype.
 
     In float32 by way of the logistic function, of which torch has a faster form than of tanh.
     """
