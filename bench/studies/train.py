@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +22,7 @@ from torch import Tensor
 from bench.machine import Task, arithmetic, check_device, run_tasks, status, track
 from bench.quality.features import classifiers
 from bench.quality.features.classifiers import ClassifierKind
-from bench.records import file_sha256, provenance
+from bench.records import check_listed, file_sha256, provenance, whole_file
 from bench.studies.catalogue import STATIC, Stage, Study, TrainingSet
 from bench.training.checkpoints import SCHEMA_VERSION, read_whole, write_tensors
 from dydit import Diffusion, DiT, DyDiT, InputError, Routing, checkpoint, order_by_importance
@@ -51,7 +52,7 @@ def train_all(
     device: str = "cpu",
     data_root: Path | None = None,
 ) -> int:
-    """Train every stage of a study into `directory` (safetensors), and the digits' classifier with theirs.
+    """Train every stage of a study into `directory` (safetensors), and put the study's classifier there.
 
     Files of an earlier, broken-off run with the same recipe, data and parent are kept; a stage that was broken off
     begins again. The number of processes changes nothing in the files.
@@ -67,7 +68,8 @@ def train_all(
         How many stages were trained, and not kept.
 
     Raises:
-        InputError: no such device or data, data that do not fit the network, or a training that diverged.
+        InputError: no such device or data, data that do not fit the network, a shipped classifier that was changed, or
+            a training that diverged.
     """
     check_device(device, torch.float32)
     made_by = provenance(device)  # once, before the first file written makes the tree look changed
@@ -76,7 +78,7 @@ def train_all(
         _check_fits(study, stage, data)
     if study.classifier is not None:
         with arithmetic(TRAINING_THREADS, tf32=False):
-            _train_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
+            _place_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
     load = functools.partial(study.load, data_root)
     tasks = [
         Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
@@ -156,8 +158,18 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
         )
 
 
-def _train_classifier(kind: ClassifierKind, path: Path, data: TrainingSet, made_by: dict[str, str]) -> None:
+def _place_classifier(kind: ClassifierKind, path: Path, data: TrainingSet, made_by: dict[str, str]) -> None:
+    """The classifier that scores the study: the shipped one where its record fits, else one trained here.
+
+    Another CPU trains other weights, and a metric of one name must come from one extractor on every machine.
+    """
     identity = _record_of(data, {"epochs": kind.epochs, "seed": 0}) | {"parent_sha256": ""}
+    shipped = check_listed(kind.weights) if kind.weights.is_file() else None
+    if shipped is not None and _is_made(kind.weights, identity):
+        if not path.is_file() or file_sha256(path) != shipped:
+            with whole_file(path) as partial:
+                shutil.copyfile(kind.weights, partial)
+        return
     if _is_made(path, identity):
         return
     bar: Callable[[range], Iterable[int]] = lambda steps: track(steps, f"training {kind.name}")  # noqa: E731
