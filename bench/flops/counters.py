@@ -31,7 +31,7 @@ _MOVEMENT = (
     "view _unsafe_view reshape _reshape_alias as_strided flatten unflatten permute transpose t expand expand_as repeat "
     "unsqueeze squeeze slice select narrow split split_with_sizes chunk unbind cat stack clone contiguous copy detach "
     "alias to _to_copy type_as lift_fresh embedding index index_select index_copy index_put index_add gather scatter "
-    "scatter_add scatter_reduce nonzero masked_select _local_scalar_dense"
+    "scatter_add scatter_reduce nonzero masked_select _local_scalar_dense _reorder_linear_weight"
 )
 _CREATION = (
     "arange empty empty_like empty_strided zeros zeros_like ones ones_like full full_like scalar_tensor "
@@ -106,7 +106,7 @@ def fvcore_count(model: nn.Module, inputs: Inputs, *, unmodified: bool = False) 
             analysis.set_op_handle("aten::scaled_dot_product_attention", _fvcore_attention)
         with torch.no_grad(), _ConvolutionOffMeta():
             counted = analysis.by_operator()
-            unknown = {name for name in analysis.unsupported_ops() if not _is_free(name, "aten::")}
+            unknown = {name for name in analysis.unsupported_ops() if not _is_free(name)}
     if unknown and not unmodified:
         raise UnknownOperator("fvcore", unknown)
     return Count("fvcore", {name: float(value) for name, value in sorted(counted.items()) if value})
@@ -130,7 +130,7 @@ def torch_count(model: Callable[..., Any], inputs: Inputs) -> Count:
     unknown = {
         str(operator)
         for operator in record.operators
-        if operator not in counter.flop_registry and not _is_free(str(operator), "aten.")
+        if operator not in counter.flop_registry and not _is_free(str(operator))
     }
     if unknown:
         raise UnknownOperator("torch", unknown)
@@ -177,10 +177,10 @@ def _torch_linear(x: Sequence[int], weight: Sequence[int], *args: Any, out_shape
     return 2 * math.prod(x) * weight[0]
 
 
-def _is_free(name: str, namespace: str) -> bool:
-    return name.startswith(namespace) and _bare(name) in _FREE_NAMES
+def _is_free(name: str) -> bool:
+    return name.startswith(("aten::", "aten.", "mkldnn.")) and _bare(name) in _FREE_NAMES
 
 
 def _bare(name: str) -> str:
     """`aten::add_` or `aten.add_` -> `add`."""
-    return name.removeprefix("aten::").removeprefix("aten.").removesuffix("_")
+    return name.removeprefix("aten::").removeprefix("aten.").removeprefix("mkldnn.").removesuffix("_")

@@ -19,6 +19,7 @@ from torch import Tensor
 from dydit import DiT, InputError, Model
 from dydit.dit import timestep_rows
 from dydit.inference import Engine
+from dydit.inference.torch_blocks import TorchBlocks
 
 Inputs = tuple[Tensor, Tensor, Tensor]
 """Images, timesteps (N,) and labels, such as the network will be called with."""
@@ -132,7 +133,8 @@ def _compiled(of_engine: bool, freezing: bool) -> Build:
     """By torch.compile with its default backend; `freezing` makes the weights constants, packed for the kernels."""
 
     def build(static: DiT, inputs: Inputs) -> Model:
-        engine = Engine(static)
+        blocks = TorchBlocks(packs=False) if static.pos_embed.device.type == "cpu" else None
+        engine = Engine(static, backend=blocks)
         engine(*inputs)  # takes the memory that it keeps: without it the first forward is another, compiled in vain
         call = (lambda x, t, y: engine.run(x, t, y, 0, None)) if of_engine else static
         return in_inference_mode(torch.compile(call, dynamic=False, options={"freezing": freezing}))

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from dydit import DiTConfig, InputError
-from dydit.inference import MEMORY_SHARE
+from dydit.inference import MEMORY_SHARE, cpu_kernels
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 """The dtypes that a network can compute in, by the name that options and tables use."""
@@ -67,15 +67,16 @@ def free_bytes(device: torch.device) -> int | None:
     return int(entry.group(1)) * 1024 if entry else None
 
 
-def needed_bytes(config: DiTConfig, batch: int, dtype: torch.dtype) -> int:
-    """Bytes that a guided batch of images needs: weights, their bounded copies, and the widest activations."""
+def needed_bytes(config: DiTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> int:
+    """Bytes that a guided batch of images needs: weights, their copies, and the widest activations."""
     size = torch.finfo(dtype).bits // 8
     width = config.hidden_size
     weights = config.depth * (4 * width**2 + 2 * width * config.mlp_hidden + 6 * width**2)
     # Per token: residual, norm and update (3 C), and hidden channels before and after masking and GELU (3 * 4 C).
     # Per image: the modulations (6 C).
     activations = 2 * batch * (config.tokens * (3 * width + 3 * config.mlp_hidden) + 6 * width)
-    return int(size * (weights * (1 + MEMORY_SHARE) + activations))
+    whole_copies = int(device.type == "cpu" and cpu_kernels.serves(torch.empty(0, dtype=dtype)))
+    return int(size * (weights * (1 + MEMORY_SHARE + whole_copies) + activations))
 
 
 def check_fits(name: str, config: DiTConfig, batch: int, device: torch.device, dtype: torch.dtype) -> None:
@@ -85,9 +86,9 @@ def check_fits(name: str, config: DiTConfig, batch: int, device: torch.device, d
         InputError: it has not; the message names the largest batch that fits.
     """
     free = free_bytes(device)
-    if free is None or needed_bytes(config, batch, dtype) <= free:
+    if free is None or needed_bytes(config, batch, device, dtype) <= free:
         return
-    largest = next((size for size in range(batch, 0, -1) if needed_bytes(config, size, dtype) <= free), 0)
-    wanted = needed_bytes(config, batch, dtype) / 2**30
+    largest = next((size for size in range(batch, 0, -1) if needed_bytes(config, size, device, dtype) <= free), 0)
+    wanted = needed_bytes(config, batch, device, dtype) / 2**30
     remedy = f"the largest batch that fits is {largest}" if largest else "not even one image fits"
     raise InputError(f"{name}, batch {batch}: needs about {wanted:.1f} GiB, {device} has {free / 2**30:.1f}; {remedy}")

@@ -20,6 +20,7 @@ def dense_product(device: torch.device, dtype: torch.dtype) -> tuple[Call, float
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(side, side, generator=generator).to(device, dtype) for _ in range(2))
     if cpu_kernels.serves(left):
-        return lambda: cpu_kernels.linear(left, right, None), float(side) ** 3
+        weight = cpu_kernels.packed(right)
+        return lambda: cpu_kernels.linear(left, weight, None), float(side) ** 3
     out = torch.empty_like(left)
     return lambda: torch.mm(left, right.t(), out=out), float(side) ** 3

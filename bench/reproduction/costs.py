@@ -56,7 +56,7 @@ def planned_work(options: GenerationOptions, network: Network, dtype: torch.dtyp
         manifest.unit,
         passes=steps * guidance_branches(options.scale),
         disk=shards.bytes_to_write(manifest, list(range(manifest.units)), png=options.png),
-        memory=needed_bytes(network.config, manifest.unit, dtype),
+        memory=needed_bytes(network.config, manifest.unit, torch.device(options.device), dtype),
     )
 
 

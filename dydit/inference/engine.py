@@ -21,7 +21,7 @@ from dydit.dit import DiT, DiTBlock
 from dydit.dydit import DyDiT, DyDiTBlock
 from dydit.errors import InputError
 from dydit.inference.spans import span
-from dydit.inference.torch_blocks import SELECTED, Modulation, TorchBlocks
+from dydit.inference.torch_blocks import SELECTED, TorchBlocks
 from dydit.inference.weight_slices import MEMORY_SHARE, AttentionWeights, MlpWeights, SliceCache
 from dydit.inference.width_plan import WidthPlan
 
@@ -29,15 +29,17 @@ from dydit.inference.width_plan import WidthPlan
 class Engine:
     """A static DiT, or a DyDiT with its skipping realised, as a sampling model: (x, t, y) -> output.
 
-    Both run the same code, so that the static side is as fast as this project can make it. An engine keeps slices of
-    weights and, on the CPU, memory for intermediates: call it from one thread at a time.
+    Both run the same code, so that the static side is as fast as this project can make it. An engine keeps copies of
+    weights (make a new one where the model's change) and, on the CPU, memory for intermediates: call it from one thread
+    at a time.
 
     Args:
         model: in evaluation mode, on its device and in its dtype.
         plan: widths by timestep; required for a DyDiT, refused for a static model.
         tokens: bool (N, L, T) token masks to use instead of the SDT routers' own decisions, for synthetic routing; the
             routers run all the same, so that their time is part of a timed forward.
-        memory_share: bound on copied weights relative to the model's own memory.
+        memory_share: bound on copied slices of weights relative to the model's own memory. Where oneDNN multiplies,
+            whole weights are copied into its layout besides.
         backend: what computes the parts of a block; by default `TritonBlocks` on a CUDA device, where Triton is
             installed, and `TorchBlocks` elsewhere.
 
@@ -69,7 +71,7 @@ class Engine:
         self.tokens = tokens
         self.backend = backend or default_blocks(model.pos_embed.device)
         own = sum(p.numel() * p.element_size() for p in model.parameters())
-        self.cache = SliceCache(int(memory_share * own))
+        self.cache = SliceCache(int(memory_share * own), self.backend.packing(model.pos_embed))
 
     @torch.inference_mode()
     def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
@@ -147,26 +149,26 @@ class Engine:
         assert isinstance(block, DiTBlock)
         attention, mlp = self.weights(index, step)
         with span("modulation"):
-            six = backend.linear(condition, block.adaLN_modulation[1])[:, None].chunk(6, dim=-1)
-        backend.attend(hidden, attention, Modulation(*six[:3]))
+            of_attention, of_mlp = backend.modulations(condition, self.cache.modulation(index, block.adaLN_modulation))
+        backend.attend(hidden, attention, of_attention)
         if isinstance(block, DyDiTBlock):
             override = None if tokens is None else tokens[:, index]
             with span("token routing"):
                 selected = backend.select_tokens(hidden, block.token_selection, override)
-            backend.update_selected(hidden, selected, mlp, Modulation(*six[3:]))
+            backend.update_selected(hidden, selected, mlp, of_mlp)
         else:
-            backend.update_all(hidden, mlp, Modulation(*six[3:]))
+            backend.update_all(hidden, mlp, of_mlp)
 
     def weights(self, index: int, step: int) -> tuple[AttentionWeights, MlpWeights]:
         """The open weights of one block at timestep `step`."""
         block = self.model.blocks[index]
         assert isinstance(block, DiTBlock)
-        if self.plan is None:
-            return AttentionWeights.whole(block.attn), MlpWeights.whole(block.mlp)
-        heads, channels = self.plan.open_indices(step)
+        heads = channels = None
+        if self.plan is not None:
+            heads, channels = (blocks[index] for blocks in self.plan.open_indices(step))
         return (
-            self.cache.attention(index, block.attn, heads[index]),
-            self.cache.mlp(index, block.mlp, channels[index], block.attn.heads),
+            self.cache.attention(index, block.attn, heads),
+            self.cache.mlp(index, block.mlp, channels, block.attn.heads),
         )
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dydit.inference import cpu_kernels
 from dydit.inference.products import arithmetic_of
 from dydit.inference.spans import span
-from dydit.inference.weight_slices import AttentionWeights, MlpWeights
+from dydit.inference.weight_slices import AttentionWeights, MlpWeights, ModulationWeights, Pack
 
 SELECTED = "MLP of selected tokens"
 """What `ran_in` calls the part that a static model has not."""
@@ -68,6 +68,9 @@ class TorchBlocks:
     normalised tokens, then their update), "wide" what is computed between these two (queries, keys and values, or the
     MLP's hidden channels), "spare" what GELU needs beside it. Kernels that make their own results, such as oneDNN's,
     leave these buffers aside.
+
+    Args:
+        packs: whether weights may be copied into oneDNN's layout, which torch.compile cannot read.
     """
 
     waits = True
@@ -75,13 +78,27 @@ class TorchBlocks:
     tunable = False
     """Whether there are several forms of a part, among which `tuning` finds the fastest."""
 
-    def __init__(self) -> None:
+    def __init__(self, packs: bool = True) -> None:
         self.scratch = Scratch()
+        self._packs = packs
 
-    def linear(self, x: Tensor, layer: Any) -> Tensor:
-        """A linear layer on few rows (N, C), such as the one that computes the modulations."""
-        assert isinstance(layer, nn.Linear)
-        return layer(x) if x.is_cuda else _few_rows(x, layer)
+    def packing(self, like: Tensor) -> Pack | None:
+        """What copies weights into the layout that products read fastest, on the device and in the dtype of `like`.
+
+        None where that is their own.
+        """
+        return cpu_kernels.packed if self._packs and cpu_kernels.serves(like) else None
+
+    def modulations(self, condition: Tensor, weights: ModulationWeights) -> tuple[Modulation, Modulation]:
+        """Those of attention and of the MLP, from the activated condition (N, C)."""
+        if cpu_kernels.serves(condition):
+            six = cpu_kernels.linear(condition, weights.weight, weights.bias)
+        elif condition.is_cuda:
+            six = F.linear(condition, weights.weight, weights.bias)
+        else:
+            six = _few_rows(condition, weights)
+        parts = six[:, None].chunk(6, dim=-1)
+        return Modulation(*parts[:3]), Modulation(*parts[3:])
 
     def attend(self, hidden: Tensor, weights: AttentionWeights, modulation: Modulation) -> None:
         """Add the gated attention of the open heads."""
@@ -132,8 +149,9 @@ class TorchBlocks:
             spans = [slice(start, end) for start, end in zip([0, *ends[:-1]], ends, strict=True)]
         with span("norm"):
             normed, scale = self.scratch("narrow", flat, len(index), flat.shape[-1]), scale + 1
+            torch.index_select(flat, 0, index, out=normed)
             for image, rows in enumerate(spans):
-                normed[rows] = _normalise(flat.index_select(0, index[rows]), scale[image], shift[image])
+                normed[rows] = _normalise(normed[rows], scale[image], shift[image])
         with span("MLP"):
             out = self.mlp(normed, weights)
         with span("scatter"):
@@ -195,10 +213,10 @@ def open_tokens(hidden: Tensor, gate: Tensor) -> Tensor:
     return gate.bool()
 
 
-def _few_rows(x: Tensor, linear: nn.Linear) -> Tensor:
-    """`linear(x)` for few rows, whose cost is reading the weights: up to 4x faster with them as the left operand."""
+def _few_rows(x: Tensor, layer: ModulationWeights) -> Tensor:
+    """A linear layer of few rows, whose cost is reading the weights: up to 4x faster with them as the left operand."""
     parts = torch.split(x, 4) if len(x) <= 12 else [x]
-    return torch.cat([torch.addmm(linear.bias[:, None], linear.weight, part.t()).t() for part in parts])
+    return torch.cat([torch.addmm(layer.bias[:, None], layer.weight, part.t()).t() for part in parts])
 
 
 def _normalise(x: Tensor, factor: Tensor | None = None, shift: Tensor | None = None) -> Tensor:

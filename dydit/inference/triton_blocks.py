@@ -64,7 +64,7 @@ class TritonBlocks(TorchBlocks):
     tunable = True
 
     def __init__(self, device: torch.device) -> None:
-        super().__init__()
+        super().__init__(packs=False)
         self._code = _device_code()
         self._tuning = False
         if not (device.type == "cuda" or _interpreted()):

@@ -1,4 +1,4 @@
-"""Copies of the weights of the open heads and channel groups (TDW, realised), and a cache that bounds their memory.
+"""The weights of the open heads and channel groups (TDW, realised), as products read them, and a cache that keeps them.
 
 Shape letters: L blocks, C hidden size, H heads, h open heads, D head width.
 """
@@ -7,13 +7,17 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from dydit.dit import Attention, Mlp
 from dydit.inference.width_plan import OpenIndices
+
+Pack = Callable[[Tensor], Tensor]
+"""A weight -> a copy of it in the layout that products read fastest."""
 
 MEMORY_SHARE = 0.5
 """Default bound on the memory of all copied weights, as a share of the model's own."""
@@ -45,6 +49,10 @@ class AttentionWeights:
         columns = _open(proj.weight.view(width, heads, -1), indices).reshape(width, -1)
         return cls(len(indices), rows, bias, columns, proj.bias)
 
+    def packed(self, pack: Pack) -> AttentionWeights:
+        """The same weights in another layout."""
+        return replace(self, qkv=pack(self.qkv), proj=pack(self.proj))
+
     @property
     def copied_bytes(self) -> int:
         return (self.qkv.numel() + self.proj.numel()) * self.qkv.element_size()
@@ -74,9 +82,32 @@ class MlpWeights:
         columns = _open(fc2.weight.view(width, groups, -1), indices).reshape(width, -1)
         return cls(rows, bias, columns, fc2.bias)
 
+    def packed(self, pack: Pack) -> MlpWeights:
+        """The same weights in another layout."""
+        return replace(self, fc1=pack(self.fc1), fc2=pack(self.fc2))
+
     @property
     def copied_bytes(self) -> int:
         return (self.fc1.numel() + self.fc2.numel()) * self.fc1.element_size()
+
+
+@dataclass(frozen=True)
+class ModulationWeights:
+    """What computes a block's six modulations from the condition: weight (6 C, C)."""
+
+    weight: Tensor
+    bias: Tensor
+
+    @classmethod
+    def whole(cls, modulation: nn.Sequential) -> ModulationWeights:
+        """The module's own weights, not copied."""
+        linear = modulation[1]
+        assert isinstance(linear, nn.Linear)
+        return cls(linear.weight, linear.bias)
+
+    def packed(self, pack: Pack) -> ModulationWeights:
+        """The same weights in another layout."""
+        return replace(self, weight=pack(self.weight))
 
 
 def _open(parts: Tensor, indices: OpenIndices) -> Tensor:
@@ -85,42 +116,59 @@ def _open(parts: Tensor, indices: OpenIndices) -> Tensor:
 
 
 Slices = AttentionWeights | MlpWeights
+Weights = TypeVar("Weights", AttentionWeights, MlpWeights, ModulationWeights)
 Key = tuple[str, int, OpenIndices]
 
 
 class SliceCache:
-    """Weight slices by block and by what is open; the copies take at most `limit` bytes.
+    """Weight slices by block and by what is open; the slices take at most `limit` bytes.
 
     The least recently used slices are dropped first, but never one of the current forward: the next forward would need
     it again, and everything would be copied anew each time. A slice for which there is no room is copied for one use.
+
+    Where the products have a layout of their own, `pack` copies into it. Then whole weights are copied, too, and kept
+    for good, beyond `limit`: up to as much memory as the blocks of the model itself.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, pack: Pack | None = None) -> None:
         self.limit = limit
+        self.pack = pack
         self.bytes = 0
         self.misses = 0
         self._forward = 0
         self._entries: OrderedDict[Key, tuple[int, Slices]] = OrderedDict()
+        self._whole: dict[tuple[str, int], object] = {}
 
     def next_forward(self) -> None:
         """Slices used before this call may be dropped for those used after it."""
         self._forward += 1
 
-    def attention(self, block: int, attention: Attention, indices: OpenIndices) -> AttentionWeights:
-        """Slices of one block's attention; the whole weights, not copied, when all heads are open."""
-        if len(indices) == attention.heads:
-            return AttentionWeights.whole(attention)
+    def attention(self, block: int, attention: Attention, indices: OpenIndices | None) -> AttentionWeights:
+        """Weights of one block's open heads; None: all are open."""
+        if indices is None or len(indices) == attention.heads:
+            return self._whole_of(("attention", block), AttentionWeights.whole(attention))
         weights = self._get(("attention", block, indices), lambda: AttentionWeights.take(attention, indices))
         assert isinstance(weights, AttentionWeights)
         return weights
 
-    def mlp(self, block: int, mlp: Mlp, indices: OpenIndices, groups: int) -> MlpWeights:
-        """Slices of one block's MLP of `groups` channel groups; the whole weights, not copied, when all are open."""
-        if len(indices) == groups:
-            return MlpWeights.whole(mlp)
+    def mlp(self, block: int, mlp: Mlp, indices: OpenIndices | None, groups: int) -> MlpWeights:
+        """Weights of the open ones among the `groups` channel groups of one block's MLP; None: all are open."""
+        if indices is None or len(indices) == groups:
+            return self._whole_of(("mlp", block), MlpWeights.whole(mlp))
         weights = self._get(("mlp", block, indices), lambda: MlpWeights.take(mlp, indices, groups))
         assert isinstance(weights, MlpWeights)
         return weights
+
+    def modulation(self, block: int, modulation: nn.Sequential) -> ModulationWeights:
+        """Weights of the layer that computes one block's modulations."""
+        return self._whole_of(("modulation", block), ModulationWeights.whole(modulation))
+
+    def _whole_of(self, key: tuple[str, int], weights: Weights) -> Weights:
+        if self.pack is None:
+            return weights
+        if key not in self._whole:
+            self._whole[key] = weights.packed(self.pack)
+        return cast(Weights, self._whole[key])
 
     def _get(self, key: Key, take: Callable[[], Slices]) -> Slices:
         if key in self._entries:
@@ -137,6 +185,7 @@ class SliceCache:
             del self._entries[oldest]
             self.bytes -= dropped.copied_bytes
         if weights.copied_bytes <= self.limit:
+            weights = weights if self.pack is None else weights.packed(self.pack)
             self.bytes += weights.copied_bytes
             self._entries[key] = (self._forward, weights)
         return weights

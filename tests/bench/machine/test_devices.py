@@ -26,7 +26,7 @@ def test_every_process_has_a_gpu_of_its_own_or_is_refused(monkeypatch: pytest.Mo
 def test_a_batch_that_memory_does_not_hold_names_the_largest_that_does(monkeypatch: pytest.MonkeyPatch) -> None:
     config = model_config("DiT-XL/2")
     cpu = torch.device("cpu")
-    monkeypatch.setattr(devices, "free_bytes", lambda _: devices.needed_bytes(config, 3, torch.float32))
+    monkeypatch.setattr(devices, "free_bytes", lambda _: devices.needed_bytes(config, 3, cpu, torch.float32))
     devices.check_fits("DiT-XL/2", config, 3, cpu, torch.float32)
     with pytest.raises(InputError, match="the largest batch that fits is 3"):
         devices.check_fits("DiT-XL/2", config, 8, cpu, torch.float32)

@@ -18,12 +18,14 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected).norm() / expected.norm())
 
 
+@pytest.mark.parametrize("pack", [False, True])
 @pytest.mark.parametrize("gelu", [False, True])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_linear_layer_is_that_of_torch(dtype: torch.dtype, gelu: bool) -> None:
+def test_a_linear_layer_is_that_of_torch(dtype: torch.dtype, gelu: bool, pack: bool) -> None:
     x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((37, 24), (48, 24), (48,)))
     expected = F.linear(x.double(), weight.double(), bias.double())
     expected = F.gelu(expected, approximate="tanh") if gelu else expected
+    weight = cpu_kernels.packed(weight) if pack else weight
     assert apart(cpu_kernels.linear(x, weight, bias, gelu), expected) < 2 * torch.finfo(dtype).eps
 
 

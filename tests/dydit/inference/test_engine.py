@@ -12,6 +12,7 @@ from dydit.diffusion import Diffusion
 from dydit.flops import MATMUL, macs
 from dydit.inference import cpu_kernels
 from dydit.inference.engine import Engine
+from dydit.inference.torch_blocks import TorchBlocks
 from dydit.inference.width_plan import WidthPlan
 from dydit.sampling import generate
 
@@ -170,6 +171,17 @@ def test_copied_weights_stay_under_the_bound_and_are_reused() -> None:
     misses = roomy.cache.misses
     roomy(*inputs(1, 7))
     assert roomy.cache.misses == misses <= 2 * DEPTH
+
+
+@pytest.mark.parametrize("packs", [True, False])
+def test_weights_are_packed_once_and_only_where_that_is_asked_for(packs: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed = list[tuple[int, ...]]()
+    monkeypatch.setattr(cpu_kernels, "serves", lambda x: x.dtype == torch.float32)
+    monkeypatch.setattr(cpu_kernels, "packed", lambda weight: packed.append(tuple(weight.shape)) or weight)
+    engine = Engine(randomised(DiT), backend=TorchBlocks(packs))
+    for t in (3, 4):
+        engine(*inputs(2, t))
+    assert len(packed) == (5 * DEPTH if packs else 0)  # qkv, proj, fc1, fc2 and the modulations
 
 
 @pytest.mark.parametrize(
