@@ -60,7 +60,9 @@ def _run(arguments: Sequence[str]) -> NoReturn:
     parsed = _parser(arguments).parse_args(arguments)
     # Not at the top: it brings torch, for which `--help` need not wait.
     from dydit import InputError, first_line
+    from dydit.inference import keep_freed_memory
 
+    keep_freed_memory()
     action: Action = parsed.action
     try:
         sys.exit(action.run(read_options(parsed, action.options)) or 0)

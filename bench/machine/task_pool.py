@@ -16,6 +16,7 @@ from multiprocessing import connection
 
 from bench.machine.progress import status, track
 from dydit import InputError
+from dydit.inference import keep_freed_memory
 
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -106,8 +107,12 @@ def _one_thread_each() -> Iterator[None]:
 
 
 def _start_worker() -> None:
-    """Show no bars, which would overwrite each other (the parent shows one for all), and end with the parent."""
+    """Show no bars, which would overwrite each other (the parent shows one for all), and end with the parent.
+
+    Memory is treated as in the parent.
+    """
     sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - open as long as the process runs
+    keep_freed_memory()
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -19,7 +19,7 @@ import torch
 
 from bench.records.places import PACKAGE, ROOT, installed
 from dydit import InputError
-from dydit.inference import takes_tf32
+from dydit.inference import freed_memory_is_kept, takes_tf32
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -56,6 +56,7 @@ def environment_record(*, command: list[str] | None = None, **extra: Any) -> dic
         "platform": _platform(),
         "cpu": {"model": _cpu_model(), "vectors": _vectors(), "logical_cores": os.cpu_count()},
         "memory_gib": _memory_gib(),
+        "keeps_freed_memory": freed_memory_is_kept(),
         "torch": _torch(),
         "packages": {name: _version(name) for name in PACKAGES},
     }

@@ -3,6 +3,7 @@
 Uses only the modules directly in dydit.
 """
 
+from dydit.inference.cpu_kernels import freed_memory_is_kept, keep_freed_memory
 from dydit.inference.cuda_graphs import GraphedForward
 from dydit.inference.engine import Engine
 from dydit.inference.products import adopt_products, arithmetic_of, takes_tf32, tuned_products
@@ -18,6 +19,8 @@ __all__ = [
     "Widths",
     "adopt_products",
     "arithmetic_of",
+    "freed_memory_is_kept",
+    "keep_freed_memory",
     "span",
     "takes_tf32",
     "tuned_products",

@@ -1,4 +1,4 @@
-"""Linear layers, GELU and attention by the operations of torch that are fastest on a CPU.
+"""What makes a network fast on a CPU: the operations of torch for linear layers, GELU and attention, and freed memory.
 
 With AVX-512, oneDNN computes a linear layer together with its bias and GELU, and in bfloat16 its matrix products also
 make a faster attention than torch's own, which computes them at the rate of float32. It multiplies by a weight in a
@@ -8,6 +8,7 @@ torch's own products are as fast or faster, and oneDNN's GELU is slower than tor
 
 from __future__ import annotations
 
+import ctypes
 import math
 
 import torch
@@ -29,6 +30,13 @@ _LINEAR, _CUBIC = 2 * math.sqrt(2 / math.pi), 2 * math.sqrt(2 / math.pi) * 0.044
 """GELU in its tanh form is x sigmoid(_LINEAR x + _CUBIC x^3)."""
 SCORES_BYTES = 2**21
 """Of the attention scores that are held at once: they should stay in the cores' caches."""
+
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+"""Parameters of mallopt, as malloc.h of the GNU C library numbers them."""
+_LARGE = 2**30
+
+_kept = False
 
 
 def serves(x: Tensor) -> bool:
@@ -85,3 +93,24 @@ def _by_products(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         scores = torch.baddbmm(unused, q[part], k[part].transpose(1, 2), beta=0, alpha=width**-0.5)
         torch.bmm(scores.softmax(-1), v[part], out=out[part])
     return out
+
+
+def keep_freed_memory() -> bool:
+    """Let the C library keep freed memory for the next request, instead of returning it to the system.
+
+    The intermediates of a forward take megabytes. The GNU C library returns such blocks to the system when they are
+    freed, so that every page of the next one costs a page fault. This holds for the whole process from here on, with
+    whatever else it computes; call it before a network runs. Blocks of 1 GiB and more are returned all the same.
+
+    Returns:
+        whether it was done; other C libraries are left as they are.
+    """
+    global _kept
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    _kept = mallopt is not None and bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _LARGE))
+    return _kept
+
+
+def freed_memory_is_kept() -> bool:
+    """Whether `keep_freed_memory` was called in this process, and the C library follows it; for the record of a run."""
+    return _kept

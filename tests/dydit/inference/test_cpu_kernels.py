@@ -1,11 +1,15 @@
-"""Linear layers and attention of the CPU, beside the same in float64."""
+"""Linear layers and attention of the CPU, beside the same in float64; and freed memory."""
 
 from __future__ import annotations
+
+import ctypes
+import platform
 
 import pytest
 import torch
 import torch.nn.functional as F
 
+from bench.records.environment import environment_record
 from dydit.inference import cpu_kernels
 
 DTYPES = [
@@ -48,3 +52,17 @@ def test_attention_is_that_of_torch_whatever_is_held_at_once(
     q, k, v = torch.randn(2, 16, 3, 5, 8).to(dtype).permute(1, 0, 2, 3, 4)[:3]
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2).reshape(2, 5, 24)
     assert apart(cpu_kernels.attention(q, k, v), expected) < 2 * torch.finfo(dtype).eps
+
+
+def test_the_gnu_c_library_keeps_it_and_the_record_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_kernels, "_kept", False)
+    assert environment_record()["keeps_freed_memory"] is False
+    assert cpu_kernels.keep_freed_memory() == (platform.libc_ver()[0] == "glibc")
+    assert environment_record()["keeps_freed_memory"] == cpu_kernels.freed_memory_is_kept()
+
+
+def test_another_c_library_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cpu_kernels, "_kept", True)
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: object())
+    assert not cpu_kernels.keep_freed_memory()
+    assert not cpu_kernels.freed_memory_is_kept()
