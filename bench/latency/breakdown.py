@@ -85,16 +85,14 @@ def table(
 ) -> pd.DataFrame:
     """One row per call and part: ms, share, the static ms, and `lost_ms`, what it takes beyond its FLOPs' share.
 
-    `ideal` is the executed FLOPs ratio of each call: a part that shrank as the FLOPs did loses nothing.
+    `ideal` is the executed FLOPs ratio of each call: a part that shrank as the FLOPs did loses nothing. A call that
+    names no parts, such as that of plain modules, has one row, for the whole.
     """
     rows = []
-    static = parts["static"]
     for name, times in parts.items():
-        named = {part: times[part] for part in PARTS}
-        named["rest"] = times["forward"] - sum(named.values())
-        base = {part: static[part] for part in PARTS}
-        base["rest"] = static["forward"] - sum(base.values())
-        for part, spent in named.items():
+        split = _with_rest if any(times[part] for part in PARTS) else _whole
+        base = split(parts["static"])
+        for part, spent in split(times).items():
             rows.append(
                 labels[name]
                 | {
@@ -106,3 +104,12 @@ def table(
                 }
             )
     return pd.DataFrame(rows)
+
+
+def _with_rest(times: Mapping[str, float]) -> dict[str, float]:
+    named = {part: times[part] for part in PARTS}
+    return named | {"rest": times["forward"] - sum(named.values())}
+
+
+def _whole(times: Mapping[str, float]) -> dict[str, float]:
+    return {"whole": times["forward"]}

@@ -167,6 +167,8 @@ def test_a_forward_is_broken_into_all_of_its_parts(tmp_path: Path, monkeypatch: 
         assert {part for part in breakdown.PARTS if rows.loc[part, "ms"] > 0} >= set(breakdown.PARTS) - routed
         assert (rows.loc["token routing", "ms"] > 0) == (engine == "realised")
         assert rows.loc["rest", "share"] < 0.5
+    plain = table[table["engine"] == "plain"]  # modules that name no parts: not a table of zeros
+    assert plain["part"].tolist() == ["whole"] and plain["share"].tolist() == [1.0]
 
 
 @pytest.mark.parametrize(
