@@ -78,7 +78,7 @@ def train_all(
         _check_fits(study, stage, data)
     if study.classifier is not None:
         with arithmetic(TRAINING_THREADS, tf32=False):
-            _place_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
+            place_classifier(study.classifier, directory / study.classifier.weights.name, data, made_by)
     load = functools.partial(study.load, data_root)
     tasks = [
         Task(stage.name, functools.partial(_make, stage, study.dtype, load, directory, device, made_by), stage.needs)
@@ -158,7 +158,7 @@ def _check_fits(study: Study, stage: Stage, data: TrainingSet) -> None:
         )
 
 
-def _place_classifier(kind: ClassifierKind, path: Path, data: TrainingSet, made_by: dict[str, str]) -> None:
+def place_classifier(kind: ClassifierKind, path: Path, data: TrainingSet, made_by: dict[str, str]) -> None:
     """The classifier that scores the study: the shipped one where its record fits, else one trained here.
 
     Another CPU trains other weights, and a metric of one name must come from one extractor on every machine.

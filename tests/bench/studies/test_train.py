@@ -35,7 +35,7 @@ from bench.studies.catalogue import (
     stage_stem,
 )
 from bench.studies.samples import DIRECTORY, Sampling, Variant, compared_variants, draw_samples, load_stage
-from bench.studies.train import CURVE_POINTS, StepOutcome, _curve, curves_table, evaluated, train_all
+from bench.studies.train import CURVE_POINTS, StepOutcome, _curve, curves_table, evaluated, place_classifier, train_all
 from dydit import DiTConfig, DyDiT, InputError, checkpoint
 from dydit.ablations.networks import RandomRouting
 from dydit.training import Recipe
@@ -114,6 +114,20 @@ def test_a_second_training_keeps_finished_files_and_repairs_a_changed_one(traine
     assert train_all(TRIAL, trained) == 1
     assert victim.read_bytes() == content
     assert all(path.stat().st_mtime_ns == time for path, time in before.items() if path != victim)
+
+
+def test_every_machine_scores_by_the_shipped_classifier(tmp_path: Path) -> None:
+    path, data = tmp_path / "digits_cnn.safetensors", DIGITS.load(None)
+    path.write_bytes(b"trained on another CPU")
+    place_classifier(classifiers.DIGITS, path, data, {})
+    assert path.read_bytes() == classifiers.DIGITS.weights.read_bytes()
+
+    folder = tmp_path / "shipped"
+    shutil.copytree(DIRECTORY, folder)
+    changed = folder / path.name
+    changed.write_bytes(changed.read_bytes()[:-1] + b"?")
+    with pytest.raises(InputError, match="restore the file"):
+        place_classifier(dataclasses.replace(classifiers.DIGITS, weights=changed), path, data, {})
 
 
 def test_the_random_control_meets_the_learned_rates(trained: Path) -> None:
