@@ -37,10 +37,10 @@ def _speed(runs: Sequence[Run]) -> Answer | None:
     here = measured[measured["row"] == _ROW]
     if here.empty:
         return None
-    here = here.sort_values("started", kind="stable").groupby("machine").tail(1)  # the last run of each machine
+    here = here.sort_values("started", kind="stable").groupby(["machine", "dtype"]).tail(1)  # the last of each machine
     told = "; ".join(
         f"{row.measured:.2f} times as fast (95 % interval {row.low:.2f} to {row.high:.2f}) on {row.machine}, "
-        f"batch {row.batch}"
+        f"{row.dtype}, batch {row.batch}"
         for row in here.itertuples()
     )
     answer = (
@@ -56,11 +56,11 @@ def _speed(runs: Sequence[Run]) -> Answer | None:
 
 def _masked(runs: Sequence[Run]) -> str:
     told = []
-    for run, table in with_table(runs, "latency", "engine", "over_plain", "over_plain_low", "model", "lambda"):
+    for run, table in with_table(runs, "latency", "engine", "over_plain", "over_plain_low", "model", "lambda", "dtype"):
         rows = table[(table["engine"] == "masked") & (table["model"] == MODEL) & (table["lambda"] == TARGET)]
         told += [
             f"{row.over_plain:.2f} times as fast as the plain static model "
-            f"({row.over_plain_low:.2f} to {row.over_plain_high:.2f}) on {run.machine}"
+            f"({row.over_plain_low:.2f} to {row.over_plain_high:.2f}) on {run.machine}, {row.dtype}"
             for row in rows.itertuples()
         ]
     return "; ".join(told)
@@ -92,17 +92,17 @@ def _convention(runs: Sequence[Run]) -> Answer | None:
 
 
 def speed_rows(runs: Sequence[Run]) -> pd.DataFrame:
-    """Every measured speed-up at a lambda that Table 8 prints, by its row there, machine, run, start and batch."""
+    """Every measured speed-up at a lambda that Table 8 prints, by row there, machine, run, start, dtype and batch."""
     printed = {
         value.row for value in load_published(_PAPER) if value.table == _TABLE and value.metric == "acceleration"
     }
     rows = []
-    needed = ("engine", "model", "lambda", "batch", "speedup", "speedup_low", "speedup_high", "profile", "resolution")
-    for run, table in with_table(runs, "latency", *needed):
+    needed = ("engine", "model", "lambda", "dtype", "batch", "speedup", "speedup_low", "speedup_high")
+    for run, table in with_table(runs, "latency", *needed, "profile", "resolution"):
         for row in table[(table["engine"] == "realised") & (table["resolution"] == 256)].to_dict("records"):
             name = f"Dy{str(row['model']).removesuffix('/2')} lambda={row['lambda']}"
             if name in printed and row["profile"] == "even":
                 interval = (row["speedup"], row["speedup_low"], row["speedup_high"])
                 started = str(run.record.get("started", ""))
-                rows.append((name, run.machine, run.place, started, row["batch"], *interval))
-    return pd.DataFrame(rows, columns=["row", "machine", "run", "started", "batch", "measured", "low", "high"])
+                rows.append((name, run.machine, run.place, started, row["dtype"], row["batch"], *interval))
+    return pd.DataFrame(rows, columns=["row", "machine", "run", "started", "dtype", "batch", "measured", "low", "high"])

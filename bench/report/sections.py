@@ -44,7 +44,7 @@ def published_sections(runs: Sequence[Run], rows: Sequence[SummaryRow]) -> list[
         if row.claim_id in waiting:
             by_table[row.paper_table].append(("", row))
     speeds = speed_rows(runs).rename(columns={"run": "evidence, or what it waits for"})
-    speeds["metric"] = [f"times as fast here, batch {batch}" for batch in speeds["batch"]]
+    speeds["metric"] = [f"times as fast here, {row.dtype}, batch {row.batch}" for row in speeds.itertuples()]
     speeds["note"] = [
         f"95 % interval {low:.2f} to {high:.2f}" for low, high in zip(speeds["low"], speeds["high"], strict=True)
     ]
