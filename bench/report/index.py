@@ -31,6 +31,7 @@ TABLES = {
     "means": "scores of trained models",
     "plan": "expected hours of trainings",
     "questions": "answers to questions",
+    "methods": "methods side by side",
 }
 """What a run measured, by the names of its tables."""
 
