@@ -54,13 +54,12 @@ def _changed_stage(name: str, change: str, seed: int, known: dict[str, Stage]) -
 
 
 def take_shipped(study: Study, directory: Path) -> None:
-    """Copy the shipped files of a study into a directory, where it has none.
+    """Copy the shipped networks of a study into a directory, where it has none.
 
     Raises:
         InputError: a shipped file is not the one that the project ships, or cannot be copied.
     """
-    assert study.classifier is not None
-    for name in (*(f"{stage.name}.safetensors" for stage in study.stages), study.classifier.weights.name):
+    for name in (f"{stage.name}.safetensors" for stage in study.stages):
         if (DIRECTORY / name).is_file() and not (directory / name).is_file():
             check_listed(DIRECTORY / name)
             with whole_file(directory / name) as partial:
