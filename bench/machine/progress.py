@@ -41,7 +41,7 @@ def _logged(iterable: Iterable[T], description: str, total: float | None) -> Ite
         now = time.monotonic()
         if _log.due(now):
             rate = count / (now - began)
-            left = "" if total is None else f" of {total:g}, {(total - count) / rate / 60:.1f} minutes left"
+            left = "" if total is None else f" of {total:g}, {max(0, total - count) / rate / 60:.1f} minutes left"
             status(f"{description}: {count}{left}; {rate:.3g} items/s")
 
 

@@ -55,12 +55,13 @@ def in_turns(calls: Mapping[str, Call], budget: Budget, device: torch.device, la
     """
     names = list(calls)
     first = {name: _time_ms(calls[name], device) for name in names}
+    round_ms = sum(first.values())
     for _ in range(budget.warmup):
-        for name in names:
-            _time_ms(calls[name], device)
+        round_ms = sum(_time_ms(calls[name], device) for name in names)
+    expected = min(budget.most, max(budget.least, 1 + int(budget.seconds * 1e3 / max(round_ms, 1e-3))))
     rounds: dict[str, list[float]] = {name: [] for name in names}
     began = time.perf_counter()
-    for number in track(range(budget.most), label):
+    for number in track(range(budget.most), label, expected):
         if number >= budget.least and time.perf_counter() - began > budget.seconds:
             break
         turned = names[number % len(names) :] + names[: number % len(names)]

@@ -21,6 +21,7 @@ README = ROOT / "README.md"
 RUNS = {
     "results": "*/reproduce/summary.csv",
     "speed": "*/latency-lambdas/latency.csv",
+    "speed_bf16": "*/latency-bf16/latency.csv",
     "study": "*/small-scale/findings.csv",
     "clothes": "*/fashion/findings.csv",
 }
@@ -79,6 +80,10 @@ class Section:
     show: Callable[[Runs], str]
 
 
+def _bullets(runs: Runs) -> str:
+    return words.bullets(runs["results"], [runs["speed"], runs["speed_bf16"]], other_findings(runs))
+
+
 def _findings(directory: Path) -> str:
     return findings_overview(read_findings(directory))
 
@@ -90,13 +95,14 @@ def _study(directory: Path) -> str:
 _FRONT, _FULL = "README.md", "results/README.md"
 SECTIONS = {
     "measured": Section(_FRONT, "", lambda runs: words.measured(read_summary(runs["results"]))),
-    "findings": Section(_FRONT, "", lambda runs: words.bullets(runs["results"], runs["speed"], other_findings(runs))),
+    "findings": Section(_FRONT, "", lambda runs: _bullets(runs)),
     "duration": Section(_FRONT, "", lambda runs: words.duration(runs["results"])),
     "scoreboard": Section(_FRONT, "", lambda runs: score_lines(read_summary(runs["results"]), _FULL)),
     "conventions": Section("docs/protocol.md", "", lambda runs: words.conventions(runs["results"])),
     "tables": Section(_FULL, "results", lambda runs: words.published_tables(read_summary(runs["results"]))),
     "tried": Section(_FULL, "results", lambda runs: _findings(runs["results"])),
     "speed": Section(_FULL, "speed", lambda runs: speed_table(runs["speed"])),
+    "speed_bf16": Section(_FULL, "speed_bf16", lambda runs: speed_table(runs["speed_bf16"])),
     "study": Section(_FULL, "study", lambda runs: _study(runs["study"])),
     "clothes": Section(_FULL, "clothes", lambda runs: _study(runs["clothes"])),
 }

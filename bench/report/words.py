@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -39,12 +40,12 @@ def duration(directory: Path) -> str:
     return f"Tier {record['tier']} took {minutes} min {seconds} s on {machine_name(record)} for the verdicts above."
 
 
-def bullets(results: Path, speed: Path, tried: Sequence[Path]) -> str:
+def bullets(results: Path, speeds: Sequence[Path], tried: Sequence[Path]) -> str:
     """What holds, what deviates, what skipping brings, what other data say, and what was not run and why.
 
     Args:
         results: a run of `reproduce`.
-        speed: a run of `latency` over lambda.
+        speeds: runs of `latency` over lambda, the one in float32 first.
         tried: every run with findings.
     """
     rows = read_summary(results)
@@ -54,7 +55,7 @@ def bullets(results: Path, speed: Path, tried: Sequence[Path]) -> str:
     lines = [
         f"**Holds:** {_held(work)} FLOPs and parameter counts, {_held(facts)} other numbers of networks and recipes.",
         _deviations(rows),
-        _speed(speed),
+        _speed(speeds),
         *_tried(tried),
         _not_run(rows),
     ]
@@ -70,19 +71,30 @@ def _deviations(rows: Sequence[SummaryRow]) -> str:
     return f"**Deviates:** {'; '.join(found) if found else 'nothing'}."
 
 
-def _speed(directory: Path) -> str:
+def _speed(directories: Sequence[Path]) -> str:
+    first, *others = [row for row in map(_headline, directories) if row is not None] or [None]
+    if first is None:
+        return f"**Speed:** {_NETWORK} at lambda {_TARGET} was not timed."
+    beside = f" as `{first['base']}`, the fastest engine of the static model there," if "base" in first else ""
+    lower = "".join(f" In {row['dtype']}, {_times(row)} on {row['where']}." for row in others)
+    return (
+        f"**Speed:** realised, {_NETWORK} at lambda {_TARGET} is {_times(first)}{beside} on {first['where']}, for "
+        f"{1 / first['flops_ratio']:.2f} times fewer multiply-adds; published on a V100: "
+        f"{first['published_speedup']:g}.{lower} The masks are drawn to meet the printed FLOPs."
+    )
+
+
+def _headline(directory: Path) -> dict[str, Any] | None:
+    """The row of a latency table that the front page tells, and where it was measured; None where it has none."""
     table = read_table(directory, "latency")
     wanted = (table["model"] == _NETWORK) & (table["lambda"] == _TARGET) & (table["engine"] == "realised")
     if not wanted.any():
-        return f"**Speed:** {_NETWORK} at lambda {_TARGET} was not timed."
-    row = table[wanted].iloc[0]
-    beside = f" as `{row['base']}`, the fastest engine of the static model there," if "base" in table else ""
-    return (
-        f"**Speed:** realised, {_NETWORK} at lambda {_TARGET} is {row['speedup']:.2f} times as fast "
-        f"({row['speedup_low']:.2f} to {row['speedup_high']:.2f}){beside} on {machine_name(read_run(directory))}, for "
-        f"{1 / row['flops_ratio']:.2f} times fewer multiply-adds; published on a V100: {row['published_speedup']:g}. "
-        "The masks are drawn to meet the printed FLOPs."
-    )
+        return None
+    return table[wanted].iloc[0].to_dict() | {"where": machine_name(read_run(directory))}
+
+
+def _times(row: Mapping[str, Any]) -> str:
+    return f"{row['speedup']:.2f} times as fast ({row['speedup_low']:.2f} to {row['speedup_high']:.2f})"
 
 
 def _tried(directories: Sequence[Path]) -> list[str]:

@@ -22,6 +22,7 @@ class ReportOptions(Options):
 
     results: Path | None = option(None, help="directory of a `reproduce` run, if not the committed one")
     speed: Path | None = option(None, help="directory of a `latency` run, if not the committed one")
+    speed_bf16: Path | None = option(None, help="the same in bfloat16")
     study: Path | None = option(None, help="directory of a `small-scale` run on digits, if not the committed one")
     clothes: Path | None = option(None, help="the same on photographs of clothes")
     check: bool = option(False, help="change nothing; exit with status 1 if a page is out of date")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -26,3 +28,20 @@ def test_a_ratio_is_paired_and_its_interval_holds_it() -> None:
     ratio, low, high = timing.speedup(slow, fast)
     assert low <= ratio <= high
     assert ratio == pytest.approx(2.0, abs=0.01) and high - low < 0.02
+
+
+def test_progress_expects_the_rounds_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "_time_ms", lambda call, device: 250.0)
+    expected: list[float | None] = []
+
+    def track(rounds: Iterable[int], label: str, total: float | None = None) -> Iterator[int]:
+        expected.append(total)
+        return iter(rounds)
+
+    monkeypatch.setattr(timing, "track", track)
+    for seconds, least, most in ((0.0, 3, 3), (0.01, 2, 3), (0.01, 1, 50)):
+        timing.in_turns({"a": int, "b": int}, Budget(seconds, least, most), torch.device("cpu"), "")
+    assert expected == [3, 2, 1]
+    budget = Budget(seconds=1e3, least=5, most=7)
+    timing.in_turns({"a": int, "b": int}, budget, torch.device("cpu"), "")
+    assert expected[-1] == 7

@@ -61,12 +61,18 @@ def test_a_value_that_changes_in_a_file_changes_on_the_page(
     assert "| 6.07 | two-sources | 6.0834 |" in shown("tables")
 
 
-def test_the_bullets_say_what_the_numbers_say(runs: Runs, shown: Callable[[str], str]) -> None:
+def test_the_bullets_say_what_the_numbers_say(
+    make_run: Callable[..., Path], runs: Runs, shown: Callable[[str], str], tmp_path: Path
+) -> None:
     frame = read_table(runs["speed"], "latency").assign(model="DiT-XL/2")
     write_table(frame, runs["speed"], "latency")
+    half = make_run(tmp_path / "results" / "machine" / "half")
+    write_table(frame.assign(dtype="bf16"), half, "latency")
+    runs["speed_bf16"] = half
     text = shown("findings")
     assert "**Holds:** 1 of 1 FLOPs and parameter counts, 0 of 0 other numbers" in text
     assert "DiT-XL/2 at lambda 0.5 is 1.80 times as fast (1.70 to 1.90) on cpu-intel-xeon-2-cores, for 2.00" in text
+    assert "In bf16, 1.80 times as fast (1.70 to 1.90) on cpu-intel-xeon-2-cores." in text
     assert "all: 1 supported, 0 contradicted, 0 inconclusive, 0 not exercised" in text
     assert "**Not run:** 1; 1 for a GPU" in text
 
