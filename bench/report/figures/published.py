@@ -111,7 +111,8 @@ def _scored(runs: Sequence[Run], published: pd.DataFrame) -> list[pd.DataFrame]:
 def _timed(runs: Sequence[Run]) -> list[pd.DataFrame]:
     """Speed-ups that were measured here, over the work that was executed."""
     tables = []
-    for run, rows in realised_rows(runs):
+    if timed := realised_rows(runs):
+        run, rows = timed
         names = [f"Dy{model} lambda={target:g}" for model, target in zip(rows["model"], rows["lambda"], strict=True)]
         tables.append(pd.DataFrame({"row": names, LESS: rows[RATIO], SPEEDUP: rows["speedup"]}).assign(group=run.place))
     for run, table in with_table(runs, "methods", "method", "flops_ratio", "speedup"):

@@ -31,9 +31,9 @@ _LEAST_LAMBDAS = 3
 def speedup_front(runs: Sequence[Run]) -> Drawing | None:
     """Speed-up against the work that is skipped, with the line where both are equal."""
     best = realised_rows(runs)
-    if not best:
+    if best is None:
         return None
-    data = pd.concat([rows for _, rows in best], ignore_index=True)
+    run, data = best
     top = data.sort_values("speedup").iloc[-1]
     alt = (
         f"Scatter plot of speed-up against the share of work skipped, {len(data)} measured points with intervals "
@@ -47,21 +47,21 @@ def speedup_front(runs: Sequence[Run]) -> Drawing | None:
         "multiply-adds it executes. On the line all that is skipped is gained. Bars are 95 % intervals; hollow marks "
         "are the paper's, on a V100. Masks are synthetic: drawn to meet the printed FLOPs."
     )
-    sources = tuple(run.file("latency.csv") for run, _ in best)
-    return Drawing(SPEEDUP, data, _draw_speedup, alt, caption, sources)
+    return Drawing(SPEEDUP, data, _draw_speedup, alt, caption, (run.file("latency.csv"),))
 
 
-def realised_rows(runs: Sequence[Run]) -> list[tuple[Run, pd.DataFrame]]:
-    """Of each machine the run with the most lambdas, and its rows of what skips; others would hide each other."""
-    best: dict[str, tuple[Run, pd.DataFrame]] = {}
+def realised_rows(runs: Sequence[Run]) -> tuple[Run, pd.DataFrame] | None:
+    """The run that timed the most networks at the most lambdas, and its rows of what skips; others would hide them."""
+    best: tuple[Run, pd.DataFrame] | None = None
+    most = 0
     columns = ("engine", "speedup", "speedup_low", "flops_ratio", "published_speedup", "batch")
     for run, table in with_table(runs, "latency", *columns):
         rows = table[(table["engine"] == "realised") & table["published_speedup"].notna()]
-        there = best.get(run.machine, (run, rows[:0]))[1]
-        if rows["lambda"].nunique() > there["lambda"].nunique():
+        timed = len(rows[["model", "lambda"]].drop_duplicates())
+        if timed > most:
             rows = rows.assign(machine=run.machine, **{RATIO: 1 / rows["flops_ratio"]})
-            best[run.machine] = (run, rows[[*_REALISED, "profile", "batch"]])
-    return list(best.values())
+            most, best = timed, (run, rows[[*_REALISED, "profile", "batch"]])
+    return best
 
 
 def _draw_speedup(data: pd.DataFrame) -> Figure:
@@ -69,17 +69,16 @@ def _draw_speedup(data: pd.DataFrame) -> Figure:
     ax = drawn.subplots()
     top = float(max(data[RATIO].max(), data["speedup"].max())) * 1.04
     ax.plot([1, top], [1, top], "--", color=INK, linewidth=1, label="ideal: all that is skipped is gained")
-    machines = list(dict.fromkeys(data["machine"]))
-    for number, ((machine, model), rows) in enumerate(data.groupby(["machine", "model"], sort=False)):
+    for number, (model, rows) in enumerate(data.groupby("model", sort=False)):
         colour, marker = look(number)
-        label = str(model) if len(machines) == 1 else f"{model}, {machine}"
         bars = errors(rows, "speedup", "speedup_low", "speedup_high")
-        ax.errorbar(rows[RATIO], rows["speedup"], bars, fmt=marker, color=colour, capsize=2, markersize=5, label=label)
+        style = {"fmt": marker, "color": colour, "capsize": 2, "markersize": 5}
+        ax.errorbar(rows[RATIO], rows["speedup"], bars, label=str(model), **style)
         ax.plot(rows[RATIO], rows["published_speedup"], marker, color=colour, mfc="none", markersize=6)
     ax.set_xlabel(f"{RATIO} (times)")
     ax.set_ylabel("times as fast as static")
     ax.plot([], [], "o", color=INK, mfc="none", label="published (V100)")
-    ax.legend()
+    ax.legend(title=data["machine"].iloc[0])
     return drawn
 
 

@@ -93,7 +93,7 @@ def test_measured_speed_ups_join_the_front(make_run: Make, tmp_path: Path) -> No
     assert here.loc["tome:0.2", [LESS, SPEEDUP]].tolist() == [1.25, 1.1]
 
 
-def test_the_run_with_most_lambdas_of_a_machine_is_shown(make_run: Make, tmp_path: Path) -> None:
+def test_the_run_with_most_lambdas_is_shown(make_run: Make, tmp_path: Path) -> None:
     many, few = make_run(tmp_path / "many"), make_run(tmp_path / "few", speedup=1.5)
     table = read_table(many, "latency")
     more = table.iloc[-1:].assign(**{"lambda": 0.7, "speedup": 1.3, "flops_ratio": 0.7})
