@@ -167,16 +167,18 @@ def growth(runs: Sequence[Run]) -> Drawing | None:
 def _draw_growth(data: pd.DataFrame) -> Figure:
     models = list(dict.fromkeys(data["model"]))
     drawn, axes = panels(len(models))
+    keys = ["machine", "tokens", "lambda"]
+    series = {key: number for number, (key, _) in enumerate(data.groupby(keys))}
     for ax, model in zip(axes, models, strict=True):
         here = data[data["model"] == model]
-        for number, ((_, tokens, target), rows) in enumerate(here.groupby(["machine", "tokens", "lambda"])):
+        for (machine, tokens, target), rows in here.groupby(keys):
             columns = ("batch", "speedup", "speedup_low", "speedup_high")
-            _line(ax, rows, number, columns, f"{tokens} tokens, lambda {target:g}")
+            _line(ax, rows, series[machine, tokens, target], columns, f"{tokens} tokens, lambda {target:g}")
         ax.set_title(str(model))
         ax.set_xlabel("batch (images)")
         ax.set_xticks(sorted(set(here["batch"])))
         ax.margins(x=0.15)
-        ax.legend(loc="lower right")
+    one_legend(drawn, ncols=3)
     axes[0].set_ylim(bottom=0)
     axes[0].set_ylabel("times as fast as static")
     return drawn
