@@ -10,6 +10,8 @@ from dydit import InputError
 Array = NDArray[np.float64]
 BLOCK_ROWS = 1024
 """Rows that are worked on at once, so that memory does not grow with the number of images."""
+BLOCK_PAIRS = 2**24
+"""Pairs of rows that are worked on at once, for the same reason: 128 MiB in float64."""
 
 
 def finite(name: str, values: ArrayLike, ndim: int) -> Array:
@@ -44,6 +46,11 @@ def row_slices(count: int, size: int | None = None) -> list[slice]:
     """Slices of at most `size` rows (by default `BLOCK_ROWS`) that cover `count` rows in order."""
     step = size or BLOCK_ROWS
     return [slice(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def pair_slices(count: int, others: int) -> list[slice]:
+    """Slices that cover `count` rows in order, each with at most `BLOCK_PAIRS` pairs with the `others`."""
+    return row_slices(count, min(BLOCK_ROWS, max(1, BLOCK_PAIRS // max(1, others))))
 
 
 def not_finite(name: str) -> InputError:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from bench.machine import track
-from bench.quality.metrics.arrays import Array, row_slices
+from bench.quality.metrics.arrays import Array, pair_slices, row_slices
 from dydit import InputError
 
 EXACT, ADM = "float64", "adm-float16"
@@ -117,7 +117,7 @@ class _ExactPoints:
 
     def blocks(self, other: Points, label: str) -> Iterator[tuple[slice, NDArray[np.floating]]]:
         assert isinstance(other, _ExactPoints)
-        for part in track(row_slices(len(self)), label):
+        for part in track(pair_slices(len(self), len(other)), label):
             size = self.norms[part, None] + other.norms
             squared: Array = (-2.0 * self.rows[part]) @ other.rows.T
             squared += size
@@ -148,7 +148,7 @@ class _AdmPoints:
         parts = [
             (block, slice(block.start + part.start, block.start + part.stop))
             for block in row_slices(len(self), ADM_BLOCK)
-            for part in row_slices(block.stop - block.start)
+            for part in pair_slices(block.stop - block.start, len(other))
         ]
         fits: dict[tuple[int, int], bool] = {}
         for block, part in track(parts, label):

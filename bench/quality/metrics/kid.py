@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bench.machine import track
-from bench.quality.metrics.arrays import Array, feature_pair, row_slices
+from bench.quality.metrics.arrays import Array, feature_pair, pair_slices
 from dydit import InputError
 
 
@@ -73,7 +73,7 @@ def resampled_mmd(gen: Array, ref: Array, counts: Array) -> Array:
     """
     n = len(gen)
     within, across = np.zeros(len(counts)), np.empty(n)
-    for rows in track(row_slices(n), "KID, all pairs"):
+    for rows in track(pair_slices(n, max(n, len(ref))), "KID, all pairs"):
         within += ((_kernel(gen[rows], gen) @ counts.T) * counts[:, rows].T).sum(axis=0)
         across[rows] = _kernel(gen[rows], ref).mean(axis=1)
     self_pairs = counts @ (np.sum(gen**2, axis=1) / gen.shape[1] + 1.0) ** 3

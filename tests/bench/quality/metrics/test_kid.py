@@ -50,9 +50,9 @@ def test_kid_repeats_by_seed_and_leaves_the_global_generator_alone() -> None:
     np.testing.assert_array_equal(np.random.get_state()[1], before)  # type: ignore[index]
 
 
-@pytest.mark.parametrize("rows", [7, 1024])
-def test_resampled_mmd_is_that_of_the_set_written_out(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrays, "BLOCK_ROWS", rows)
+@pytest.mark.parametrize("pairs", [40, 2**24])
+def test_resampled_mmd_is_that_of_the_set_written_out(pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrays, "BLOCK_PAIRS", pairs)
     gen, ref = features(15, 4, 0, shift=0.3), features(11, 4, 1)
     rng = np.random.default_rng(2)
     counts = np.stack([np.bincount(rng.integers(15, size=15), minlength=15) for _ in range(4)]).astype(np.float64)

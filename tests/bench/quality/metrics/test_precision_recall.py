@@ -28,9 +28,10 @@ def brute_force(ref: Array, gen: Array, k: int) -> tuple[list[bool], list[bool]]
 
 
 @pytest.mark.parametrize("k", [1, 3, 5])
-@pytest.mark.parametrize("rows", [7, 1024])
-def test_precision_and_recall_by_definition(k: int, rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("rows", "pairs"), [(7, 2**24), (1024, 2**24), (1024, 300)])
+def test_precision_and_recall_by_definition(k: int, rows: int, pairs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrays, "BLOCK_ROWS", rows)
+    monkeypatch.setattr(arrays, "BLOCK_PAIRS", pairs)
     ref, gen = gaussian(90, 5, 0), gaussian(70, 5, 1, shift=0.4)
     inside = brute_force(ref, gen, k)
     found = memberships(ref, gen, k)
@@ -151,3 +152,11 @@ def test_rounded_distances_do_not_tell_near_duplicates_apart() -> None:
     sets = [with_near_duplicates(1e-6, 64, seed).astype(np.float32) for seed in range(10)]
     assert [precision_recall(rows, rows) for rows in sets] == [(1.0, 1.0)] * 10
     assert 0.9 < min(precision_recall(rows, rows, distances=ADM)[0] for rows in sets) < 1.0
+
+
+@pytest.mark.parametrize("others", [1, 1797, 50_000, 10**9])
+def test_a_block_holds_so_many_pairs_at_most(others: int) -> None:
+    parts = arrays.pair_slices(5000, others)
+    assert [row for part in parts for row in range(part.start, part.stop)] == list(range(5000))
+    largest = max(part.stop - part.start for part in parts)
+    assert largest <= arrays.BLOCK_ROWS and (largest == 1 or largest * others <= arrays.BLOCK_PAIRS)
