@@ -60,6 +60,10 @@ def _counted(candidate: Candidate, runs: Runs, batch: int) -> RunMacs:
 
 
 def _ran(name: str, counts: Mapping[str, RunMacs], base: str, passes: int) -> Ran:
+    if not counts[base].executed:
+        raise InputError(
+            f"{base}: a run executes no multiply-adds, which the others are held against; name another first"
+        )
     own, claims = counts[name], (counts[name].claimed, counts[base].claimed)
     ratio = claims[0] / claims[1] if claims[0] is not None and claims[1] else None
     others = {"claimed_ratio": ratio, "gap": own.gap}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
-from collections.abc import Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,6 +18,26 @@ from dydit import DiT, InputError, first_line, macs
 from dydit.baselines import Method
 from dydit.dit import timestep_rows
 from dydit.inference import Engine
+
+RAISED = (Exception, SystemExit)
+"""What the code of others may raise, to be told in one line; code that exits would end the command in silence."""
+
+
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Tell in one line what the code of others raises in this context, and where; `what` is what was called.
+
+    Raises:
+        InputError: it raised something. A lack of memory, and an InputError of the code itself, pass as they are.
+    """
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except RAISED as error:
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{Path(place.filename).name}, line {place.lineno}"
+        raise InputError(f"{what} raised {type(error).__name__} ({first_line(error)}) in {where}") from None
 
 
 class ImageShape(Protocol):
@@ -66,12 +88,8 @@ class Candidate:
         Raises:
             InputError: it raises.
         """
-        try:
+        with in_one_line(f"{self.name}: begin_run"):
             begin_run(self.module, timesteps)
-        except InputError:
-            raise
-        except Exception as error:  # anyone's code; a user needs one line
-            raise InputError(f"{self.name}: begin_run raised {type(error).__name__} ({first_line(error)})") from None
 
     def claimed_macs(self) -> float | None:
         """What the module claims to spend on one image and branch, mean over the run last begun; None: nothing.
@@ -90,7 +108,7 @@ class Candidate:
             value = claim()
             if value is None or float(value) >= 0:
                 return None if value is None else float(value)
-        except Exception as error:  # anyone's code
+        except RAISED as error:
             reason = f"raised {type(error).__name__} ({first_line(error)})"
         else:
             reason = f"gave {value!r}"
@@ -143,15 +161,41 @@ class SamplingModel:
 
     def begin_run(self, timesteps: Sequence[int]) -> None:
         """Pass on that a run begins."""
-        begin_run(self.module, timesteps)
+        with self._telling("begin_run"):
+            begin_run(self.module, timesteps)
 
     @torch.no_grad()
     def __call__(self, x: Tensor, t: Tensor | int, y: Tensor) -> Tensor:
-        """Output of the network, float32."""
-        if not isinstance(self.module, Engine | Method):
-            t = timestep_rows(t, x)
-        output: Tensor = self.module(x.to(self.dtype), t, y)
-        return output.float()
+        """Output of the network, float32.
+
+        Raises:
+            InputError: a module of others raises, or returns another shape than (N, C or 2C, S, S).
+        """
+        if isinstance(self.module, Engine | Method):
+            own: Tensor = self.module(x.to(self.dtype), t, y)
+            return own.float()
+        with self._telling(f"a call at timestep {t}" if isinstance(t, int) else "a call"):  # a tensor may be on a GPU
+            output = self.module(x.to(self.dtype), timestep_rows(t, x), y)
+        return check_output(type(self.module).__name__, output, x).float()
+
+    def _telling(self, called: str) -> contextlib.AbstractContextManager[None]:
+        """What the suite's own networks raise is a fault of the suite, whose traceback is wanted."""
+        own = isinstance(self.module, DiT | Engine | Method)
+        return contextlib.nullcontext() if own else in_one_line(f"{type(self.module).__name__}: {called}")
+
+
+def check_output(name: str, output: object, x: Tensor) -> Tensor:
+    """What a network returned, whose shape must be that of its input x (N, C, S, S), or with twice the channels.
+
+    Raises:
+        InputError: it is neither (N, C, S, S) nor (N, 2C, S, S); the message begins with `name`.
+    """
+    n, channels, *side = x.shape
+    wanted = [(n, channels, *side), (n, 2 * channels, *side)]
+    if not isinstance(output, Tensor) or tuple(output.shape) not in wanted:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
+        raise InputError(f"{name}: a call on {wanted[0]} returned {shape}; it must be {wanted[0]} or {wanted[1]}")
+    return output
 
 
 def begin_run(model: Any, timesteps: Sequence[int]) -> None:

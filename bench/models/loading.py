@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bench.models.candidate import Candidate, OwnShape
+from bench.models.candidate import RAISED, Candidate, OwnShape, check_output, in_one_line
 from dydit import DiT, InputError, first_line
 
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
@@ -38,7 +38,7 @@ def load_candidate(text: str) -> Candidate:
         sys.path.insert(0, os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever anyone's module raises; a user needs one line
+    except RAISED as error:
         raise InputError(
             f"model {text}: cannot import {module_name} ({type(error).__name__}: {first_line(error)}); run from the "
             "directory that holds it, or install it"
@@ -47,11 +47,10 @@ def load_candidate(text: str) -> Candidate:
     if not callable(factory):
         raise InputError(f"model {text}: {module_name} has no function {factory_name}")
     try:
-        made = factory()
+        with in_one_line("the factory"):
+            made = factory()
     except InputError as error:
         raise InputError(f"model {text}: {error}") from None
-    except Exception as error:
-        raise InputError(f"model {text}: the factory raised {type(error).__name__} ({first_line(error)})") from None
     return candidate_of(made, text)
 
 
@@ -69,10 +68,6 @@ def candidate_of(module: Any, name: str) -> Candidate:
     module.eval().requires_grad_(False)
     channels, side, classes = sizes
     output = _probed(Candidate(name, module, OwnShape(channels, side, classes, False)))
-    wanted = [(2, channels, side, side), (2, 2 * channels, side, side)]
-    if not isinstance(output, Tensor) or tuple(output.shape) not in wanted:
-        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
-        raise InputError(f"model {name}: a call on {wanted[0]} returned {shape}; it must be {wanted[0]} or {wanted[1]}")
     if not torch.isfinite(output).all():
         raise InputError(f"model {name}: a call on standard normal noise returned NaN or infinity")
     return Candidate(name, module, OwnShape(channels, side, classes, output.shape[1] == 2 * channels))
@@ -86,7 +81,7 @@ def _size(said: Any, attribute: str, name: str) -> int:
 
 
 @torch.no_grad()
-def _probed(candidate: Candidate) -> Any:
+def _probed(candidate: Candidate) -> Tensor:
     shape = candidate.config
     x = torch.randn(
         2, shape.in_channels, shape.input_size, shape.input_size, generator=torch.Generator().manual_seed(0)
@@ -94,13 +89,10 @@ def _probed(candidate: Candidate) -> Any:
     given = (x, torch.full((2,), PROBED), torch.tensor([0, shape.num_classes]))
     copies = [each.clone() for each in given]
     candidate.begin_run([PROBED])
-    try:
+    called = f"a call on x {tuple(x.shape)}, t (2,) and labels 0 and {shape.num_classes}, the null label,"
+    with in_one_line(f"model {candidate.name}: {called}"):
         output = candidate.module(*copies)
-    except Exception as error:  # anyone's code
-        raise InputError(
-            f"model {candidate.name}: a call on x {tuple(x.shape)}, t (2,) and labels 0 and {shape.num_classes}, the "
-            f"null label, raised {type(error).__name__} ({first_line(error)})"
-        ) from None
+    output = check_output(f"model {candidate.name}", output, x)
     for name, mine, its in zip(("x", "t", "y"), given, copies, strict=True):
         if not torch.equal(mine, its):  # a sampler goes on with them
             raise InputError(f"model {candidate.name}: a call changed its input {name}; it must leave it as it is")

@@ -72,9 +72,10 @@ def _deviations(rows: Sequence[SummaryRow]) -> str:
 
 
 def _speed(directories: Sequence[Path]) -> str:
-    first, *others = [row for row in map(_headline, directories) if row is not None] or [None]
-    if first is None:
+    rows = [row for row in map(_headline, directories) if row is not None]
+    if not rows:
         return f"**Speed:** {_NETWORK} at lambda {_TARGET} was not timed."
+    first, *others = rows
     beside = f" as `{first['base']}`, the fastest engine of the static model there," if "base" in first else ""
     lower = "".join(f" In {row['dtype']}, {_times(row)} on {row['where']}." for row in others)
     return (
@@ -90,7 +91,8 @@ def _headline(directory: Path) -> dict[str, Any] | None:
     wanted = (table["model"] == _NETWORK) & (table["lambda"] == _TARGET) & (table["engine"] == "realised")
     if not wanted.any():
         return None
-    return table[wanted].iloc[0].to_dict() | {"where": machine_name(read_run(directory))}
+    row = {str(column): value for column, value in table[wanted].iloc[0].items()}
+    return row | {"where": machine_name(read_run(directory))}
 
 
 def _times(row: Mapping[str, Any]) -> str:

@@ -72,8 +72,9 @@ def _draw_speedup(data: pd.DataFrame) -> Figure:
     for number, (model, rows) in enumerate(data.groupby("model", sort=False)):
         colour, marker = look(number)
         bars = errors(rows, "speedup", "speedup_low", "speedup_high")
-        style = {"fmt": marker, "color": colour, "capsize": 2, "markersize": 5}
-        ax.errorbar(rows[RATIO], rows["speedup"], bars, label=str(model), **style)
+        ax.errorbar(
+            rows[RATIO], rows["speedup"], bars, fmt=marker, color=colour, capsize=2, markersize=5, label=str(model)
+        )
         ax.plot(rows[RATIO], rows["published_speedup"], marker, color=colour, mfc="none", markersize=6)
     ax.set_xlabel(f"{RATIO} (times)")
     ax.set_ylabel("times as fast as static")

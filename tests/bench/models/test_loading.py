@@ -112,6 +112,44 @@ def test_a_network_that_does_not_fit_the_protocol_is_refused(
     assert all(part in message for part in parts), message
 
 
+def test_code_that_exits_does_not_end_the_command(written, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "exits_when_called.py").write_text("import sys\ndef model(): sys.exit(0)\n")
+    message = refused("exits_when_called:model")
+    assert "the factory raised SystemExit (0) in exits_when_called.py, line 2" in message
+    (tmp_path / "exits_at_once.py").write_text("import sys\nsys.exit()\n")
+    assert "cannot import exits_at_once (SystemExit" in refused("exits_at_once:model")
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (ValueError("odd\nnews"), r"Late: a call at timestep 7 raised ValueError \(odd\) in test_loading.py, line"),
+        (SystemExit(0), r"Late: a call at timestep 7 raised SystemExit"),
+        (torch.zeros(2, 3, 4), r"Late: a call on \(2, 3, 4, 4\) returned \(2, 3, 4\)"),
+    ],
+)
+def test_a_network_that_fails_in_the_middle_of_a_run_is_told_in_one_line(fault: Any, told: str) -> None:
+    class Late(Plain):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            if t[0] == 7 and isinstance(fault, BaseException):
+                raise fault
+            return fault if t[0] == 7 else x
+
+    model, x, y = SamplingModel(Late()), torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.long)
+    assert torch.equal(model(x, 8, y), x)
+    with pytest.raises(InputError, match=told):
+        model(x, 7, y)
+
+
+def test_a_lack_of_memory_is_not_told_as_a_fault_of_the_network() -> None:
+    class Large(Plain):
+        def forward(self, x: Tensor, t: Tensor, y: Tensor) -> Tensor:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        SamplingModel(Large())(torch.zeros(2, 3, 4, 4), 7, torch.zeros(2, dtype=torch.long))
+
+
 @pytest.mark.parametrize("value", [None, 0, 2.0, True, "4"])
 def test_an_attribute_that_is_no_size_is_refused(value: object) -> None:
     with pytest.raises(InputError, match="attribute input_size"):
