@@ -60,7 +60,7 @@ OPTIONS = {
     "inspect": "FILE --model --resolution --weights",
     "compare": "FIRST SECOND --fail-on-regression --out",
     "history": "--out --machine",
-    "report": "--results --speed --study --clothes --check --page",
+    "report": "--results --speed --speed-bf16 --study --clothes --check --page",
 }
 """Options by command; arguments without dashes as `--help` calls them."""
 
