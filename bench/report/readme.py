@@ -95,7 +95,7 @@ def _study(directory: Path) -> str:
 _FRONT, _FULL = "README.md", "results/README.md"
 SECTIONS = {
     "measured": Section(_FRONT, "", lambda runs: words.measured(read_summary(runs["results"]))),
-    "findings": Section(_FRONT, "", lambda runs: _bullets(runs)),
+    "findings": Section(_FRONT, "", _bullets),
     "duration": Section(_FRONT, "", lambda runs: words.duration(runs["results"])),
     "scoreboard": Section(_FRONT, "", lambda runs: score_lines(read_summary(runs["results"]), _FULL)),
     "conventions": Section("docs/protocol.md", "", lambda runs: words.conventions(runs["results"])),

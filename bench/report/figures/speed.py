@@ -170,11 +170,13 @@ def _draw_growth(data: pd.DataFrame) -> Figure:
     drawn, axes = panels(len(models))
     keys = ["machine", "tokens", "lambda"]
     series = {key: number for number, (key, _) in enumerate(data.groupby(keys))}
+    several = data["machine"].nunique() > 1
     for ax, model in zip(axes, models, strict=True):
         here = data[data["model"] == model]
         for (machine, tokens, target), rows in here.groupby(keys):
             columns = ("batch", "speedup", "speedup_low", "speedup_high")
-            _line(ax, rows, series[machine, tokens, target], columns, f"{tokens} tokens, lambda {target:g}")
+            label = f"{tokens} tokens, lambda {target:g}" + (f", {machine}" if several else "")
+            _line(ax, rows, series[machine, tokens, target], columns, label)
         ax.set_title(str(model))
         ax.set_xlabel("batch (images)")
         ax.set_xticks(sorted(set(here["batch"])))
