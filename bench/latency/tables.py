@@ -76,17 +76,17 @@ def best_batches(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def growth(frame: pd.DataFrame) -> pd.DataFrame:
-    """How the realised speed-up and its efficiency change with tokens, batch and allocation profile, sorted by them."""
-    rows = frame[frame["engine"] == "realised"].copy()
+    """How time grows with tokens, batch, lambda and allocation profile, static and realised, sorted by them."""
+    rows = frame[frame["engine"].isin(["static", "realised"])].copy()
     rows["macs_ratio"] = 1.0 / rows["flops_ratio"]  # runs of earlier versions call it `limit`
     sides = {
         (name, pixels): model_config(name, pixels).tokens
         for name, pixels in zip(rows["model"], rows["resolution"], strict=True)
     }
     rows["tokens"] = [sides[pair] for pair in zip(rows["model"], rows["resolution"], strict=True)]
-    order = ["model", "device", "dtype", "lambda", "tokens", "batch", "profile"]
-    measured = ["ms_median", "speedup", "speedup_low", "speedup_high", "macs_ratio", "efficiency", "rounds", "routing"]
-    return rows.sort_values(order, ignore_index=True)[[*order, *measured]]
+    order = ["model", "device", "dtype", "engine", "lambda", "tokens", "batch", "profile"]
+    measured = ["ms_median", "base", "speedup", "speedup_low", "speedup_high", "macs_ratio", "efficiency"]
+    return rows.sort_values(order, ignore_index=True)[[*order, *measured, "rounds", "routing"]]
 
 
 def write_growth(directories: Sequence[Path], results: Results) -> pd.DataFrame:

@@ -25,6 +25,7 @@ TABLES = {
     "latency": "time of each engine",
     "latency_growth": "growth of time with batch and tokens",
     "latency_profile": "time of each part of a forward",
+    "quality_speed": "speed of scores beside torch-fidelity",
     "routing_timesteps": "routing by timestep",
     "routing_layers": "routing by layer",
     "routing_classes": "routing by class",

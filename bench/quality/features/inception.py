@@ -7,14 +7,17 @@ Spatial features are the ADM evaluator's: the first 7 channels of the first 1x1 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from bench.quality.features.layers import (
+    LOGITS,
     SPATIAL,
     LayerNames,
     check_finite,
@@ -31,6 +34,14 @@ FILE_NAME = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{FILE_NAME}"
 SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 """Of the published file; the file's name ends with its first 8 digits."""
+SIDE = 299
+"""Pixels of the pictures that the network sees."""
+TO_SPATIAL = (
+    *("Conv2d_1a_3x3", "Conv2d_2a_3x3", "Conv2d_2b_3x3", "MaxPool_1", "Conv2d_3b_1x1", "Conv2d_4a_3x3", "MaxPool_2"),
+    *("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6a", "Mixed_6b", "Mixed_6c", "Mixed_6d"),
+)
+TO_POOLED = ("Mixed_6e", "Mixed_7a", "Mixed_7b", "Mixed_7c", "AvgPool")
+"""torch-fidelity's layers in their order, up to the spatial layer and from there to the pool features."""
 
 
 def cached_weights() -> Path:
@@ -54,17 +65,53 @@ def check_weights(path: Path) -> None:
     check_finite(NAME, path, state)
 
 
-def fold_batch_norms(network: nn.Module) -> None:
-    """Put every batch norm into the convolution before it, in place, for a network in evaluation mode.
+class FoldedConvolution(nn.Module):
+    """A convolution, the batch norm after it in its weights, and ReLU: (N, C, H, W) to (N, O, H', W').
 
-    The products are taken in float64 and rounded once; features move by rounding alone.
+    The products of the two are taken in float64 and rounded once, so that features move by rounding alone. On a CPU
+    oneDNN computes ReLU in the same pass.
+
+    Args:
+        block: a convolution `conv` and a batch norm `bn` in evaluation mode.
     """
-    for block in network.modules():
-        convolution, norm = getattr(block, "conv", None), getattr(block, "bn", None)
-        if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            dtype = convolution.weight.dtype
-            folded = fuse_conv_bn_eval(convolution.double(), norm.double())
-            block.conv, block.bn = folded.to(dtype).requires_grad_(False), nn.Identity()
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        dtype = block.conv.weight.dtype
+        folded: nn.Conv2d = fuse_conv_bn_eval(block.conv.double(), block.bn.double()).to(dtype)
+        # channels_last is the layout of the fastest kernels, on a CPU and on a GPU.
+        folded.requires_grad_(False).to(memory_format=torch.channels_last)
+        self.convolution = folded
+
+    def forward(self, x: Tensor) -> Tensor:
+        """ReLU of the convolution."""
+        if x.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+            return F.relu_(self.convolution(x))
+        layer = self.convolution
+        window = layer.padding, layer.stride, layer.dilation, layer.groups
+        fused = torch.ops.mkldnn._convolution_pointwise
+        return fused(x, layer.weight, layer.bias, *window, "relu", [], "")  # type: ignore[no-any-return]
+
+
+def fold_batch_norms(network: nn.Module) -> None:
+    """Put a `FoldedConvolution` in the place of every convolution with a batch norm and ReLU of torch-fidelity's."""
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
+
+    for parent in list(network.modules()):
+        for name, block in list(parent.named_children()):
+            if isinstance(block, BasicConv2d):
+                setattr(parent, name, FoldedConvolution(block))
+
+
+def resized(images: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) as float32 (N, 3, 299, 299), in the way of TensorFlow 1, up to rounding.
+
+    There pixel i of 299 is sampled at i H / 299. With one more row and column on both sides of the ratio, that is what
+    torch calls aligned corners: i ((H + 1) - 1) / (300 - 1). The row and column too many repeat the last ones.
+    """
+    x = images.to(torch.float32, memory_format=torch.channels_last)
+    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
+    return F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
 
 
 @functools.cache
@@ -76,29 +123,32 @@ def network_class() -> type[nn.Module]:
     class InceptionV3Spatial(LayerNames, FeatureExtractorBase):  # type: ignore[misc]  # torch-fidelity has no types
         """Pool features, logits and the spatial layer of uint8 (N, 3, H, W), all in one forward; float32.
 
-        Batch norms are folded into the convolutions, which makes features differ from torch-fidelity's by rounding.
+        The layers and their order are torch-fidelity's. Their results differ by rounding: batch norms are folded into
+        the convolutions, and pictures are resized in one pass.
         """
 
         POOLED = "2048"
 
         def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
             super().__init__(name, features_list)
-            # "768" follows the spatial layer directly: where only that is asked for, the rest is not computed.
-            inner = [layer for layer in features_list if layer != SPATIAL] or ["768"]
-            self.inception = FeatureExtractorInceptionV3(NAME, inner, **options)
+            self.inception = FeatureExtractorInceptionV3(NAME, [self.POOLED], **options)
             fold_batch_norms(self.inception)
-            self.inception.to(memory_format=torch.channels_last)  # the layout of the convolutions' fastest kernels
-            self.spatial: Tensor | None = None
-            if SPATIAL in features_list:
-                self.inception.Mixed_6d.branch1x1.register_forward_hook(self._keep)
-
-        def _keep(self, _module: nn.Module, _inputs: object, maps: Tensor) -> None:
-            self.spatial = spatial_features(maps)
 
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            values = self.inception.convert_features_tuple_to_dict(self.inception(images))
-            values[SPATIAL], self.spatial = self.spatial, None
+            x = ((resized(images) - 128) / 128).contiguous(memory_format=torch.channels_last)
+            x = self._run(x, TO_SPATIAL)
+            # The first of the branches that Mixed_6d joins is its 1x1 convolution.
+            values = {SPATIAL: spatial_features(x)}
+            if set(self.features_list) != {SPATIAL}:
+                pooled = self._run(x, TO_POOLED).flatten(1)
+                unbiased = pooled.mm(self.inception.fc.weight.T)
+                values |= {self.POOLED: pooled, LOGITS: unbiased, "logits": unbiased + self.inception.fc.bias}
             return tuple(values[layer] for layer in self.features_list)
+
+        def _run(self, x: Tensor, layers: Sequence[str]) -> Tensor:
+            for layer in layers:
+                x = getattr(self.inception, layer)(x)
+            return x
 
     return InceptionV3Spatial
 

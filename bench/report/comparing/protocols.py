@@ -68,13 +68,18 @@ PROTOCOLS: Mapping[str, Protocol] = {
         facts=TIME_FACTS,
     ),
     "latency_growth": Protocol(
-        ("model", "device", "dtype", "lambda", "tokens", "batch", "profile"),
+        ("model", "device", "dtype", "engine", "lambda", "tokens", "batch", "profile"),
         {"ms_median": LOWER, "speedup": HIGHER},
         same=("routing",),
         facts=TIME_FACTS,
     ),
     "latency_profile": Protocol(
         ("model", "lambda", "batch", "engine", "profile", "part"), {"ms": LOWER}, facts=TIME_FACTS
+    ),
+    "quality_speed": Protocol(
+        ("pictures", "device"),
+        {"seconds": LOWER, "images_per_s": HIGHER, "speedup": HIGHER, "peak_mib": LOWER},
+        facts=TIME_FACTS,
     ),
 }
 _DERIVED = frozenset({"flops_by_operator", "flops_findings", "questions", "scoreboard"})

@@ -17,6 +17,7 @@ KINDS: tuple[tuple[Kind, Callable[[Sequence[Run]], Drawing | None]], ...] = (
     (speed.LAMBDA, speed.time_by_lambda),
     (speed.GROWTH, speed.growth),
     (speed.PARTS, speed.parts),
+    (speed.SCORES, speed.scores),
     (learned.WIDTHS, learned.widths),
     (learned.METHODS, learned.methods),
     (learned.TRAINING, learned.training),

@@ -1,4 +1,4 @@
-"""Times: speed-up against what is skipped, milliseconds by lambda, growth with batch and tokens, parts of a forward."""
+"""Times: speed-up against what is skipped, by lambda, with batch and tokens; parts of a forward; scores of pictures."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ LAMBDA = Kind("time-lambda", "Time by lambda", LATENCY)
 GROWTH = Kind("growth", "Speed-up by batch and tokens", "python -m bench latency --growth RUN RUN --out DIR")
 _PROFILE = "python -m bench latency --models DiT-XL/2 --lambdas 0.5 --batch 2 --profile --out DIR"
 PARTS = Kind("parts", "Where the time goes", _PROFILE)
+SCORES = Kind(
+    "quality-speed",
+    "Speed of FID, IS and KID",
+    "python -m pytest bench/benchmarks/test_picture_scores.py --benchmark-only --large --tables DIR",
+)
 RATIO = "multiply-adds, static / realised"
 _REALISED = ["machine", "model", "lambda", RATIO, "speedup", "speedup_low", "speedup_high", "published_speedup"]
 _ENGINES = ("static", "plain", "masked", "realised")
@@ -149,35 +154,36 @@ def _line(ax: Axes, rows: pd.DataFrame, number: int, columns: tuple[str, str, st
 
 
 def growth(runs: Sequence[Run]) -> Drawing | None:
-    """Speed-up against batch size, by model and number of tokens."""
-    keys = ["model", "tokens", "batch", "profile", "lambda", "speedup", "speedup_low", "speedup_high"]
-    found = with_table(runs, "latency_growth", *keys)
+    """Speed-up against batch size, by model, tokens, lambda and arithmetic; of the run with the most cases."""
+    keys = ["model", "dtype", "tokens", "batch", "lambda", "speedup", "speedup_low", "speedup_high"]
+    found = []
+    for run, table in with_table(runs, "latency_growth", "engine", "profile", *keys):
+        found.append((run, table.loc[(table["engine"] == "realised") & (table["profile"] == "even"), keys]))
     if not found:
         return None
-    data = pd.concat([table[keys].assign(machine=run.machine) for run, table in found], ignore_index=True)
-    data = data[data["profile"] == "even"]
+    run, data = max(found, key=lambda pair: len(pair[1]))
     alt = (
-        f"Speed-up against batch size, a panel for each of {_listed(data['model'])}, a line for each number of tokens: "
+        f"Speed-up against batch size, a panel for each of {_listed(data['model'])} in {_listed(data['dtype'])}, "
+        "a line for each number of tokens and lambda: "
         f"from {data['speedup'].min():.2f} to {data['speedup'].max():.2f} times as fast."
     )
-    caption = "Realised over static with heads, channel groups and tokens skipped evenly; bars are 95 % intervals."
-    sources = tuple(run.file("latency_growth.csv") for run, _ in found)
-    return Drawing(GROWTH, data, _draw_growth, alt, caption, sources)
+    caption = (
+        f"Realised over the fastest static engine on {run.machine}, with heads, channel groups and tokens skipped "
+        "evenly; bars are 95 % intervals."
+    )
+    return Drawing(GROWTH, data, _draw_growth, alt, caption, (run.file("latency_growth.csv"),))
 
 
 def _draw_growth(data: pd.DataFrame) -> Figure:
-    models = list(dict.fromkeys(data["model"]))
-    drawn, axes = panels(len(models))
-    keys = ["machine", "tokens", "lambda"]
+    networks = list(data.groupby(["dtype", "model"], sort=False))
+    drawn, axes = panels(len(networks))
+    keys = ["tokens", "lambda"]
     series = {key: number for number, (key, _) in enumerate(data.groupby(keys))}
-    several = data["machine"].nunique() > 1
-    for ax, model in zip(axes, models, strict=True):
-        here = data[data["model"] == model]
-        for (machine, tokens, target), rows in here.groupby(keys):
+    for ax, ((dtype, model), here) in zip(axes, networks, strict=True):
+        for (tokens, target), rows in here.groupby(keys):
             columns = ("batch", "speedup", "speedup_low", "speedup_high")
-            label = f"{tokens} tokens, lambda {target:g}" + (f", {machine}" if several else "")
-            _line(ax, rows, series[machine, tokens, target], columns, label)
-        ax.set_title(str(model))
+            _line(ax, rows, series[tokens, target], columns, f"{tokens} tokens, lambda {target:g}")
+        ax.set_title(f"{model}, {dtype}")
         ax.set_xlabel("batch (images)")
         ax.set_xticks(sorted(set(here["batch"])))
         ax.margins(x=0.15)
@@ -222,6 +228,45 @@ def _draw_parts(data: pd.DataFrame) -> Figure:
     ax.invert_yaxis()
     ax.set_xlabel("ms")
     one_legend(drawn, ncols=4)
+    return drawn
+
+
+def scores(runs: Sequence[Run]) -> Drawing | None:
+    """How fast pictures are scored, and in how much memory, beside torch-fidelity; of the run with the most sizes."""
+    both = [f"{name}{by}" for by in ("", "_torch_fidelity") for name in ("images_per_s", "peak_mib")]
+    found = with_table(runs, "quality_speed", "pictures", "speedup", *both)
+    if not found:
+        return None
+    run, table = max(found, key=lambda pair: len(pair[1]))
+    data = table.sort_values("pictures")[["pictures", "speedup", *both]]
+    largest = data.iloc[-1]
+    alt = (
+        "Pictures per second and peak memory against the number of pictures, this suite beside torch-fidelity. "
+        f"{int(largest['pictures'])} pictures are scored at {largest['images_per_s']:.1f} pictures a second, "
+        f"{largest['speedup']:.2f} times torch-fidelity's rate."
+    )
+    caption = (
+        f"FID, IS and KID of PNG files of 256 x 256 by InceptionV3 on {run.machine}: the same files, weights and "
+        "scores on both sides, from reading to the last score. Memory is all that the process holds at its peak."
+    )
+    return Drawing(SCORES, data, _draw_scores, alt, caption, (run.file("quality_speed.csv"),))
+
+
+def _draw_scores(data: pd.DataFrame) -> Figure:
+    drawn, axes = panels(2, sharey=False)
+    for ax, (column, label) in zip(
+        axes, {"images_per_s": "pictures per second", "peak_mib": "MiB"}.items(), strict=True
+    ):
+        for number, (ending, name) in enumerate({"": "this suite", "_torch_fidelity": "torch-fidelity"}.items()):
+            colour, marker = look(number)
+            ax.plot(data["pictures"], data[column + ending], f"{marker}-", color=colour, markersize=4, label=name)
+        ax.set_xscale("log")
+        ax.set_xticks(data["pictures"], [str(count) for count in data["pictures"]])
+        ax.minorticks_off()
+        ax.set_xlabel("pictures")
+        ax.set_ylabel(label)
+        ax.set_ylim(bottom=0)
+    one_legend(drawn, ncols=2)
     return drawn
 
 

@@ -222,7 +222,8 @@ cli.main(sys.argv[1:])
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "latency.csv").is_file()
     joined = write_growth([tmp_path, tmp_path], Results(tmp_path / "growth"))
-    assert list(joined["tokens"]) == [256, 256] and joined["efficiency"].notna().all()
+    assert list(joined["tokens"]) == [256] * 4 and joined["efficiency"].notna().all()
+    assert list(joined["engine"]) == ["realised", "realised", "static", "static"]
     assert (tmp_path / "growth" / "latency_growth.md").is_file()
 
 

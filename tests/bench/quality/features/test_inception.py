@@ -58,24 +58,30 @@ def test_one_forward_gives_what_torch_fidelity_gives_and_the_spatial_layer(weigh
     alone.inception.Mixed_7a.register_forward_hook(lambda *_: later.append(1))  # type: ignore[union-attr]
     (only,) = alone(images)
     assert torch.equal(only, spatial) and not later  # nothing behind it is computed
-    assert alone.spatial is None  # and nothing of the images is held
     assert spatial.std() > 0 and unbiased.std(dim=0).min() > 0  # weights that do not tell images apart show nothing
 
 
 @torch.inference_mode()
-def test_a_folded_batch_norm_is_the_convolution_and_the_norm_one_after_another() -> None:
+@pytest.mark.parametrize("by", ["oneDNN", "torch"])
+def test_a_folded_convolution_is_convolution_norm_and_relu_one_after_another(
+    by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """With statistics far from those of a new norm, which are 0 and 1, where a mistake would not show."""
+    from torch_fidelity.feature_extractor_inceptionv3 import BasicConv2d
+
+    if by == "torch":
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     generator = torch.Generator().manual_seed(0)
-    block = nn.ModuleDict({"conv": nn.Conv2d(3, 8, (1, 3), stride=2, bias=False), "bn": nn.BatchNorm2d(8, eps=1e-3)})
-    norm = block["bn"]
-    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+    block = BasicConv2d(3, 8, kernel_size=(1, 3), stride=2, padding=(0, 1))
+    for value in (block.bn.weight, block.bn.bias, block.bn.running_mean, block.bn.running_var):
         value.copy_(torch.rand(8, generator=generator) * 3 + 0.1)
-    block.eval()
+    network = nn.Sequential(block).eval()
     x = torch.randn(2, 3, 9, 9, generator=generator)
-    expected = norm(block["conv"](x))
-    inception.fold_batch_norms(block)
-    assert isinstance(block["bn"], nn.Identity) and not block["conv"].weight.requires_grad
-    torch.testing.assert_close(block["bn"](block["conv"](x)), expected, rtol=1e-5, atol=1e-6)
+    expected = network(x)
+    inception.fold_batch_norms(network)
+    assert isinstance(network[0], inception.FoldedConvolution) and not network[0].convolution.weight.requires_grad
+    assert (expected == 0).any() and (expected > 0).any()
+    torch.testing.assert_close(network(x), expected, rtol=1e-5, atol=1e-6)
 
 
 def test_no_batch_norm_is_left_and_the_layout_is_that_of_the_kernels(weights: Path) -> None:
@@ -84,6 +90,17 @@ def test_no_batch_norm_is_left_and_the_layout_is_that_of_the_kernels(weights: Pa
     kernels = [module.weight for module in modules if isinstance(module, nn.Conv2d)]
     assert len(kernels) == 94
     assert all(kernel.is_contiguous(memory_format=torch.channels_last) for kernel in kernels)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (32, 32), (256, 256), (299, 299), (300, 17), (512, 640)])
+def test_pictures_are_resized_as_tensorflow_1_does(size: tuple[int, int]) -> None:
+    """torch-fidelity's function is checked against TensorFlow by its authors."""
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (2, 3, *size), dtype=torch.uint8, generator=generator)
+    expected = interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=(299, 299), align_corners=False)
+    torch.testing.assert_close(inception.resized(images), expected, rtol=0, atol=0.02)
 
 
 def test_random_weights_repeat_and_leave_the_global_generator_alone(weights: Path, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from bench.report.figures.published import (
     flops_front,
     time_front,
 )
-from bench.report.figures.speed import growth, parts, speedup_front, time_by_lambda
+from bench.report.figures.speed import growth, parts, scores, speedup_front, time_by_lambda
 from bench.report.runs import Run, load_runs
 
 Make = Callable[..., Path]
@@ -115,11 +115,27 @@ def test_time_by_lambda_needs_several(make_run: Make, tmp_path: Path) -> None:
     assert drawing is not None and "realised 30 ms at lambda 0.3 and 90 ms at 0.9" in drawing.alt
 
 
-def test_growth_shows_the_even_profile(load: Load) -> None:
-    table = pd.DataFrame({"model": "DiT-S/2", "tokens": 256, "batch": [1, 2, 1], "profile": ["even", "even", "other"]})
-    table = table.assign(**{"lambda": 0.5}, speedup=[1.5, 1.6, 9.0], speedup_low=1.4, speedup_high=1.7)
-    drawing = growth(load(latency_growth=table))
+def test_growth_shows_the_even_profile_of_the_run_with_most_cases(make_run: Make, tmp_path: Path) -> None:
+    few, many = (make_run(tmp_path / name) for name in ("few", "many"))
+    table = pd.DataFrame({"model": "DiT-S/2", "tokens": 256, "batch": [1, 2, 1, 2], "dtype": "bf16"})
+    table["engine"] = ["realised"] * 3 + ["static"]
+    table["profile"] = ["even", "even", "token-heavy", None]
+    table = table.assign(**{"lambda": 0.5}, speedup=[1.5, 1.6, 9.0, 1.0], speedup_low=1.4, speedup_high=1.7)
+    write_table(table, many, "latency_growth")
+    write_table(table[:1].assign(speedup=8.0), few, "latency_growth")
+    drawing = growth(load_runs([few, many], tmp_path))
     assert drawing is not None and "from 1.50 to 1.60 times as fast" in drawing.alt
+    assert "DiT-S/2 in bf16" in drawing.alt
+    assert [ax.get_title() for ax in drawing.draw(drawing.data).axes] == ["DiT-S/2, bf16"]
+
+
+def test_scores_stand_beside_torch_fidelitys(load: Load) -> None:
+    table = pd.DataFrame({"pictures": [1000, 260], "images_per_s": [36.0, 30.0], "speedup": [2.0, 1.8]})
+    table = table.assign(images_per_s_torch_fidelity=18.0, peak_mib=2000.0, peak_mib_torch_fidelity=3000.0)
+    drawing = scores(load(quality_speed=table))
+    assert drawing is not None and drawing.data["pictures"].tolist() == [260, 1000]
+    assert "1000 pictures are scored at 36.0 pictures a second, 2.00 times torch-fidelity's rate" in drawing.alt
+    assert [ax.get_ylabel() for ax in drawing.draw(drawing.data).axes] == ["pictures per second", "MiB"]
 
 
 def test_parts_are_added_up(load: Load) -> None:
