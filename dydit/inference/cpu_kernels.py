@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -49,13 +50,15 @@ def packed(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight.detach())  # type: ignore[no-any-return]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None, gelu: bool = False) -> Tensor:
-    """x (R, K) @ weight (O, K)^T + bias (O,) -> (R, O), then GELU in its tanh form if asked for, in the same pass.
+def linear(
+    x: Tensor, weight: Tensor, bias: Tensor | None, activation: Literal["none", "gelu", "relu"] = "none"
+) -> Tensor:
+    """x (R, K) @ weight (O, K)^T + bias (O,) -> (R, O), then the activation in the same pass; GELU in its tanh form.
 
     The weight may be `packed`.
     """
-    kind, form = ("gelu", "tanh") if gelu else ("none", "")
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, kind, [], form)
+    form = "tanh" if activation == "gelu" else ""
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], form)
     return result
 
 

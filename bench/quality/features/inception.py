@@ -103,15 +103,16 @@ def fold_batch_norms(network: nn.Module) -> None:
                 setattr(parent, name, FoldedConvolution(block))
 
 
-def resized(images: Tensor) -> Tensor:
-    """uint8 (N, 3, H, W) as float32 (N, 3, 299, 299), in the way of TensorFlow 1, up to rounding.
+def scaled(images: Tensor) -> Tensor:
+    """uint8 (N, 3, H, W) as what the network sees: float32 (N, 3, 299, 299) in [-1, 1), up to rounding.
 
-    There pixel i of 299 is sampled at i H / 299. With one more row and column on both sides of the ratio, that is what
-    torch calls aligned corners: i ((H + 1) - 1) / (300 - 1). The row and column too many repeat the last ones.
+    Pictures are resized in the way of TensorFlow 1, where pixel i of 299 is sampled at i H / 299. With one more row
+    and column on both sides of the ratio, that is what torch calls aligned corners: i ((H + 1) - 1) / (300 - 1). The
+    row and column too many repeat the last ones.
     """
-    x = images.to(torch.float32, memory_format=torch.channels_last)
-    x = F.pad(x, (0, 1, 0, 1), mode="replicate")
-    return F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
+    x = F.pad(images.to(torch.float32), (0, 1, 0, 1), mode="replicate")
+    x = F.interpolate(x, size=(SIDE + 1, SIDE + 1), mode="bilinear", align_corners=True)[..., :SIDE, :SIDE]
+    return x.sub_(128).div_(128)
 
 
 @functools.cache
@@ -135,7 +136,7 @@ def network_class() -> type[nn.Module]:
             fold_batch_norms(self.inception)
 
         def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-            x = ((resized(images) - 128) / 128).contiguous(memory_format=torch.channels_last)
+            x = scaled(images).contiguous(memory_format=torch.channels_last)
             x = self._run(x, TO_SPATIAL)
             # The first of the branches that Mixed_6d joins is its 1x1 convolution.
             values = {SPATIAL: spatial_features(x)}

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from bench.machine import track
 from bench.quality.metrics.arrays import Array, feature_pair, pair_slices
@@ -13,7 +16,7 @@ from dydit import InputError
 def kid(
     gen_features: ArrayLike, ref_features: ArrayLike, subsets: int = 100, subset_size: int = 1000, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and standard deviation of the KID over random subsets, by torch-fidelity in float64.
+    """Mean and standard deviation of the KID over random subsets, in float64; the subsets are torch-fidelity's.
 
     The estimate is unbiased, so that values around 0, negative ones included, mean that no difference was seen. The
     global random generators are left as they are.
@@ -29,18 +32,20 @@ def kid(
         InputError: sets smaller than a subset, another D, values that are not finite, or no subset.
     """
     gen, ref = checked_pair(gen_features, ref_features, subsets, subset_size)
-    import torch
-    from torch_fidelity import metric_kid
-
-    values = metric_kid.kid_features_to_metric(
-        torch.from_numpy(gen),
-        torch.from_numpy(ref),
-        kid_subsets=subsets,
-        kid_subset_size=subset_size,
-        rng_seed=seed,
-        verbose=False,
-    )
-    return values[metric_kid.KEY_METRIC_KID_MEAN], values[metric_kid.KEY_METRIC_KID_STD]
+    generator = np.random.RandomState(seed)
+    drawn = [[generator.choice(len(rows), subset_size, replace=False) for rows in (gen, ref)] for _ in range(subsets)]
+    if (len(gen) + len(ref)) ** 2 <= subsets * (2 * subset_size) ** 2:
+        # The subsets have more pairs of rows than there are: each is computed once, for all subsets.
+        values = _mmd(
+            gen,
+            ref,
+            *(_marks(chosen, len(rows)) for chosen, rows in zip(zip(*drawn, strict=True), (gen, ref), strict=True)),
+        )
+    else:
+        all_rows = np.ones((1, subset_size))
+        parts = [_mmd(gen[own], ref[others], all_rows, all_rows) for own, others in track(drawn, "KID, subsets")]
+        values = np.concatenate(parts)
+    return float(values.mean()), float(values.std())
 
 
 def checked_pair(
@@ -76,9 +81,40 @@ def resampled_mmd(gen: Array, ref: Array, counts: Array) -> Array:
     for rows in track(pair_slices(n, max(n, len(ref))), "KID, all pairs"):
         within += ((_kernel(gen[rows], gen) @ counts.T) * counts[:, rows].T).sum(axis=0)
         across[rows] = _kernel(gen[rows], ref).mean(axis=1)
-    self_pairs = counts @ (np.sum(gen**2, axis=1) / gen.shape[1] + 1.0) ** 3
-    mmd: Array = (within - self_pairs) / (n * (n - 1)) - 2.0 * (counts @ across) / n
+    mmd: Array = (within - counts @ _self_kernel(gen)) / (n * (n - 1)) - 2.0 * (counts @ across) / n
     return mmd
+
+
+def _marks(drawn: Sequence[NDArray[np.integer[Any]]], count: int) -> Array:
+    """(B, N): 1 where a subset has the row, else 0."""
+    marks = np.zeros((len(drawn), count))
+    for row, chosen in zip(marks, drawn, strict=True):
+        row[chosen] = 1.0
+    return marks
+
+
+def _mmd(gen: Array, ref: Array, in_gen: Array, in_ref: Array) -> Array:
+    """(B,) unbiased MMD^2 of the subsets that are marked in (B, N) and (B, M), all of one size."""
+    size = in_gen[0].sum()
+    within = np.zeros(len(in_gen))
+    for rows, marks in ((gen, in_gen), (ref, in_ref)):
+        within += _sums(rows, rows, marks, marks) - marks @ _self_kernel(rows)
+    mmd: Array = within / (size * (size - 1)) - 2.0 * _sums(gen, ref, in_gen, in_ref) / size**2
+    return mmd
+
+
+def _sums(u: Array, v: Array, in_u: Array, in_v: Array) -> Array:
+    """(B,) sums of the kernel over the pairs of rows of u (N, D) and v (M, D) that each subset has."""
+    total = np.zeros(len(in_u))
+    for rows in pair_slices(len(u), len(v)):
+        total += ((in_u[:, rows] @ _kernel(u[rows], v)) * in_v).sum(axis=1)
+    return total
+
+
+def _self_kernel(rows: Array) -> Array:
+    """(N,) the kernel of every row with itself."""
+    values: Array = (np.sum(rows**2, axis=1) / rows.shape[1] + 1.0) ** 3
+    return values
 
 
 def _kernel(u: Array, v: Array) -> Array:

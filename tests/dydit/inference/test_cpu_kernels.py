@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import platform
+from typing import Literal
 
 import pytest
 import torch
@@ -23,14 +24,17 @@ def apart(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("pack", [False, True])
-@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("activation", ["none", "gelu", "relu"])
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_a_linear_layer_is_that_of_torch(dtype: torch.dtype, gelu: bool, pack: bool) -> None:
+def test_a_linear_layer_is_that_of_torch(
+    dtype: torch.dtype, activation: Literal["none", "gelu", "relu"], pack: bool
+) -> None:
     x, weight, bias = (torch.randn(shape).to(dtype) for shape in ((37, 24), (48, 24), (48,)))
     expected = F.linear(x.double(), weight.double(), bias.double())
-    expected = F.gelu(expected, approximate="tanh") if gelu else expected
+    if activation != "none":
+        expected = F.gelu(expected, approximate="tanh") if activation == "gelu" else F.relu(expected)
     weight = cpu_kernels.packed(weight) if pack else weight
-    assert apart(cpu_kernels.linear(x, weight, bias, gelu), expected) < 2 * torch.finfo(dtype).eps
+    assert apart(cpu_kernels.linear(x, weight, bias, activation), expected) < 2 * torch.finfo(dtype).eps
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -32,6 +32,21 @@ def test_kid_of_whole_sets_is_the_unbiased_mmd() -> None:
     assert std < 1e-12
 
 
+@pytest.mark.parametrize("counts", [(40, 50), (90, 300)])
+def test_kid_is_torch_fidelitys(counts: tuple[int, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """With fewer pairs of rows than the subsets have together, each computed once in blocks, and with more."""
+    import torch
+    from torch_fidelity import metric_kid
+
+    monkeypatch.setattr(arrays, "BLOCK_PAIRS", 700)
+    gen, ref = features(counts[0], 6, 0, shift=0.5), features(counts[1], 6, 1)
+    theirs = metric_kid.kid_features_to_metric(
+        torch.from_numpy(gen), torch.from_numpy(ref), kid_subsets=12, kid_subset_size=20, rng_seed=3, verbose=False
+    )
+    expected = theirs[metric_kid.KEY_METRIC_KID_MEAN], theirs[metric_kid.KEY_METRIC_KID_STD]
+    np.testing.assert_allclose(kid(gen, ref, 12, 20, seed=3), expected, rtol=1e-10)
+
+
 def test_kid_over_subsets_estimates_that_of_the_sets_and_has_no_bias() -> None:
     gen, ref = features(60, 5, 0, shift=0.5), features(60, 5, 1)
     mean, std = kid(gen, ref, subsets=400, subset_size=20)
