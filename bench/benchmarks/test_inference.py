@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from bench.latency.cases import STEPS, Case, LatencyOptions, build_pair, random_inputs, timed_cases
+from bench.latency.synthetic_routing import draw_routing
 from bench.machine import Budget, in_turns, speedup
 from dydit import Diffusion
 from dydit.dydit import DyDiTBlock
+from dydit.inference import Engine, WidthPlan
 from dydit.sampling import denoise
 
 SIZES = [("DiT-S/2", 1), ("DiT-S/2", 4), ("DiT-B/2", 1)]
@@ -58,6 +60,31 @@ def test_sampling_step(benchmark: Any, timed: Any, case: str) -> None:
             )
 
     assert benchmark.pedantic(step, rounds=5, warmup_rounds=1).shape == x[:batch].shape
+
+
+@pytest.mark.parametrize("counts", ["met before", "new"])
+def test_numbers_of_tokens(benchmark: Any, counts: str) -> None:
+    """DyDiT-S/2 at batch 2 with as many selected tokens as in an earlier forward, and with numbers that are new.
+
+    The tables of `bench latency` repeat the same masks. In a run the numbers change, and oneDNN makes a kernel for
+    each one that it has not met: the first steps of a process take longer.
+    """
+    benchmark.group = "DyDiT-S/2, batch 2, numbers of selected tokens"
+    options = LatencyOptions(models=["DiT-S/2"], lambdas=[0.5], batch=[2], profiles=["even"])
+    _, dynamic = build_pair("DiT-S/2", options)
+    drawn = draw_routing(dynamic.config, 0.5, "even", 4)
+    engine = Engine(dynamic, WidthPlan.constant(drawn, range(1000)), drawn.tokens.bool())
+    share = float(drawn.tokens.float().mean())
+    generator = torch.Generator().manual_seed(0)
+
+    def draw() -> None:
+        if counts == "new":
+            engine.tokens = torch.rand(drawn.tokens.shape, generator=generator) < share
+
+    inputs = random_inputs(dynamic, 2, options)
+    engine(*inputs)
+    output = benchmark.pedantic(engine, inputs, setup=draw, rounds=10)
+    assert output.isfinite().all()
 
 
 def test_router_pass(benchmark: Any) -> None:
