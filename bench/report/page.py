@@ -68,7 +68,7 @@ def render(runs: Sequence[Run], cache: Path | None = None) -> str:
         published=published,
         findings=findings_sections(runs),
         figures=[
-            (each, svg, csv_address(each.data), Table.of(each.data, f"{each.kind.title}: all that is drawn"))
+            (each, svg, csv_address(each.data), Table.unless_long(each.data, f"{each.kind.title}: all that is drawn"))
             for each, svg in drawn
         ],
         pictures=list(pictures(runs)),

@@ -15,8 +15,6 @@ from bench.report.runs import Run
 from bench.report.scoreboard import scores
 from bench.report.tables import Table, claims_table
 
-_LONGEST = 250
-"""Rows of a table that the page shows whole; of a longer one it says where the file lies."""
 _SHOWN = frozenset({"summary", "findings", "questions", "scoreboard"})
 """Tables that have a section of their own."""
 
@@ -91,10 +89,11 @@ def details_section(run: Run) -> Section:
     for name, frame in run.tables.items():
         if name in _SHOWN:
             continue
-        if len(frame) > _LONGEST:
+        caption = f"{TABLES.get(name, name.replace('_', ' '))}: {run.file(name + '.csv')}"
+        if (table := Table.unless_long(frame, caption)) is None:
             left.append(f"{len(frame)} rows in {run.file(name + '.csv')}")
         else:
-            tables.append(Table.of(frame, f"{TABLES.get(name, name.replace('_', ' '))}: {run.file(name + '.csv')}"))
+            tables.append(table)
     words = f"Too long to be shown: {', '.join(left)}." if left else ""
     return Section(_anchor(f"run {run.place}"), run.place, tuple(tables), words, open=False)
 

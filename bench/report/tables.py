@@ -38,6 +38,10 @@ class Cell:
     address: str = ""
 
 
+LONGEST = 100
+"""Rows of a table that the page shows whole; of a longer one it says where the file lies."""
+
+
 @dataclass(frozen=True)
 class Table:
     """A table of the page: `caption` says what it holds, `numeric` which columns are numbers."""
@@ -53,6 +57,11 @@ class Table:
         numeric = tuple(bool(pd.api.types.is_numeric_dtype(kind)) for kind in frame.dtypes)
         rows = tuple(tuple(cell(value) for value in row) for row in frame.astype(object).to_numpy().tolist())
         return cls(caption, tuple(map(str, frame.columns)), numeric, rows)
+
+    @classmethod
+    def unless_long(cls, frame: pd.DataFrame, caption: str) -> Table | None:
+        """The same, or None for more than `LONGEST` rows, where a file has to do."""
+        return None if len(frame) > LONGEST else cls.of(frame, caption)
 
 
 def cell(value: Any) -> Cell:

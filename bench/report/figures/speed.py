@@ -10,6 +10,7 @@ import pandas as pd
 
 from bench.report.figures.drawing import INK, SERIES, Drawing, Kind, errors, figure, look, one_legend, panels
 from bench.report.runs import Run, with_table
+from dydit import model_config
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -91,25 +92,24 @@ def _draw_speedup(data: pd.DataFrame) -> Figure:
 def time_by_lambda(runs: Sequence[Run]) -> Drawing | None:
     """Milliseconds of a guided network pass of each engine by lambda."""
     keys = ["model", "lambda", "engine", "ms_median", "ms_q25", "ms_q75", "profile", "batch", "resolution"]
-    kept = []
-    sources = []
+    found = []
     for run, table in with_table(runs, "latency", *keys):
-        many = table.groupby("model")["lambda"].nunique()
-        rows = table[table["model"].isin(many[many > _LEAST_LAMBDAS].index)]
+        rows = table[table["engine"].isin(_ENGINES) & table["profile"].fillna("even").isin(["even", ""])]
+        rows = rows[(rows["batch"] == rows["batch"].min()) & (rows["resolution"] == rows["resolution"].min())]
+        many = rows.groupby("model")["lambda"].nunique()
+        rows = rows[rows["model"].isin(many[many > _LEAST_LAMBDAS].index)]
         if len(rows):
-            kept.append(rows[keys].assign(machine=run.machine))
-            sources.append(run.file("latency.csv"))
-    if not kept:
+            found.append((run, rows[keys].assign(machine=run.machine)))
+    if not found:
         return None
-    data = pd.concat(kept, ignore_index=True)
-    data = data[data["engine"].isin(_ENGINES) & data["profile"].fillna("even").isin(["even", ""])]
+    run, data = max(found, key=lambda pair: len(pair[1]))  # others would hide it
     alt = f"Time of one guided pass against lambda for {_listed(data['model'])}, a line for each engine: "
     alt += "; ".join(_span(model, rows) for model, rows in data.groupby("model", sort=False)) + "."
     caption = (
         "Median time of one guided pass; bars are quartiles of the rounds. Masked multiplies by masks and skips "
         "nothing, as the authors' release does; realised skips; static is the same engine without masks, at lambda 1."
     )
-    return Drawing(LAMBDA, data, _draw_lambda, alt, caption, tuple(sources))
+    return Drawing(LAMBDA, data, _draw_lambda, alt, caption, (run.file("latency.csv"),))
 
 
 def _span(model: object, rows: pd.DataFrame) -> str:
@@ -132,7 +132,7 @@ def _draw_lambda(data: pd.DataFrame) -> Figure:
         ax.set_xlabel("lambda")
         ax.set_ylim(0)
     axes[0].set_ylabel("ms, one guided pass")
-    axes[0].legend(loc="lower right")
+    one_legend(drawn, ncols=4)
     return drawn
 
 
@@ -175,7 +175,7 @@ def growth(runs: Sequence[Run]) -> Drawing | None:
 
 
 def _draw_growth(data: pd.DataFrame) -> Figure:
-    networks = list(data.groupby(["dtype", "model"], sort=False))
+    networks = sorted(data.groupby(["dtype", "model"]), key=lambda pair: (pair[0][0] != "fp32", _width(pair[0][1])))
     drawn, axes = panels(len(networks))
     keys = ["tokens", "lambda"]
     series = {key: number for number, (key, _) in enumerate(data.groupby(keys))}
@@ -199,20 +199,22 @@ def parts(runs: Sequence[Run]) -> Drawing | None:
     found = with_table(runs, "latency_profile", *keys)
     if not found:
         return None
-    data = pd.concat([table[keys].assign(machine=run.machine) for run, table in found], ignore_index=True)
+    run, data = found[-1]
     whole = data.groupby(["model", "lambda", "engine"], sort=False)["ms"].sum().reset_index().to_dict("records")
     told = [f"{row['engine']} {row['model']} at lambda {row['lambda']:g} takes {row['ms']:.0f} ms" for row in whole]
     largest = data.sort_values("ms").iloc[-1]["part"]
     alt = f"Stacked bars of the parts of one forward: {', '.join(told)}. The largest part is {largest}."
-    caption = "The parts of one guided pass, timed one by one; static is the same engine with everything open."
-    sources = tuple(run.file("latency_profile.csv") for run, _ in found)
-    return Drawing(PARTS, data, _draw_parts, alt, caption, sources)
+    caption = (
+        f"The parts of one guided pass on {run.machine}, timed one by one; static is the same engine with everything "
+        "open, plain the modules as they are."
+    )
+    return Drawing(PARTS, data[keys], _draw_parts, alt, caption, (run.file("latency_profile.csv"),))
 
 
 def _draw_parts(data: pd.DataFrame) -> Figure:
     order = data.groupby("part")["ms"].sum().sort_values(ascending=False)
     named = list(order.index[: len(SERIES) - 1])
-    groups = list(data.groupby(["machine", "model", "lambda", "engine"], sort=False))
+    groups = list(data.groupby(["model", "lambda", "engine"], sort=False))
     drawn = figure(7.2, 1.3 + 0.55 * len(groups))
     ax = drawn.subplots()
     for place, (_, rows) in enumerate(groups):
@@ -223,7 +225,7 @@ def _draw_parts(data: pd.DataFrame) -> Figure:
         for number, (part, ms) in enumerate(shown):
             label = part if place == 0 else None
             ax.barh(place, ms, left=ends[number], color=SERIES[number], height=0.6, label=label)
-    names = [f"{engine}\n{model}, λ {target:g}" for (_, model, target, engine), _ in groups]
+    names = [f"{engine}\n{model}, λ {target:g}" for (model, target, engine), _ in groups]
     ax.set_yticks(range(len(groups)), names)
     ax.invert_yaxis()
     ax.set_xlabel("ms")
@@ -268,6 +270,10 @@ def _draw_scores(data: pd.DataFrame) -> Figure:
         ax.set_ylim(bottom=0)
     one_legend(drawn, ncols=2)
     return drawn
+
+
+def _width(model: object) -> int:
+    return model_config(str(model)).hidden_size
 
 
 def _listed(column: pd.Series) -> str:
