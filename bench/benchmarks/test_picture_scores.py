@@ -83,12 +83,12 @@ def scores_by_torch_fidelity(made: Path, real: Path, weights_file: Path, count: 
 
 
 class Measured:
-    """Scores, seconds of every round, and the largest resident memory in MiB, of a call by its name."""
+    """Scores, milliseconds of every round, and the largest resident memory in MiB, of each call by its name."""
 
     def __init__(self, calls: dict[str, Callable[[], dict[str, float]]]) -> None:
         self.calls = calls
         self.found: dict[str, dict[str, float]] = {}
-        self.seconds: dict[str, list[float]] = {name: [] for name in calls}
+        self.rounds_ms: dict[str, list[float]] = {name: [] for name in calls}
         self.peak_mib: dict[str, float | None] = {}
 
     def run(self, name: str) -> None:
@@ -98,19 +98,20 @@ class Measured:
             Path("/proc/self/clear_refs").write_text("5")
         began = time.perf_counter()
         self.found[name] = self.calls[name]()
-        self.seconds[name].append(time.perf_counter() - began)
+        self.rounds_ms[name].append((time.perf_counter() - began) * 1e3)
         with contextlib.suppress(OSError):
             self.peak_mib[name] = int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 2**10
 
     def row(self, pictures: int) -> dict[str, Any]:
-        """One row of quality_speed.csv."""
-        ours, theirs = (Timed(rounds[0], tuple(rounds)) for rounds in (self.seconds[OURS], self.seconds[THEIRS]))
+        """One row of quality_speed.csv, for that many pictures on both sides together; one round has no interval."""
+        ours, theirs = (Timed(rounds[0], tuple(rounds)) for rounds in (self.rounds_ms[OURS], self.rounds_ms[THEIRS]))
         ratio, low, high = speedup(theirs, ours)
+        several = len(ours.rounds_ms) > 1
         device = "cuda" if torch.cuda.is_available() else "cpu"
         row: dict[str, Any] = {"pictures": pictures, "device": device, "rounds": len(ours.rounds_ms)}
-        row |= {"seconds": ours.median, "seconds_torch_fidelity": theirs.median}
-        row |= {"images_per_s": pictures / ours.median, "images_per_s_torch_fidelity": pictures / theirs.median}
-        row |= {"speedup": ratio, "speedup_low": low, "speedup_high": high}
+        for ending, timed in (("", ours), ("_torch_fidelity", theirs)):
+            row |= {f"seconds{ending}": timed.median / 1e3, f"images_per_s{ending}": pictures / timed.median * 1e3}
+        row |= {"speedup": ratio, "speedup_low": low if several else None, "speedup_high": high if several else None}
         row |= {"peak_mib": self.peak_mib.get(OURS), "peak_mib_torch_fidelity": self.peak_mib.get(THEIRS)}
         for metric, value in self.found[OURS].items():
             row |= {metric: value, f"{metric}_torch_fidelity": self.found[THEIRS][metric]}
@@ -123,6 +124,12 @@ def rows() -> list[dict[str, Any]]:
     return []
 
 
+@pytest.fixture(scope="module")
+def samples() -> list[dict[str, Any]]:
+    """The times of every round that are measured so far, for the record."""
+    return []
+
+
 @pytest.mark.parametrize(
     "count", [130, *(pytest.param(count, marks=pytest.mark.large) for count in (500, 2000, 20_000))]
 )
@@ -131,6 +138,7 @@ def test_scores_of_picture_files(
     inception_file: Path,
     tmp_path: Path,
     rows: list[dict[str, Any]],
+    samples: list[dict[str, Any]],
     pytestconfig: pytest.Config,
     count: int,
 ) -> None:
@@ -157,8 +165,9 @@ def test_scores_of_picture_files(
     if benchmark.disabled:
         return
     rows.append(measured.row(2 * count))
+    samples.append({"pictures": 2 * count, "rounds_ms": measured.rounds_ms})
     benchmark.extra_info.update(rows[-1])
     if directory := pytestconfig.getoption("--tables"):
         results = Results(directory)
         results.write_table(pd.DataFrame(rows), "quality_speed")
-        results.write_record(environment_record())
+        results.write_record(environment_record(samples=samples))

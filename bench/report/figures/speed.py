@@ -99,15 +99,16 @@ def time_by_lambda(runs: Sequence[Run]) -> Drawing | None:
         many = rows.groupby("model")["lambda"].nunique()
         rows = rows[rows["model"].isin(many[many > _LEAST_LAMBDAS].index)]
         if len(rows):
-            found.append((run, rows[keys].assign(machine=run.machine)))
+            found.append((run, rows[keys]))
     if not found:
         return None
-    run, data = max(found, key=lambda pair: len(pair[1]))  # others would hide it
+    run, data = _longest(found)
     alt = f"Time of one guided pass against lambda for {_listed(data['model'])}, a line for each engine: "
     alt += "; ".join(_span(model, rows) for model, rows in data.groupby("model", sort=False)) + "."
     caption = (
-        "Median time of one guided pass; bars are quartiles of the rounds. Masked multiplies by masks and skips "
-        "nothing, as the authors' release does; realised skips; static is the same engine without masks, at lambda 1."
+        f"Median time of one guided pass on {run.machine}; bars are quartiles of the rounds. Masked multiplies by "
+        "masks and skips nothing, as the authors' release does; realised skips; static is the same engine without "
+        "masks, at lambda 1."
     )
     return Drawing(LAMBDA, data, _draw_lambda, alt, caption, (run.file("latency.csv"),))
 
@@ -161,7 +162,7 @@ def growth(runs: Sequence[Run]) -> Drawing | None:
         found.append((run, table.loc[(table["engine"] == "realised") & (table["profile"] == "even"), keys]))
     if not found:
         return None
-    run, data = max(found, key=lambda pair: len(pair[1]))
+    run, data = _longest(found)
     alt = (
         f"Speed-up against batch size, a panel for each of {_listed(data['model'])} in {_listed(data['dtype'])}, "
         "a line for each number of tokens and lambda: "
@@ -239,7 +240,7 @@ def scores(runs: Sequence[Run]) -> Drawing | None:
     found = with_table(runs, "quality_speed", "pictures", "speedup", *both)
     if not found:
         return None
-    run, table = max(found, key=lambda pair: len(pair[1]))
+    run, table = _longest(found)
     data = table.sort_values("pictures")[["pictures", "speedup", *both]]
     largest = data.iloc[-1]
     alt = (
@@ -270,6 +271,11 @@ def _draw_scores(data: pd.DataFrame) -> Figure:
         ax.set_ylim(bottom=0)
     one_legend(drawn, ncols=2)
     return drawn
+
+
+def _longest(found: Sequence[tuple[Run, pd.DataFrame]]) -> tuple[Run, pd.DataFrame]:
+    """The run with the most rows: those of several, drawn together, would hide each other."""
+    return max(found, key=lambda pair: len(pair[1]))
 
 
 def _width(model: object) -> int:
