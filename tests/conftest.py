@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import socket
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,10 +22,13 @@ IMPORTED = [
     "sklearn.datasets",
     "torchvision.utils",
 ]
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV)
+"""Exit statuses of a process whose memory was damaged."""
 PROGRAM = """
-import os, sys
+import faulthandler, os, sys
 os.environ.update({environment!r})
 sys.stdout, sys.stderr = open(os.devnull, "w"), open({log!r}, "w", 1)
+faulthandler.enable(sys.stderr)  # where a library's own code crashes, the log says under which call
 {code}
 """
 
@@ -69,9 +74,21 @@ def start(imported: list[str]) -> Callable[..., Any]:
 def together(
     start: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory
 ) -> Callable[[str, int], list[tuple[int, str]]]:
-    """(code, how many) -> exit status and standard error of each process, as torchrun would start them."""
+    """(code, how many) -> exit status and standard error of each process, as torchrun would start them.
+
+    Where torch's own code crashed, all are started once more, as a user would do, with a warning. Once in about 150
+    runs on a busy CPU a process that sent shards by gloo ended with a damaged heap; valgrind finds no fault in a run
+    that passes. Likely gloo's thread gives up a tensor while Python does, as in pytorch/pytorch#75529.
+    """
 
     def run(code: str, count: int) -> list[tuple[int, str]]:
+        done = once(code, count)
+        if any(status in CRASHES for status, _ in done):
+            warnings.warn(f"torch crashed, and all processes are started once more: {done}", stacklevel=2)
+            done = once(code, count)
+        return done
+
+    def once(code: str, count: int) -> list[tuple[int, str]]:
         folder = tmp_path_factory.mktemp("together")
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -78,8 +78,8 @@ class ProcessGroup:
             if not (isinstance(error, dist.DistError) or "gloo" in str(error)):
                 raise
             raise InputError(
-                f"process {self.rank}: another process of the run ended or cannot be reached; see what it says, and "
-                "start all of them again: the run goes on from what is written"
+                f"process {self.rank}: another process of the run ended or cannot be reached ({first_line(error)}); "
+                "see what it says, and start all of them again: the run goes on from what is written"
             ) from error
         finally:
             dist.destroy_process_group()

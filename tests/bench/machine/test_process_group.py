@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -214,3 +216,16 @@ cli.main({wanted!r})
     (status, error), other = together(code, 2)
     assert (status, other) == (2, (2, ""))
     assert "is not one directory for all processes" in error and not (tmp_path / "out" / "units").exists()
+
+
+def test_processes_that_crashed_are_started_once_more(tmp_path: Path, together: Callable[..., Any]) -> None:
+    code = f"""
+import os
+if not os.path.exists({str(tmp_path / "there")!r}):
+    open({str(tmp_path / "there")!r}, "w").close()
+    os.abort()
+"""
+    with pytest.warns(UserWarning, match="torch crashed"):
+        assert together(code, 1) == [(0, "")]
+    with pytest.warns(UserWarning, match="torch crashed"):
+        assert together("import os; os.abort()", 1)[0][0] == -signal.SIGABRT

@@ -52,7 +52,7 @@ def test_two_processes_train_the_same_weights(
     tmp_path: Path, two: Callable[..., Any], assert_like_one: Callable[..., None], how: list[str]
 ) -> None:
     (status, told), other = two(tmp_path, "--micro-batch", "2", *how)
-    assert status == 0, told
+    assert status == 0, (told, other)
     assert "processes: 2" in told and other == (0, "")
     assert_like_one(tmp_path)
 
