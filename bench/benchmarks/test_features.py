@@ -1,7 +1,8 @@
 """Timed: feature extraction by this suite and by torch-fidelity's own loop, with one network and one batch size.
 
-`extra_info` holds images/s and, from rounds in turns, how many times faster this suite is, with a 95 % interval.
-InceptionV3 has random weights: the time does not depend on them.
+`extra_info` holds images/s and, from rounds in turns, how many times faster this suite is, with a 95 % interval; of
+the forward alone `matmul_share`, its multiply-adds per second over those of a large dense product. InceptionV3 has
+random weights: the time does not depend on them.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import nn
 
 from bench.data import image_set
 from bench.data.image_set import Images
-from bench.machine import Budget, in_turns, speedup
+from bench.machine import Budget, dense_product, in_turns, speedup
 from bench.quality.features import extraction, extractors, inception
 from bench.records import file_sha256
 
@@ -80,3 +81,39 @@ def test_extraction(benchmark: Any, timed: Any, by: str) -> None:
             np.testing.assert_allclose(found[layer], np.asarray(values), rtol=1e-4, atol=1e-4)
         rounds = in_turns(calls, Budget(seconds=20, least=5), DEVICE, f"features of {spec.name}")
         benchmark.extra_info["speedup_over_torch_fidelity"] = speedup(rounds["torch-fidelity"], rounds["this suite"])
+
+
+def multiply_adds(network: nn.Module, images: torch.Tensor) -> float:
+    """Multiply-adds of the convolutions and linear layers in one forward of `images`."""
+    found: list[float] = []
+
+    def count(layer: Any, _: Any, out: torch.Tensor) -> None:
+        weight = layer.convolution.weight if isinstance(layer, inception.FoldedConvolution) else layer.weight
+        found.append(out.numel() * weight[0].numel())
+
+    folded = [layer for layer in network.modules() if isinstance(layer, inception.FoldedConvolution)]
+    inside = {layer.convolution for layer in folded}
+    plain = [layer for layer in network.modules() if isinstance(layer, nn.Conv2d | nn.Linear) and layer not in inside]
+    hooks = [layer.register_forward_hook(count) for layer in (*folded, *plain)]
+    network(images)
+    for hook in hooks:
+        hook.remove()
+    return sum(found)
+
+
+def test_forward(benchmark: Any, timed: Any) -> None:
+    """The network alone, without a loop around it: how near it comes to the device's matrix products."""
+    spec, _, network, source = timed
+    images = torch.stack([source[index] for index in range(BATCHES[spec.name])]).to(DEVICE)
+    with torch.inference_mode():
+        benchmark.group = f"forward of {spec.name}, batch {len(images)}"
+        benchmark.pedantic(network, (images,), rounds=3, warmup_rounds=1)
+        if benchmark.disabled:
+            return
+        product, product_macs = dense_product(DEVICE, torch.float32)
+        calls = {"forward": lambda: network(images), "dense product": product}
+        rounds = in_turns(calls, Budget(seconds=30, least=5), DEVICE, f"forward of {spec.name}")
+        work = multiply_adds(network, images)
+    ratio, low, high = speedup(rounds["dense product"], rounds["forward"])
+    share = [work / product_macs * each for each in (ratio, low, high)]
+    benchmark.extra_info.update(macs_per_image=work / len(images), matmul_share=share)
