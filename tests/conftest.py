@@ -76,15 +76,15 @@ def together(
 ) -> Callable[[str, int], list[tuple[int, str]]]:
     """(code, how many) -> exit status and standard error of each process, as torchrun would start them.
 
-    Where torch's own code crashed, all are started once more, as a user would do, with a warning. Once in about 150
-    runs on a busy CPU a process that sent shards by gloo ended with a damaged heap; valgrind finds no fault in a run
-    that passes. Likely gloo's thread gives up a tensor while Python does, as in pytorch/pytorch#75529.
+    Where one was ended by SIGABRT or SIGSEGV, all are started once more, as a user would do, with a warning. Once in
+    about 150 runs on a busy CPU a process that sent shards by gloo ended with a damaged heap. Why is not known:
+    valgrind finds no fault in a run that passes; pytorch/pytorch#75529 tells of such a race in torch.
     """
 
     def run(code: str, count: int) -> list[tuple[int, str]]:
         done = once(code, count)
         if any(status in CRASHES for status, _ in done):
-            warnings.warn(f"torch crashed, and all processes are started once more: {done}", stacklevel=2)
+            warnings.warn(f"a process crashed, and all processes are started once more: {done}", stacklevel=2)
             done = once(code, count)
         return done
 
