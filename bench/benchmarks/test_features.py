@@ -89,7 +89,7 @@ def multiply_adds(network: nn.Module, images: torch.Tensor) -> float:
     """Of all convolutions and matrix products in one forward of images (N, 3, H, W), counted by torch without them."""
     with FlopCounterMode(display=False) as counter:
         copy.deepcopy(network).to("meta")(images.to("meta"))
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def test_forward(benchmark: Any, timed: Any) -> None:
